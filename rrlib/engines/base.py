@@ -1,0 +1,77 @@
+"""One protocol for everything that answers prompts: submit requests, collect completions as they finish.
+
+The scheduler (rrlib.rerank) keeps `capacity` requests in flight and never waits for a particular one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """Decoding settings; recorded in every log line, because a changed default once cost a toolkit two months.
+
+    max_new_tokens: limit on generated tokens (the paper: 3072 of reasoning, 3072 + 100 at inference).
+    temperature 0 = greedy. top_k 0 or -1 = off. seed None = the engine's own.
+    """
+
+    max_new_tokens: int = 3172
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int | None = None
+
+
+Message = Mapping[str, str]
+"""{"role": "system" | "user" | "assistant", "content": str}"""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One question. `prompt` is the templated string where the tokenizer is known; `messages` where it is not.
+
+    key: where this window belongs, for engines that look answers up (replay): (collection, qid, pass, positions).
+    """
+
+    id: int
+    messages: tuple[Message, ...] = ()
+    prompt: str | None = None
+    prompt_tokens: int | None = None
+    key: tuple[str, str, int, tuple[int, ...]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One answer. `error` is set, and `text` empty, when the call failed: a failure is never text."""
+
+    text: str = ""
+    reasoning: str = ""
+    finish_reason: str = "stop"
+    tokens_in: int = 0
+    tokens_out: int = 0
+    seconds: float = 0.0
+    error: str | None = None
+    retries: int = 0
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """What the scheduler needs of an engine."""
+
+    name: str
+    model: str
+    capacity: int
+    """How many requests it wants in flight."""
+
+    def submit(self, requests: Sequence[Request], decoding: Decoding) -> None:
+        """Take requests; must not block on their answers."""
+
+    def collect(self) -> list[tuple[int, Reply]]:
+        """Block until at least one submitted request has finished; return (request id, reply) of all that have."""
+
+    def close(self) -> None:
+        """Free what the engine holds; safe to call twice."""

@@ -1,0 +1,55 @@
+"""Errors of rrlib. Each is also a standard-library type, so callers may catch either.
+
+`InputError` is what a user caused and can mend: it names the file, the line and the remedy, and the command
+line turns it into exit code 2.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class RRLibError(Exception):
+    """Base of every error that rrlib raises on purpose."""
+
+
+class InputError(RRLibError, ValueError):
+    """Bad input: a file, a line, a parameter or a text.
+
+    Parameters
+    ----------
+    message: what is wrong, in one sentence, without the place.
+    path: the file it was found in, if any.
+    line: 1-based line number in that file, if any.
+    remedy: what the reader can do about it.
+    """
+
+    def __init__(
+        self, message: str, *, path: str | Path | None = None, line: int | None = None, remedy: str = ""
+    ) -> None:
+        self.message, self.path, self.line, self.remedy = message, path, line, remedy
+        place = "" if path is None else f"{path}: " if line is None else f"{path}:{line}: "
+        super().__init__(f"{place}{message}{' -> ' + remedy if remedy else ''}")
+
+
+class MissingFileError(InputError, FileNotFoundError):
+    """A file or folder that was named is not there."""
+
+    def __str__(self) -> str:  # OSError would print its errno form
+        return str(self.args[0])
+
+
+class ProfileError(InputError):
+    """A profile or a notebook's parameters do not fit together."""
+
+
+class EngineError(RRLibError, RuntimeError):
+    """An engine cannot start, or cannot go on. A single failed call is not an error: it is a counted failure."""
+
+
+class StageError(RRLibError, RuntimeError):
+    """A stage of the chain refuses to start: its folder was begun with other parameters, or its input is missing."""
+
+
+class MissingPackageError(EngineError, ImportError):
+    """An optional package is needed for what was asked; the message names the install command."""

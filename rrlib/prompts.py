@@ -1,0 +1,227 @@
+"""The wire format: what a listwise reranker reads, byte for byte (paper section B.2, figure 12, and the released code).
+
+The released checkpoints work only with the exact prompt, so it is treated as a protocol. A passage is stripped, passed
+through ftfy, cut to the first `max_passage_tokens` tokens of the model's tokenizer, and its `[n]` become `(n)`; the
+chat template is applied and the whole string is passed through ftfy again, as the released code does.
+
+One thing is ours: passages and queries are hostile text. After ftfy (which turns full-width and HTML-escaped forms
+into real ones) every chat marker and protocol tag inside them gets a space behind its first character, so that no text
+can change the structure of the message. Texts without such markers come out byte for byte as in the released code.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Protocol
+
+from rrlib.errors import InputError
+from rrlib.types import Passage
+
+# --- the protocol, quoted from PAPER section B.2 (figure 12) and the released inference code ------------------------
+_ROLE = "You are RankLLM, an intelligent assistant that can rank passages based on their relevance to the query."
+SYSTEM_THINK = (
+    f"{_ROLE} Given a query and a passage list, you first thinks about the reasoning process in the mind and then "
+    "provides the answer (i.e., the reranked passage list). The reasoning process and answer are enclosed within "
+    "<think> </think> and <answer> </answer> tags, respectively, i.e., <think> reasoning process here </think> "
+    "<answer> answer here </answer>."
+)
+SYSTEM_PLAIN = _ROLE
+PREFIX = (
+    "I will provide you with {num} passages, each indicated by a numerical identifier []. Rank the passages based on "
+    "their relevance to the search query: {query}.\n\n"
+)
+SUFFIX = (
+    "Search Query: {query}.\nRank the {num} passages above based on their relevance to the search query. All the "
+    "passages should be included and listed using identifiers, in descending order of relevance. "
+)
+LAST_THINK = "The format of the answer should be [] > [], e.g., [2] > [1]."
+LAST_QWEN3 = (
+    "The final ranked list should be enclosed within <answer> </answer> tags, i.e., <answer> ranked list here "
+    "</answer>. The format of ranked list should be [] > [], e.g., [2] > [1]. Only respond with the ranking results, "
+    "do not say any word or explain."
+)
+LAST_PLAIN = (
+    "The output format should be [] > [], e.g., [2] > [1]. Only respond with the ranking results, do not say any word "
+    "or explain."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PromptStyle:
+    """One variant of the protocol: what is sent, and how the answer is read (`tags` or a plain list)."""
+
+    name: str
+    system: str
+    last: str
+    tags: bool
+    think: bool
+
+
+WINDOW_STYLES: dict[str, PromptStyle] = {
+    style.name: style
+    for style in (
+        PromptStyle("reasonrank", SYSTEM_THINK, LAST_THINK, tags=True, think=True),
+        PromptStyle("reasonrank-qwen3", SYSTEM_PLAIN, LAST_QWEN3, tags=True, think=True),
+        PromptStyle("nothink", SYSTEM_PLAIN, LAST_PLAIN, tags=False, think=False),
+        # Same text as `nothink`; named apart so that a log says whose plain lists it holds.
+        PromptStyle("rankgpt", SYSTEM_PLAIN, LAST_PLAIN, tags=False, think=False),
+    )
+}
+
+
+def get_style(name: str) -> PromptStyle:
+    """The style of that name. Raises InputError that lists the known ones."""
+    try:
+        return WINDOW_STYLES[name]
+    except KeyError:
+        raise InputError(f"unknown prompt style {name!r}", remedy=f"use one of {', '.join(WINDOW_STYLES)}") from None
+
+
+# --- texts -----------------------------------------------------------------------------------------------------------
+_ID = re.compile(r"\[(\d+)\]")
+_MARKER = re.compile(
+    r"<(?=\|[^<>\n]{0,64}\|>)"  # <|im_start|>, <|eot_id|>, <|begin_of_text|>, ...
+    r"|<(?=/?(?:think|answer|s|bos|eos|pad|unk|start_of_turn|end_of_turn|tool_call|tool_response)>)"
+    r"|\[(?=/?INST\])|<(?=</?SYS>>)",
+    re.IGNORECASE,
+)
+_CHARS_PER_TOKEN = 200  # no tokenizer we know has a token longer than this; a 1 MB word is cut before it is tokenized
+
+
+def rewrite_ids(text: str) -> str:
+    """`[12]` -> `(12)`: identifiers inside a text must not look like those of the window."""
+    return _ID.sub(r"(\1)", text)
+
+
+def fix_text(text: str, *, html: bool = True) -> str:
+    """ftfy's `fix_text` with lone surrogates replaced first (they cannot be encoded as UTF-8)."""
+    import ftfy
+
+    clean = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return ftfy.fix_text(clean) if html else ftfy.fix_text(clean, unescape_html=False)
+
+
+@lru_cache(maxsize=64)
+def _special_pattern(specials: tuple[str, ...]) -> re.Pattern[str] | None:
+    plain = [s for s in specials if len(s) > 1]
+    return re.compile("|".join(re.escape(s) for s in sorted(plain, key=len, reverse=True))) if plain else None
+
+
+def neutralise(text: str, specials: tuple[str, ...] = ()) -> str:
+    """Break every chat marker, protocol tag and special token inside a text by a space behind its first character."""
+    pattern = _special_pattern(specials)
+    for _ in range(8):  # breaking one marker cannot join another, but special tokens are arbitrary strings
+        broken = _MARKER.sub(lambda m: m.group() + " ", text)
+        if pattern is not None:
+            broken = pattern.sub(lambda m: m.group()[0] + " " + m.group()[1:], broken)
+        if broken == text:
+            return text
+        text = broken
+    return re.sub(r"[<\[|]", " ", text)
+
+
+class Tokenizer(Protocol):
+    """The part of a Hugging Face tokenizer that prompts need."""
+
+    all_special_tokens: list[str]
+
+    def __call__(self, text: str, **kwargs: Any) -> Any: ...
+    def decode(self, token_ids: list[int], **kwargs: Any) -> str: ...
+    def apply_chat_template(self, conversation: Any, **kwargs: Any) -> Any: ...
+
+
+class PromptBuilder:
+    """Builds the messages and the templated string of a window; passages are tokenized and cut once.
+
+    tokenizer: a Hugging Face tokenizer with a chat template, or None (then texts are not cut by tokens, and only
+        `messages` works: for servers whose tokenizer is not at hand).
+    max_passage_tokens: 512 for BRIGHT and R2MED, 100 for BEIR and TREC DL (section 5.1).
+    """
+
+    def __init__(self, tokenizer: Tokenizer | None, style: str = "reasonrank", max_passage_tokens: int = 512) -> None:
+        if max_passage_tokens < 1:
+            raise InputError(f"max_passage_tokens is {max_passage_tokens}", remedy="give a limit of 1 or more")
+        self.tokenizer, self.style, self.max_passage_tokens = tokenizer, get_style(style), max_passage_tokens
+        self.specials: tuple[str, ...] = tuple(tokenizer.all_special_tokens) if tokenizer is not None else ()
+        self._passages: dict[Passage, str] = {}
+        self.cut = 0
+        """How many distinct passages were longer than the limit."""
+
+    def passage(self, passage: Passage) -> str:
+        """The text of a passage as the window shows it; cached."""
+        known = self._passages.get(passage)
+        if known is None:
+            raw = f"Title: {passage.title} Content: {passage.text}" if passage.title else passage.text
+            text = neutralise(fix_text(raw.strip()), self.specials)
+            text = neutralise(rewrite_ids(self._cut(text)), self.specials)
+            known = self._passages[passage] = text
+        return known
+
+    def query(self, text: str) -> str:
+        """The query as the window shows it. The released code does not pass it through ftfy on its own."""
+        query = rewrite_ids(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")).strip()
+        fixed = fix_text(query, html=False)
+        safe = neutralise(fixed, self.specials)
+        return query if safe == fixed else rewrite_ids(safe)
+
+    def _cut(self, text: str) -> str:
+        if self.tokenizer is None:
+            return text
+        head = text[: self.max_passage_tokens * _CHARS_PER_TOKEN]
+        ids = self.tokenizer(head, add_special_tokens=False, verbose=False)["input_ids"]
+        if len(ids) <= self.max_passage_tokens and len(head) == len(text):
+            return text
+        self.cut += 1
+        return self.tokenizer.decode(
+            ids[: self.max_passage_tokens], skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
+
+    def messages(self, query: str, passages: Sequence[Passage]) -> tuple[dict[str, str], ...]:
+        """The system and the user message of one window. Shape: passages in the order they are shown."""
+        return self._messages(self.query(query), [self.passage(p) for p in passages])
+
+    def _messages(self, query: str, texts: Sequence[str]) -> tuple[dict[str, str], ...]:
+        num = str(len(texts))
+        parts = [PREFIX.replace("{num}", num).replace("{query}", query)]
+        parts += [f"[{i}] {text}\n" for i, text in enumerate(texts, 1)]
+        parts.append(SUFFIX.replace("{query}", query).replace("{num}", num) + self.style.last)
+        return {"role": "system", "content": self.style.system}, {"role": "user", "content": "".join(parts)}
+
+    def render(self, query: str, passages: Sequence[Passage]) -> str:
+        """The templated string with the generation prompt; encode it with `add_special_tokens=False`."""
+        if self.tokenizer is None:
+            raise InputError("no tokenizer, so no chat template", remedy="send `messages` to the server instead")
+        return self._render(self._messages(self.query(query), [self.passage(p) for p in passages]))
+
+    def _render(self, messages: Sequence[dict[str, str]]) -> str:
+        assert self.tokenizer is not None
+        raw: str = self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+        fixed = fix_text(raw)
+        # ftfy looks at whole lines, so text around a passage could in principle complete a marker. It never has;
+        # if it does, the texts (already fixed one by one) go out without the second pass.
+        return fixed if self._structure(fixed) == self._structure(raw) else raw
+
+    def _structure(self, text: str) -> list[str]:
+        found = _MARKER.findall(text)
+        pattern = _special_pattern(self.specials)
+        return found + (pattern.findall(text) if pattern else [])
+
+
+def format_ranking(order: Sequence[int]) -> str:
+    """0-based positions, best first -> `[3] > [1] > [2]` (1-based identifiers)."""
+    return " > ".join(f"[{i + 1}]" for i in order)
+
+
+def format_response(reasoning: str, order: Sequence[int], style: str = "reasonrank") -> str:
+    """The SFT target (section 4.1): reasoning and list joined in tags; the plain list alone for no-think styles."""
+    chosen = get_style(style)
+    ranking = format_ranking(order)
+    if not chosen.tags:
+        return ranking
+    return f"<think> {reasoning.strip()} </think> <answer> {ranking} </answer>"
+
+
+TokenCounter = Callable[[str], int]

@@ -1,0 +1,42 @@
+"""References that profiles use: `package:some.module/folder` for files inside a package, `module:name` for callables."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rrlib.errors import InputError, MissingFileError
+
+
+def resolve(ref: str | Path) -> str:
+    """A folder or hub name for `from_pretrained`: `package:module/sub/folder` becomes the path inside that package."""
+    text = str(ref)
+    if not text.startswith("package:"):
+        return text
+    module, _, inside = text.removeprefix("package:").partition("/")
+    spec = importlib.util.find_spec(module) if module else None
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError(f"no package {module!r} for {text!r}", remedy="write package:module/folder")
+    path = Path(next(iter(spec.submodule_search_locations))) / inside
+    if not path.exists():
+        raise MissingFileError(f"{inside!r} is not in package {module}", remedy="reinstall the package, or name a path")
+    return str(path)
+
+
+def load_callable(ref: str) -> Callable[..., Any]:
+    """The object that `module:name` names. Raises InputError with what went wrong."""
+    module, sep, name = ref.partition(":")
+    if not sep or not module or not name:
+        raise InputError(f"{ref!r} names no callable", remedy="write module:name")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        raise InputError(f"{ref!r}: {error}", remedy="install the package, or correct the name") from error
+    except AttributeError as error:
+        raise InputError(f"{ref!r}: module {module} has no {name!r}", remedy="correct the name") from error
+    if not callable(found):
+        raise InputError(f"{ref!r} is not callable", remedy="name a function or a class")
+    return found  # type: ignore[no-any-return]

@@ -1,0 +1,185 @@
+"""From text to ranking: a strict reader for the training reward, a lenient one for inference, each with a verdict.
+
+Reasoning is full of decoys (trial rankings, years, quoted tags), so only the last `<answer>...</answer>` behind the
+last `</think>` counts. A model that was cut off before it answered has not answered: its window keeps the input order.
+Nothing is ever dropped or doubled: every reading is a permutation of the window.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rrlib.errors import InputError
+from rrlib.prompts import get_style
+
+VERDICTS = ("ok", "repaired", "no_answer", "truncated", "empty", "failed")
+REPAIRS = ("duplicates", "missing", "out_of_range", "format", "text", "ties")
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """A lenient reading. order: 0-based permutation of the window, best first. repairs: kinds, when `repaired`."""
+
+    order: tuple[int, ...]
+    verdict: str
+    repairs: tuple[str, ...] = ()
+    reasoning: str = ""
+    answer: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Strict:
+    """A strict reading. level: valid (reward R_m), bad_list (0) or bad_format (-1); why: for the log."""
+
+    order: tuple[int, ...] | None
+    level: str
+    why: str = ""
+
+
+_NUMBER = re.compile(r"[0-9]+")
+_SCORE = re.compile(r"\](\s*)\(\s*[0-9.]{1,8}\s*\)")  # `[4](4) = [3](4)`: the round brackets hold a score
+_CLEAN = re.compile(r"\[[1-9][0-9]*\](?: > \[[1-9][0-9]*\])*")
+_LIST_ONLY = re.compile(r"[\[\]0-9>=,\s]*")
+_DIGITS = 9  # longer numbers are no identifiers, and int() of 5,000 digits raises
+
+
+def _ids(text: str) -> list[int]:
+    return [int(m) if len(m) <= _DIGITS else 0 for m in _NUMBER.findall(text)]
+
+
+def _read_list(answer: str, n: int) -> tuple[tuple[int, ...], list[str]] | None:
+    """First valid occurrence of each id, in order; missing ids appended in input order. None when there is none."""
+    text = _SCORE.sub(r"]\1", answer)
+    numbers = _ids(text)
+    seen: dict[int, None] = {}
+    repairs: list[str] = []
+    for number in numbers:
+        if not 1 <= number <= n:
+            repairs.append("out_of_range")
+        elif number in seen:
+            repairs.append("duplicates")
+        else:
+            seen[number] = None
+    if not seen:
+        return None
+    if len(seen) < n:
+        repairs.append("missing")
+    if not _CLEAN.fullmatch(answer):
+        repairs.append("ties" if "=" in answer else "format" if _LIST_ONLY.fullmatch(answer) else "text")
+    order = [i - 1 for i in seen] + [i for i in range(n) if i + 1 not in seen]
+    return tuple(order), sorted(set(repairs), key=REPAIRS.index)
+
+
+def parse_lenient(text: str, n: int, style: str = "reasonrank", finish_reason: str | None = None) -> Parsed:
+    """Read a response for inference.
+
+    Parameters
+    ----------
+    text: what the model wrote.
+    n: number of passages in the window, >= 0.
+    style: a prompt style; styles with tags need an answer block, the others are read as a plain list of digits.
+    finish_reason: `length` marks an answer that was cut off.
+
+    Returns a permutation of range(n) whatever the text is. Raises InputError for n < 0 or an unknown style.
+    """
+    if n < 0:
+        raise InputError(f"a window of {n} passages", remedy="n is 0 or more")
+    same = tuple(range(n))
+    if not text.strip():
+        return Parsed(same, "truncated" if finish_reason == "length" else "empty")
+    head, closed, tail = text.rpartition("</think>")
+    reasoning = _reasoning(head) if closed else ""
+    if not closed and "<think>" in text:  # still thinking when it stopped
+        return Parsed(same, "truncated" if finish_reason != "stop" else "no_answer", reasoning=_reasoning(text))
+    if get_style(style).tags:
+        start = tail.rfind("<answer>")
+        end = tail.find("</answer>", start) if start >= 0 else -1
+        if start < 0:
+            cut = finish_reason == "length"
+            return Parsed(same, "truncated" if cut else "no_answer", reasoning=reasoning)
+        body = tail[start + len("<answer>") : end if end >= 0 else len(tail)]
+        if end < 0:  # the list began and was cut off: not an answer
+            return Parsed(same, "truncated", reasoning=reasoning, answer=body.strip())
+    else:
+        body = tail
+        if not body.strip():
+            return Parsed(same, "truncated" if finish_reason == "length" else "no_answer", reasoning=reasoning)
+    answer = body.strip()
+    found = _read_list(answer, n)
+    if found is None:
+        return Parsed(same, "no_answer" if n else "ok", reasoning=reasoning, answer=answer)
+    order, repairs = found
+    return Parsed(order, "repaired" if repairs else "ok", tuple(repairs), reasoning, answer)
+
+
+def _reasoning(head: str) -> str:
+    return head.partition("<think>")[2].strip() if "<think>" in head else head.strip()
+
+
+def parse_strict(text: str, n: int, think: bool = True) -> Strict:
+    """Read a rollout for the training reward (section 4.2; the table of rewards is in rrlib.reward).
+
+    valid: one think block, then one answer block that holds a permutation of 1..n written `[a] > [b] > ...`, and
+    nothing else but white space. bad_list: the blocks are right and the list is not. bad_format: anything else.
+    With `think=False` the answer block stands alone. Tags quoted inside the think block are allowed where they are
+    answer tags: only what follows `</think>` counts.
+    """
+    if n < 1:
+        raise InputError(f"a window of {n} passages", remedy="a rollout ranks one passage or more")
+    body = text.strip()
+    if not body:
+        return Strict(None, "bad_format", "empty")
+    if think:
+        if not body.startswith("<think>"):
+            return Strict(None, "bad_format", "does not begin with <think>")
+        if body.count("<think>") != 1 or body.count("</think>") != 1:
+            return Strict(None, "bad_format", "not exactly one think block")
+        body = body.partition("</think>")[2].strip()
+    elif "<think>" in body or "</think>" in body:
+        return Strict(None, "bad_format", "a think tag in no-think mode")
+    if body.count("<answer>") != 1 or body.count("</answer>") != 1:
+        return Strict(None, "bad_format", "not exactly one answer block")
+    if not (body.startswith("<answer>") and body.endswith("</answer>")):
+        return Strict(None, "bad_format", "text outside the blocks")
+    listed = body[len("<answer>") : -len("</answer>")].strip()
+    if not _CLEAN.fullmatch(listed):
+        return Strict(None, "bad_list", "not written [a] > [b] > ...")
+    ids = _ids(listed)
+    if len(ids) != n:
+        return Strict(None, "bad_list", f"{len(ids)} identifiers for {n} passages")
+    if set(ids) != set(range(1, n + 1)):
+        return Strict(None, "bad_list", "repeated or out of range")
+    return Strict(tuple(i - 1 for i in ids), "valid")
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRow:
+    """One line of the audit: a verdict (or a kind of repair), how many responses, their share of all."""
+
+    kind: str
+    count: int
+    share: float
+
+
+def audit(rows: Iterable[Mapping[str, Any]]) -> list[AuditRow]:
+    """What a log's responses were: ok, repaired (by kind), no answer, truncated, empty, failed.
+
+    rows: window records with `verdict` and, where repaired, `repairs`. Shares are of all rows; one repaired response
+    may show several kinds, so the kinds can add up to more than `repaired`.
+    """
+    verdicts: Counter[str] = Counter()
+    repairs: Counter[str] = Counter()
+    for row in rows:
+        verdicts[str(row.get("verdict", "failed"))] += 1
+        repairs.update(str(kind) for kind in row.get("repairs") or ())
+    total = sum(verdicts.values())
+    table: list[AuditRow] = []
+    for verdict in (*VERDICTS, *sorted(set(verdicts) - set(VERDICTS))):
+        table.append(AuditRow(verdict, verdicts[verdict], verdicts[verdict] / total if total else 0.0))
+        if verdict == "repaired":
+            table += [AuditRow(f"repaired: {kind}", c, c / total) for kind, c in sorted(repairs.items())]
+    return table
