@@ -1,4 +1,4 @@
-"""References that profiles use: `package:some.module/folder` for files inside a package, `module:name` for callables."""
+"""References in profiles: `package:some.module/folder` for files in a package, `module:name` for callables."""
 
 from __future__ import annotations
 

@@ -1,0 +1,57 @@
+"""The command line: one module a command, each with `register(app)`. Bad input ends with exit code 2."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+COMMANDS = ("rerank", "evaluate", "run", "audit", "doctor", "miniature")
+
+
+def build_app() -> object:
+    """The typer app with every command; imports nothing heavy."""
+    import typer
+
+    app = typer.Typer(
+        name="rrlib",
+        help="Listwise reranking with reasoning (ReasonRank): rerank, evaluate, and run the whole method.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+    for name in COMMANDS:
+        importlib.import_module(f"rrlib.cli.{name}").register(app)
+    return app
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command and return its exit code: 0, 1 (it failed), 2 (bad input), 130 (interrupted)."""
+    import click
+    import typer
+
+    from rrlib.errors import InputError, RRLibError
+
+    command = typer.main.get_command(build_app())  # type: ignore[arg-type]
+    try:
+        code = command.main(args=argv, prog_name="rrlib", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except RRLibError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except click.exceptions.Abort:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to go on where it stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 1

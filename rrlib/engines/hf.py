@@ -1,0 +1,163 @@
+"""The transformers engine: plain `generate`, prompts batched by length so that little padding is computed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from rrlib.engines.base import Decoding, Reply, Request
+from rrlib.errors import EngineError, InputError
+from rrlib.resources import resolve
+
+
+def load_tokenizer(model: str) -> Any:
+    """The tokenizer of a model folder or hub name. Raises EngineError where it cannot be loaded."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(resolve(model))
+    except (OSError, ValueError, KeyError) as error:
+        raise EngineError(f"no tokenizer for {model!r}: {str(error).splitlines()[0]}") from error
+
+
+class TransformersEngine:
+    """Greedy or sampled generation with a causal LM.
+
+    dtype: "auto" is float32 on a CPU and bfloat16 on a GPU. batch_size: rows a call of `generate`. max_batch_tokens:
+    limit on rows x (longest prompt + new tokens), so that long windows go in smaller batches.
+    """
+
+    name = "transformers"
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        dtype: str = "auto",
+        device: str = "auto",
+        batch_size: int = 16,
+        max_batch_tokens: int = 200_000,
+    ) -> None:
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        if batch_size < 1:
+            raise InputError(f"batch_size {batch_size}", remedy="give 1 or more")
+        self.model = str(model)
+        self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        chosen = ("bfloat16" if self.device.startswith("cuda") else "float32") if dtype == "auto" else dtype
+        if not isinstance(getattr(torch, chosen, None), torch.dtype):
+            raise InputError(f"dtype {dtype!r}", remedy="use auto, float32, bfloat16 or float16")
+        self.dtype = chosen
+        self.batch_size, self.max_batch_tokens = batch_size, max_batch_tokens
+        self.capacity = 4 * batch_size  # a few batches, so that prompts of like length can be put together
+        self.tokenizer = load_tokenizer(model)
+        try:
+            self._lm = AutoModelForCausalLM.from_pretrained(resolve(model), dtype=getattr(torch, chosen))
+        except (OSError, ValueError, KeyError) as error:
+            raise EngineError(f"cannot load the model {model!r}: {str(error).splitlines()[0]}") from error
+        self._lm.to(self.device).eval()
+        self.max_model_len = int(getattr(self._lm.config, "max_position_embeddings", 1 << 30))
+        eos = self._lm.generation_config.eos_token_id
+        eos = self.tokenizer.eos_token_id if eos is None else eos
+        self._eos: list[int] = list(eos) if isinstance(eos, list | tuple) else [eos]
+        if self.tokenizer.eos_token_id not in (*self._eos, None):
+            self._eos.append(self.tokenizer.eos_token_id)
+        pad = self.tokenizer.pad_token_id
+        self._pad: int = self._eos[0] if pad is None else pad
+        self._waiting: list[tuple[Request, list[int], Decoding]] = []
+        self._refused: list[tuple[int, Reply]] = []
+
+    def submit(self, requests: Sequence[Request], decoding: Decoding) -> None:
+        """Tokenize once and queue; a prompt that does not fit the model is refused with its length."""
+        for request in requests:
+            prompt = request.prompt
+            if prompt is None:
+                prompt = self.tokenizer.apply_chat_template(
+                    list(request.messages), tokenize=False, add_generation_prompt=True
+                )
+            ids = self.tokenizer(prompt, add_special_tokens=False, verbose=False)["input_ids"]
+            if len(ids) + decoding.max_new_tokens > self.max_model_len:
+                why = f"prompt of {len(ids)} + {decoding.max_new_tokens} new tokens exceeds {self.max_model_len}"
+                self._refused.append((request.id, Reply(error=why, tokens_in=len(ids))))
+            else:
+                self._waiting.append((request, ids, decoding))
+
+    def collect(self) -> list[tuple[int, Reply]]:
+        """Generate one batch: the request waiting longest, and those nearest to it in length."""
+        if self._refused:
+            done, self._refused = self._refused, []
+            return done
+        if not self._waiting:
+            return []
+        first = self._waiting[0]
+        near = sorted(self._waiting[1:], key=lambda w: abs(len(w[1]) - len(first[1])))
+        batch, longest = [first], len(first[1])
+        for item in near:
+            if len(batch) >= self.batch_size or item[2] != first[2]:
+                break
+            widest = max(longest, len(item[1]))
+            if (len(batch) + 1) * (widest + first[2].max_new_tokens) > self.max_batch_tokens:
+                break
+            batch.append(item)
+            longest = widest
+        taken = {id(item[0]) for item in batch}
+        self._waiting = [item for item in self._waiting if id(item[0]) not in taken]
+        return self._generate(batch)
+
+    def _generate(self, batch: list[tuple[Request, list[int], Decoding]]) -> list[tuple[int, Reply]]:
+        import torch
+
+        decoding = batch[0][2]
+        width = max(len(ids) for _, ids, _ in batch)
+        rows = [[self._pad] * (width - len(ids)) + ids for _, ids, _ in batch]
+        mask = [[0] * (width - len(ids)) + [1] * len(ids) for _, ids, _ in batch]
+        if decoding.seed is not None:
+            torch.manual_seed(decoding.seed + batch[0][0].id)
+        began = time.perf_counter()
+        with torch.inference_mode():
+            out = self._lm.generate(
+                torch.tensor(rows, device=self.device),
+                attention_mask=torch.tensor(mask, device=self.device),
+                max_new_tokens=decoding.max_new_tokens,
+                eos_token_id=self._eos,
+                pad_token_id=self._pad,
+                use_cache=True,
+                **_sampling(decoding),
+            )
+        seconds = time.perf_counter() - began
+        replies: list[tuple[int, Reply]] = []
+        for (request, ids, _), row in zip(batch, out[:, width:].tolist(), strict=True):
+            stop = next((i for i, token in enumerate(row) if token in self._eos), None)
+            kept = row if stop is None else row[:stop]
+            text = self.tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+            # Seconds are the batch's: what this window waited for, not its share.
+            reply = Reply(
+                text=text,
+                finish_reason="length" if stop is None else "stop",
+                tokens_in=len(ids),
+                tokens_out=len(kept) + (stop is not None),
+                seconds=seconds,
+                extra={"batch": len(batch)},
+            )
+            replies.append((request.id, reply))
+        return replies
+
+    def close(self) -> None:
+        """Drop the model."""
+        self._waiting = []
+        self._lm = None
+
+
+def _sampling(decoding: Decoding) -> dict[str, Any]:
+    """Every sampling setting by name, so that a checkpoint's generation_config cannot change them silently."""
+    if decoding.temperature == 0:
+        return {"do_sample": False, "temperature": None, "top_p": None, "top_k": None, "repetition_penalty": 1.0}
+    return {
+        "do_sample": True,
+        "temperature": decoding.temperature,
+        "top_p": decoding.top_p,
+        "top_k": max(decoding.top_k, 0),
+        "repetition_penalty": 1.0,
+    }

@@ -1,0 +1,93 @@
+"""Answers from a file: a recorded run is a regression test, and a window log replays to the same run.
+
+One JSON object a line: `{"qid": "...", "start": 80, "end": 100, "text": "..."}` (0-based, end exclusive), optionally
+`positions` (windows that are not contiguous), `pass`, `collection`, `finish_reason` and `error`. A window that the file
+lacks keeps its order and is counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rrlib.engines.base import Decoding, Reply, Request
+from rrlib.errors import InputError
+from rrlib.formats import read_jsonl
+
+Key = tuple[str, str, int, tuple[int, ...]]
+MISSING = "not in the replay file"
+
+
+def record_key(row: Mapping[str, Any]) -> Key:
+    """The key of a window record: (collection, qid, pass, positions). Raises KeyError, TypeError or ValueError."""
+    if row.get("positions") is not None:
+        positions = tuple(int(p) for p in row["positions"])
+    else:
+        start, end = row["start"], row["end"]
+        if not (isinstance(start, int) and isinstance(end, int) and 0 <= start < end):
+            raise ValueError(f"start {start!r} and end {end!r} are not a window")
+        positions = tuple(range(start, end))
+    return str(row.get("collection") or ""), str(row["qid"]), int(row.get("pass") or 0), positions
+
+
+class ReplayEngine:
+    """Looks every window up by its key; never asks a model."""
+
+    name = "replay"
+    capacity = 1 << 30
+
+    def __init__(self, responses: str | Path) -> None:
+        self.model = Path(responses).name
+        self.replies: dict[Key, Reply] = {}
+        self.used = 0
+        self._done: list[tuple[int, Reply]] = []
+        for line, row in read_jsonl(responses):
+            try:
+                key = record_key(row)
+            except (KeyError, TypeError, ValueError) as error:
+                why = f"no {error}" if isinstance(error, KeyError) else str(error)
+                raise InputError(
+                    f"not a window record: {why}",
+                    path=responses,
+                    line=line,
+                    remedy='write {"qid", "start", "end", "text"} a line',
+                ) from error
+            text = row.get("text")
+            if text is not None and not isinstance(text, str):
+                raise InputError("`text` is not a string", path=responses, line=line, remedy="quote the raw response")
+            if key in self.replies:
+                raise InputError(
+                    f"query {key[1]}: window {key[3][0]}-{key[3][-1] + 1} of pass {key[2]} is there twice",
+                    path=responses,
+                    line=line,
+                    remedy="keep one record a window, or give each its `pass`",
+                )
+            failed = row.get("error") if text is None or row.get("error") else None
+            self.replies[key] = Reply(
+                text=text or "",
+                reasoning=str(row.get("reasoning") or ""),
+                finish_reason=str(row.get("finish_reason") or ""),
+                tokens_in=int(row.get("tokens_in") or 0),
+                tokens_out=int(row.get("tokens_out") or 0),
+                error=str(failed or "recorded without text") if text is None or failed else None,
+            )
+        if not self.replies:
+            raise InputError("no window records", path=responses, remedy="give a file of recorded responses")
+
+    def submit(self, requests: Sequence[Request], decoding: Decoding) -> None:
+        """Look the requests up at once. A file without collection names serves any collection."""
+        for request in requests:
+            if request.key is None:
+                raise InputError("replay needs the key of every window")
+            reply = self.replies.get(request.key) or self.replies.get(("", *request.key[1:]))
+            self.used += reply is not None
+            self._done.append((request.id, reply or Reply(error=MISSING)))
+
+    def collect(self) -> list[tuple[int, Reply]]:
+        """All that was looked up since the last call."""
+        done, self._done = self._done, []
+        return done
+
+    def close(self) -> None:
+        """Nothing to free."""
