@@ -1,0 +1,147 @@
+"""A collection folder: the BEIR layout with first-stage runs, excluded documents and a note of where it comes from.
+
+    corpus.jsonl[.gz]  queries.jsonl[.gz]  qrels/<split>.tsv  runs/<split>.trec  excluded.tsv  SOURCE.json
+
+`first_stage.trec` is taken for the test split where `runs/` is missing. Every file may be gzip. `queries.jsonl` may
+carry `metadata` with `split`, `domain` and `gold_answer`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rrlib.errors import InputError, MissingFileError
+from rrlib.formats.fields import few
+from rrlib.formats.requests import make_candidates
+from rrlib.formats.textio import open_text
+from rrlib.formats.texts import queries_with_metadata, read_corpus
+from rrlib.formats.trec import read_excluded, read_qrels, read_run
+from rrlib.types import Candidates, Passage, Qrels, Query, Run
+
+DATA_KINDS = ("real", "synthetic", "simulated")
+_ALIASES = {"validation": ("validation", "dev"), "dev": ("dev", "validation")}
+
+
+@dataclass(frozen=True)
+class Collection:
+    """One split of a collection.
+
+    queries, qrels and run are those of the split; the corpus is shared by all splits. `run` (rank-column order) is
+    None where the folder has no first-stage run for the split, `qrels` is empty where it has no judgements.
+    """
+
+    name: str
+    queries: dict[str, Query]
+    metadata: dict[str, dict[str, Any]]
+    qrels: Qrels
+    corpus: dict[str, Passage]
+    run: Run | None = None
+    excluded: dict[str, set[str]] = field(default_factory=dict)
+    data_kind: str = "real"
+    source: dict[str, Any] = field(default_factory=dict)
+
+    def candidates(self, depth: int | None = None) -> list[Candidates]:
+        """The first-stage candidates with their texts, excluded documents removed, at most `depth` a query."""
+        if self.run is None:
+            raise InputError(f"the collection {self.name} has no first-stage run", remedy="add runs/<split>.trec")
+        return make_candidates(self.run, self.queries, self.corpus, depth, self.excluded, collection=self.name)
+
+
+def read_collection(folder: str | Path, split: str = "test", notes: list[str] | None = None) -> Collection:
+    """Read one split of a collection folder (see the module docstring for its files).
+
+    The queries of a split are those whose metadata name it; where no query names a split, those of its qrels and
+    its run (all, if it has neither). The name is that of SOURCE.json, else the folder's. A collection whose
+    SOURCE.json does not say its `data_kind` is taken as real: who generates data must say so. Raises `InputError`
+    for a split that nothing in the folder mentions, and for queries of qrels or run that have no text.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise MissingFileError("no such collection folder", path=root, remedy="name a folder with corpus and queries")
+    source = _source(root)
+    queries_path = _find(root, "queries.jsonl", "queries.tsv")
+    if queries_path is None:
+        raise MissingFileError("no queries.jsonl in this folder", path=root, remedy="see the layout of a collection")
+    queries, metadata = queries_with_metadata(queries_path, notes)
+    qrels_path = _find(root, *(f"qrels/{name}.{end}" for name in _names(split) for end in ("tsv", "trec", "txt")))
+    run_path = _find(root, *(f"runs/{name}.trec" for name in _names(split)))
+    if run_path is None and split == "test":
+        run_path = _find(root, "first_stage.trec")
+    qrels = {} if qrels_path is None else read_qrels(qrels_path, notes)
+    run = None if run_path is None else read_run(run_path, notes)
+    chosen = _chosen(queries, metadata, qrels, run, split)
+    for path, qids in ((qrels_path, list(qrels)), (run_path, list(run or {}))):
+        missing = [qid for qid in qids if qid not in queries]
+        if missing:
+            raise InputError(
+                f"{len(missing)} of {len(qids)} queries are not in {queries_path.name}: {few(missing)}",
+                path=path,
+                remedy="add their texts, or remove their lines",
+            )
+    if not chosen:
+        raise InputError(
+            f"nothing here belongs to the split {split!r}", path=root, remedy=f"splits found: {_splits(root, metadata)}"
+        )
+    excluded_path = _find(root, "excluded.tsv")
+    return Collection(
+        name=str(source.get("name") or root.resolve().name),
+        queries={qid: queries[qid] for qid in chosen},
+        metadata={qid: metadata[qid] for qid in chosen},
+        qrels=qrels,
+        corpus=read_corpus(root, notes=notes),
+        run=run,
+        excluded={} if excluded_path is None else read_excluded(excluded_path, notes),
+        data_kind=str(source.get("data_kind", "real")),
+        source=source,
+    )
+
+
+def _names(split: str) -> tuple[str, ...]:
+    return _ALIASES.get(split, (split,))
+
+
+def _find(root: Path, *names: str) -> Path | None:
+    for name in names:
+        for candidate in (root / name, root / f"{name}.gz"):
+            if candidate.is_file():
+                return candidate
+    return None
+
+
+def _chosen(
+    queries: Mapping[str, Query], metadata: Mapping[str, dict[str, Any]], qrels: Qrels, run: Run | None, split: str
+) -> list[str]:
+    if any("split" in extra for extra in metadata.values()):
+        return [qid for qid in queries if metadata[qid].get("split") in _names(split)]
+    if not qrels and run is None:
+        return list(queries) if split == "test" else []
+    named = qrels.keys() | (run or {}).keys()
+    return [qid for qid in queries if qid in named]
+
+
+def _splits(root: Path, metadata: Mapping[str, dict[str, Any]]) -> str:
+    found = {str(extra["split"]) for extra in metadata.values() if "split" in extra}
+    for folder in ("qrels", "runs"):
+        if (root / folder).is_dir():
+            found |= {file.name.split(".")[0] for file in (root / folder).iterdir() if not file.name.startswith(".")}
+    return ", ".join(sorted(found)) or "none"
+
+
+def _source(root: Path) -> dict[str, Any]:
+    path = root / "SOURCE.json"
+    if not path.is_file():
+        return {}
+    try:
+        source = json.loads("\n".join(open_text(path)))
+    except json.JSONDecodeError as error:
+        raise InputError(f"not JSON: {error.msg}", path=path, line=error.lineno, remedy="mend the file") from None
+    if not isinstance(source, dict):
+        raise InputError("a JSON object is expected", path=path, remedy='write {"name": ..., "data_kind": ...}')
+    kind = source.get("data_kind", "real")
+    if kind not in DATA_KINDS:
+        raise InputError(f"the data_kind is {kind!r}", path=path, remedy=f"it is one of {', '.join(DATA_KINDS)}")
+    return source

@@ -1,0 +1,92 @@
+"""Names of fields in JSON records, and what may stand in them.
+
+One place for the key names that corpora and toolkits use, so that every reader accepts the same ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from rrlib.errors import InputError
+from rrlib.types import Passage
+
+ID_KEYS = ("_id", "id", "qid", "docid")
+TEXT_KEYS = ("text", "contents", "segment", "body", "passage")
+QUERY_TEXT_KEYS = (*TEXT_KEYS, "query")
+HEADER_NAMES = {"query-id", "query_id", "queryid", "qid", "topic", "topic_id", "topic-id"}
+"""First cells of a header line of query or qrels tables."""
+
+
+def few(ids: Collection[str], shown: int = 3) -> str:
+    """The first few ids, and how many more there are: `'a', 'b', 'c' and 5 more`."""
+    names = ", ".join(repr(one) for one in list(ids)[:shown])
+    return names if len(ids) <= shown else f"{names} and {len(ids) - shown} more"
+
+
+def as_id(value: object, what: str, path: str | Path | None, line: int | None) -> str:
+    """An id as a string: strings stay as they are, integers are written out; anything else is an `InputError`."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if isinstance(value, str) and value:
+        return value
+    raise InputError(f"{what} is {value!r}", path=path, line=line, remedy="ids are non-empty strings or integers")
+
+
+def record_id(record: Mapping[str, Any], what: str, path: str | Path | None, line: int | None) -> str:
+    """The id of a record, under the first of `_id`, `id`, `qid`, `docid` that is there."""
+    for key in ID_KEYS:
+        if key in record:
+            return as_id(record[key], f"the {what} id ({key})", path, line)
+    raise InputError(
+        f"a {what} without an id; its keys are {few(record) or 'none'}",
+        path=path,
+        line=line,
+        remedy=f"name the id one of {', '.join(ID_KEYS)}",
+    )
+
+
+def record_text(
+    record: Mapping[str, Any],
+    what: str,
+    path: str | Path | None,
+    line: int | None,
+    keys: tuple[str, ...] = TEXT_KEYS,
+) -> str:
+    """The text of a record: the first non-empty one under `keys`; empty if all that are there are empty.
+
+    Raises `InputError` where no key is there, or where a value is not a string.
+    """
+    found = False
+    for key in keys:
+        value = record.get(key)
+        if value is None:
+            continue
+        if not isinstance(value, str):
+            raise InputError(
+                f"the {what} text ({key}) is not a string but {type(value).__name__}",
+                path=path,
+                line=line,
+                remedy="write texts as JSON strings",
+            )
+        if value:
+            return value
+        found = True
+    if found:
+        return ""
+    raise InputError(
+        f"a {what} without a text; its keys are {few(record) or 'none'}",
+        path=path,
+        line=line,
+        remedy=f"name the text one of {', '.join(keys)}",
+    )
+
+
+def record_passage(record: Mapping[str, Any], path: str | Path | None, line: int | None) -> Passage:
+    """A corpus record as a `Passage` (id, text, title)."""
+    title = record.get("title")
+    if title is not None and not isinstance(title, str):
+        raise InputError("the title is not a string", path=path, line=line, remedy="write titles as JSON strings")
+    docid = record_id(record, "document", path, line)
+    return Passage(docid, record_text(record, f"document ({docid!r})", path, line), title or "")

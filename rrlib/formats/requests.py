@@ -1,0 +1,163 @@
+"""Candidates: joined from a run, queries and a corpus, or read from rank_llm's request files.
+
+A request file is JSON lines: `{"query": {"qid", "text"}, "candidates": [{"docid", "score", "doc"}]}`, where `doc` is
+the corpus record or a plain string.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rrlib.errors import InputError
+from rrlib.formats.fields import QUERY_TEXT_KEYS, as_id, few, record_passage, record_text
+from rrlib.formats.textio import add_note, read_jsonl, write_jsonl
+from rrlib.formats.trec import without_excluded
+from rrlib.types import Candidates, Passage, Query, Run
+
+
+def make_candidates(
+    run: Run,
+    queries: Mapping[str, Query] | None,
+    corpus: Mapping[str, Passage] | None,
+    depth: int | None = None,
+    excluded: Mapping[str, set[str]] | None = None,
+    collection: str = "",
+    texts_required: bool = True,
+    notes: list[str] | None = None,
+) -> list[Candidates]:
+    """Join a run with its texts: one `Candidates` for every query of the run, passages in rank-column order.
+
+    Excluded documents are removed first, then at most `depth` candidates are kept (all, if None). With
+    `texts_required=False`, what queries and corpus lack (or where they are None) gets an empty text. Raises
+    `InputError`, naming the first few and their number, for queries and documents of the run without a text.
+    """
+    if depth is not None and depth < 0:
+        raise InputError(f"depth is {depth}", remedy="give a depth of 0 or more")
+    if excluded:
+        run, removed = without_excluded(run, excluded)
+        if removed and notes is not None:
+            notes.append(f"{removed} excluded documents removed from the candidates")
+    run = {qid: hits[:depth] for qid, hits in run.items()}
+    queries, corpus = queries or {}, corpus or {}
+    if texts_required:
+        _require([qid for qid in run if qid not in queries], len(run), "queries of the run are not in the queries file")
+        docids = dict.fromkeys(hit.docid for hits in run.values() for hit in hits)
+        missing = [docid for docid in docids if docid not in corpus]
+        _require(missing, len(docids), "documents of the run are not in the corpus")
+    return [
+        Candidates(
+            query=queries.get(qid) or Query(qid),
+            passages=tuple(corpus.get(hit.docid) or Passage(hit.docid) for hit in hits),
+            scores=tuple(hit.score for hit in hits),
+            collection=collection,
+        )
+        for qid, hits in run.items()
+    ]
+
+
+def _require(missing: Sequence[str], total: int, what: str) -> None:
+    if missing:
+        raise InputError(
+            f"{len(missing)} of {total} {what}: {few(missing)}",
+            remedy="give the files that belong to this run (ids must be equal to the letter)",
+        )
+
+
+def read_requests(path: str | Path, collection: str = "", notes: list[str] | None = None) -> list[Candidates]:
+    """Read a request file: a list of `Candidates` in file order, passages in the order of the `candidates` list.
+
+    Scores are kept if every candidate of a query has one. Raises `InputError` with file and line for missing parts,
+    a document listed twice for a query, a query id that comes twice, and an empty file.
+    """
+    requests: list[Candidates] = []
+    qids: set[str] = set()
+    empty = 0
+    for line, row in read_jsonl(path, notes):
+        request = _request(row, collection, path, line)
+        if request.query.qid in qids:
+            raise InputError(
+                f"the query id {request.query.qid!r} a second time",
+                path=path,
+                line=line,
+                remedy="write one line a query",
+            )
+        qids.add(request.query.qid)
+        empty += sum(not passage.text.strip() for passage in request.passages)
+        requests.append(request)
+    if not requests:
+        raise InputError("there are no requests", path=path, remedy='a line reads: {"query": ..., "candidates": ...}')
+    if empty:
+        add_note(notes, path, f"{empty} candidates have an empty text")
+    return requests
+
+
+def _request(row: dict[str, Any], collection: str, path: str | Path, line: int) -> Candidates:
+    query, rows = row.get("query"), row.get("candidates")
+    if not isinstance(query, dict) or not isinstance(rows, list):
+        lacking = "query" if not isinstance(query, dict) else "candidates"
+        raise InputError(
+            f"a request without {lacking!r}",
+            path=path,
+            line=line,
+            remedy='a line reads: {"query": {"qid", "text"}, "candidates": [{"docid", "score", "doc"}]}',
+        )
+    qid = as_id(query.get("qid", query.get("_id", query.get("id"))), "the query id (qid)", path, line)
+    text = record_text(query, f"query ({qid!r})", path, line, QUERY_TEXT_KEYS)
+    passages: list[Passage] = []
+    scores: list[float] = []
+    for candidate in rows:
+        passage, score = _candidate(candidate, qid, path, line)
+        passages.append(passage)
+        if score is not None:
+            scores.append(score)
+    kept = tuple(scores) if len(scores) == len(passages) else ()
+    try:
+        return Candidates(Query(qid, text), tuple(passages), kept, collection)
+    except InputError as error:
+        raise InputError(error.message, path=path, line=line, remedy=error.remedy) from None
+
+
+def _candidate(candidate: object, qid: str, path: str | Path, line: int) -> tuple[Passage, float | None]:
+    remedy = 'a candidate reads: {"docid": ..., "score": ..., "doc": {"text": ...}}'
+    if not isinstance(candidate, dict):
+        raise InputError(f"query {qid}: a candidate is not an object", path=path, line=line, remedy=remedy)
+    docid = as_id(candidate.get("docid"), f"query {qid}: a document id (docid)", path, line)
+    score = candidate.get("score")
+    if score is not None and (
+        isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score)
+    ):
+        raise InputError(
+            f"query {qid}: document {docid!r} has the score {score!r}",
+            path=path,
+            line=line,
+            remedy="scores are finite numbers",
+        )
+    doc = candidate.get("doc")
+    if isinstance(doc, str):
+        return Passage(docid, doc), score
+    if not isinstance(doc, dict):
+        raise InputError(f"query {qid}: document {docid!r} has no `doc`", path=path, line=line, remedy=remedy)
+    return record_passage({**doc, "_id": docid}, path, line), score
+
+
+def write_requests(path: str | Path, requests: Sequence[Candidates]) -> Path:
+    """Write `Candidates` as a request file; the score is null where there is none. The collection is not written."""
+
+    def row(request: Candidates) -> dict[str, Any]:
+        scores: Sequence[float | None] = request.scores or [None] * len(request.passages)
+        return {
+            "query": {"qid": request.query.qid, "text": request.query.text},
+            "candidates": [
+                {
+                    "docid": passage.docid,
+                    "score": score,
+                    "doc": {"title": passage.title, "text": passage.text} if passage.title else {"text": passage.text},
+                }
+                for passage, score in zip(request.passages, scores, strict=True)
+            ],
+        }
+
+    return write_jsonl(path, (row(request) for request in requests))

@@ -1,0 +1,146 @@
+"""Queries and passages: the texts that runs and judgements only name.
+
+Queries come as `id<TAB>text` or JSON lines, corpora as JSON lines (one file, or a folder of shards). A corpus is
+streamed: with `only`, a collection of millions of passages costs no more memory than the passages wanted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+from rrlib.errors import InputError, MissingFileError
+from rrlib.formats.fields import HEADER_NAMES, QUERY_TEXT_KEYS, record_id, record_passage, record_text
+from rrlib.formats.textio import BLANKS, add_note, open_text, parse_object, read_jsonl
+from rrlib.types import Passage, Query
+
+
+def _query_lines(path: str | Path, notes: list[str] | None) -> Iterator[tuple[int, str, str, dict[str, Any]]]:
+    """Yield (line number, id, text, metadata); the first line that is not blank tells TSV from JSON lines."""
+    first: str | None = None
+    with open_text(path) as lines:
+        for line in lines:
+            if not line.strip(BLANKS):
+                continue
+            header = first is None and line.split("\t")[0].strip(BLANKS).lower() in HEADER_NAMES
+            first = first or line.lstrip(BLANKS)[:1]
+            if first in "{[":
+                record = parse_object(line, path, lines.lineno)
+                qid = record_id(record, "query", path, lines.lineno)
+                text = record_text(record, f"query ({qid!r})", path, lines.lineno, QUERY_TEXT_KEYS)
+                yield lines.lineno, qid, text, _metadata(record, path, lines.lineno)
+            elif not header:
+                qid, tab, text = line.partition("\t")
+                qid = qid.strip(BLANKS)
+                if not tab or not qid:
+                    raise InputError(
+                        "no tab between a query id and its text" if not tab else "an empty query id",
+                        path=path,
+                        line=lines.lineno,
+                        remedy="a line reads: id<TAB>text (or give JSON lines with the keys _id and text)",
+                    )
+                yield lines.lineno, qid, text.strip(BLANKS), {}
+        for repair in lines.repairs:
+            add_note(notes, path, repair)
+
+
+def _metadata(record: dict[str, Any], path: str | Path, line: int) -> dict[str, Any]:
+    metadata = record.get("metadata")
+    if metadata is None:
+        return {}
+    if not isinstance(metadata, dict):
+        raise InputError(
+            "`metadata` is not an object", path=path, line=line, remedy="write it as {...}, or leave it out"
+        )
+    return metadata
+
+
+def queries_with_metadata(
+    path: str | Path, notes: list[str] | None = None
+) -> tuple[dict[str, Query], dict[str, dict[str, Any]]]:
+    queries: dict[str, Query] = {}
+    metadata: dict[str, dict[str, Any]] = {}
+    for line, qid, text, extra in _query_lines(path, notes):
+        if qid in queries:
+            raise InputError(
+                f"the query id {qid!r} a second time", path=path, line=line, remedy="give every query an id of its own"
+            )
+        queries[qid] = Query(qid, text)
+        metadata[qid] = extra
+    if not queries:
+        raise InputError("there are no queries", path=path, remedy="a line reads: id<TAB>text, or a JSON object")
+    if empty := sum(not query.text.strip() for query in queries.values()):
+        add_note(notes, path, f"{empty} of {len(queries)} queries have an empty text")
+    return queries, metadata
+
+
+def read_queries(path: str | Path, notes: list[str] | None = None) -> dict[str, Query]:
+    """Read queries: TSV `id<TAB>text`, or JSON lines with `_id`/`id`/`qid` and `text` (or `query`).
+
+    Empty texts are counted in `notes`. Raises `InputError` for lines without a tab, records without id or text,
+    a query id that comes twice, and a file without queries.
+    """
+    return queries_with_metadata(path, notes)[0]
+
+
+def read_query_metadata(path: str | Path) -> dict[str, dict[str, Any]]:
+    """The `metadata` object of every query of a JSON-lines file ({} where a query has none, or in a TSV file)."""
+    return queries_with_metadata(path, None)[1]
+
+
+def _shards(path: Path) -> list[Path]:
+    """The files of a corpus: the file itself, or in a folder `corpus.jsonl[.gz]`, else all JSON-lines files."""
+    if not path.exists():
+        raise MissingFileError("no such corpus", path=path, remedy="name a JSON-lines file or a folder of them")
+    if not path.is_dir():
+        return [path]
+    for name in ("corpus.jsonl", "corpus.jsonl.gz"):
+        if (path / name).is_file():
+            return [path / name]
+    files = sorted(
+        file
+        for file in path.iterdir()
+        if file.name.endswith((".jsonl", ".jsonl.gz")) and not file.name.startswith(("queries.", "."))
+    )
+    if not files:
+        raise MissingFileError(
+            "no corpus in this folder",
+            path=path,
+            remedy="it should hold corpus.jsonl, corpus.jsonl.gz or shards *.jsonl",
+        )
+    return files
+
+
+def read_corpus(
+    path: str | Path, only: Collection[str] | None = None, notes: list[str] | None = None
+) -> dict[str, Passage]:
+    """Read passages: document id -> Passage, from a JSON-lines file or a folder (`corpus.jsonl[.gz]`, or shards).
+
+    Keys: `_id`/`id`/`qid`/`docid`; `text`/`contents`/`segment`/`body`/`passage`; `title` if there is one. With
+    `only`, other documents are read past and not kept (nor are their texts checked); ids of `only` that the corpus
+    lacks are simply not in the result. Empty texts are counted in `notes`. Raises `InputError` for records without
+    id or text, for a document id that comes twice, and for an empty corpus.
+    """
+    wanted = None if only is None else frozenset(only)
+    corpus: dict[str, Passage] = {}
+    seen = 0
+    for shard in _shards(Path(path)):
+        for line, record in read_jsonl(shard, notes):
+            seen += 1
+            docid = record_id(record, "document", shard, line)
+            if wanted is not None and docid not in wanted:
+                continue
+            if docid in corpus:
+                raise InputError(
+                    f"the document id {docid!r} a second time",
+                    path=shard,
+                    line=line,
+                    remedy="give every document an id of its own",
+                )
+            corpus[docid] = record_passage(record, shard, line)
+    if not seen:
+        raise InputError("the corpus is empty", path=path, remedy="it should hold one JSON object a line")
+    if empty := sum(not passage.text.strip() for passage in corpus.values()):
+        add_note(notes, path, f"{empty} of {len(corpus)} documents have an empty text")
+    return corpus

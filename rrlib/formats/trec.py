@@ -1,0 +1,292 @@
+"""TREC runs, qrels and lists of excluded documents.
+
+Document ids may contain blanks (BRIGHT's StackOverflow set has some), so lines are read from both ends: for a run
+the first field is the query, the second the constant `Q0`, the last three are rank, score and tag, and all between
+is the document id. Fields are separated by tabs or blanks; where the tabs alone give the right number of fields,
+they win, and then even query ids may contain blanks.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from rrlib.errors import InputError
+from rrlib.formats.fields import HEADER_NAMES, as_id, few, record_id
+from rrlib.formats.textio import BLANKS, add_note, open_text, parse_object, write_lines
+from rrlib.types import Hit, Qrels, Run
+
+_RUN_LINE = re.compile(r"(\S+)\s+(\S+)\s+(.+?)\s+(\S+)\s+(\S+)\s+(\S+)", re.ASCII)
+_QRELS_LINE = re.compile(r"(\S+)\s+(\S+)\s+(.+?)\s+(\S+)", re.ASCII)
+_BEIR_LINE = re.compile(r"(\S+)\s+(.+?)\s+(\S+)", re.ASCII)
+_PAIR_LINE = re.compile(r"(\S+)\s+(.+)", re.ASCII)
+_INTEGER = re.compile(r"([+-]?[0-9]{1,18})(?:\.0+)?")
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+_CONSTANT = re.compile(r"[Qq][0Oo]|[0-9]+")
+_RUN_REMEDY = "a line reads: query Q0 document rank score tag"
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+def _cells(line: str, count: int, pattern: re.Pattern[str]) -> Sequence[str] | None:
+    """The cells of a line: by tabs where they give `count` cells, else by the pattern; None if neither fits."""
+    text = line.strip(BLANKS)
+    cells = [cell.strip(BLANKS) for cell in text.split("\t")]
+    if len(cells) == count and all(cells):
+        return cells
+    match = pattern.fullmatch(text)
+    return None if match is None else match.groups()
+
+
+def _integer(text: str) -> int | None:
+    match = _INTEGER.fullmatch(text)
+    return None if match is None else int(match.group(1))
+
+
+def _shown(line: str) -> str:
+    return repr(line if len(line) <= 80 else line[:77] + "...")
+
+
+def read_run(path: str | Path, notes: list[str] | None = None) -> Run:
+    """Read a TREC run: query id -> hits in the order of the rank column (numeric; equal ranks in file order).
+
+    That order is the one to rerank in. Evaluation orders by score instead (see `rrlib.evaluation.metrics`).
+    Scores are finite floats in whatever unit the run uses. Raises `InputError` for an empty file, a short line, a
+    rank or score that is no number, and a document that a query lists twice.
+    """
+    run: Run = {}
+    first_line: dict[str, dict[str, int]] = {}
+    with open_text(path) as lines:
+        for line in lines:
+            if not line.strip(BLANKS):
+                continue
+            qid, hit = _run_line(line, path, lines.lineno)
+            seen = first_line.setdefault(qid, {})
+            if hit.docid in seen:
+                raise InputError(
+                    f"query {qid}: document {hit.docid!r} a second time (first on line {seen[hit.docid]})",
+                    path=path,
+                    line=lines.lineno,
+                    remedy="keep one line for every document of a query",
+                )
+            seen[hit.docid] = lines.lineno
+            run.setdefault(qid, []).append(hit)
+        for repair in lines.repairs:
+            add_note(notes, path, repair)
+    if not run:
+        raise InputError("the run is empty", path=path, remedy=f"check the program that wrote it; {_RUN_REMEDY}")
+    for hits in run.values():
+        hits.sort(key=lambda hit: hit.rank)
+    return run
+
+
+def _run_line(line: str, path: str | Path, lineno: int) -> tuple[str, Hit]:
+    cells = _cells(line, 6, _RUN_LINE)
+    if cells is None:
+        count = len(line.split())
+        raise InputError(f"{count} fields, 6 are expected: {_shown(line)}", path=path, line=lineno, remedy=_RUN_REMEDY)
+    qid, constant, docid, rank_text, score_text, _tag = cells
+    if not _CONSTANT.fullmatch(constant) and len(line.split()) > 6:
+        raise InputError(
+            f"the second field is {constant!r} where Q0 is expected: {_shown(line)}",
+            path=path,
+            line=lineno,
+            remedy=_RUN_REMEDY,
+        )
+    rank = _integer(rank_text)
+    if rank is None:
+        raise InputError(f"the rank {rank_text!r} is not an integer", path=path, line=lineno, remedy=_RUN_REMEDY)
+    if not _NUMBER.fullmatch(score_text) or not math.isfinite(score := float(score_text)):
+        raise InputError(f"the score {score_text!r} is not a finite number", path=path, line=lineno, remedy=_RUN_REMEDY)
+    return qid, Hit(docid, score, rank)
+
+
+def ranking_to_run(rankings: Mapping[str, Sequence[str]]) -> Run:
+    """Turn best-first lists of document ids into a run with strictly decreasing scores n - rank + 1.
+
+    Handing first-stage scores to a reranked list would let trec_eval's tie order reshuffle it.
+    """
+    run: Run = {}
+    for qid, docids in rankings.items():
+        if len(set(docids)) != len(docids):
+            twice = [docid for docid in dict.fromkeys(docids) if list(docids).count(docid) > 1]
+            raise InputError(f"query {qid}: ranked twice: {few(twice)}", remedy="rank every document once")
+        n = len(docids)
+        run[qid] = [Hit(docid, float(n - i), i + 1) for i, docid in enumerate(docids)]
+    return run
+
+
+def write_run(path: str | Path, rankings: Mapping[str, Sequence[str]], tag: str) -> Path:
+    """Write best-first document ids as a TREC run with ranks 1..n and scores n..1.
+
+    Raises `InputError` for ids that a run line cannot hold (blanks in a query id, control characters, empty).
+    """
+    return write_scored_run(path, ranking_to_run(rankings), tag)
+
+
+def write_scored_run(path: str | Path, run: Run, tag: str) -> Path:
+    """Write a run with its own ranks and scores (full precision, so reading it back gives the same floats)."""
+
+    def lines() -> Iterator[str]:
+        _check_id(tag, "tag", path, blanks=False)
+        for qid, hits in run.items():
+            _check_id(qid, "query id", path, blanks=False)
+            for hit in hits:
+                _check_id(hit.docid, "document id", path)
+                score = int(hit.score) if hit.score.is_integer() and abs(hit.score) < 1e15 else hit.score
+                yield f"{qid} Q0 {hit.docid} {hit.rank} {score!r} {tag}"
+
+    for hit in (hit for hits in run.values() for hit in hits):
+        if not math.isfinite(hit.score):
+            raise InputError(f"document {hit.docid!r} has the score {hit.score}", path=path, remedy="scores are finite")
+    return write_lines(path, lines())
+
+
+def _check_id(text: str, what: str, path: str | Path, blanks: bool = True) -> None:
+    """Refuse what would not come back when the line is read."""
+    bad = ""
+    if not text:
+        bad = "is empty"
+    elif _CONTROL.search(text):
+        bad = "contains a control character"
+    elif text != text.strip(BLANKS):
+        bad = "begins or ends with a blank"
+    elif not blanks and " " in text:
+        bad = "contains a blank"
+    elif any("\ud800" <= char <= "\udfff" for char in text):
+        bad = "contains a lone surrogate, which UTF-8 cannot hold"
+    if bad:
+        raise InputError(f"the {what} {text!r} {bad}", path=path, remedy=f"give it another {what}")
+
+
+def read_qrels(path: str | Path, notes: list[str] | None = None) -> Qrels:
+    """Read relevance judgements: query id -> document id -> integer grade.
+
+    TREC form (query, iteration, document, grade; no header) or BEIR form (query, document, grade under a header
+    line such as `query-id corpus-id score`), separated by tabs or blanks. A pair judged twice with one grade is
+    counted in `notes`; with two grades it is an `InputError`, as are short lines, grades that are no integers and
+    an empty file.
+    """
+    qrels: Qrels = {}
+    columns, repeats = 4, 0
+    with open_text(path) as lines:
+        started = False
+        for line in lines:
+            if not line.strip(BLANKS):
+                continue
+            if not started:
+                started = True
+                if _is_header(line):
+                    columns = len(line.split())
+                    continue
+            qid, docid, grade = _qrels_line(line, columns, path, lines.lineno)
+            grades = qrels.setdefault(qid, {})
+            known = grades.get(docid)
+            if known is not None and known != grade:
+                raise InputError(
+                    f"query {qid}: document {docid!r} has the grades {known} and {grade}",
+                    path=path,
+                    line=lines.lineno,
+                    remedy="keep one judgement",
+                )
+            repeats += known is not None
+            grades[docid] = grade
+        for repair in lines.repairs:
+            add_note(notes, path, repair)
+    if not qrels:
+        raise InputError("there are no judgements", path=path, remedy="a line reads: query 0 document grade")
+    if repeats:
+        add_note(notes, path, f"{repeats} judgements stand there twice with the same grade")
+    return qrels
+
+
+def _is_header(line: str) -> bool:
+    cells = line.lower().split()
+    return cells[0] in HEADER_NAMES and len(cells) in (3, 4) and _integer(cells[-1]) is None
+
+
+def _qrels_line(line: str, columns: int, path: str | Path, lineno: int) -> tuple[str, str, int]:
+    cells = _cells(line, columns, _BEIR_LINE if columns == 3 else _QRELS_LINE)
+    if cells is None:
+        raise InputError(
+            f"{len(line.split())} fields, {columns} are expected: {_shown(line)}",
+            path=path,
+            line=lineno,
+            remedy="a line reads: query 0 document grade"
+            if columns == 4
+            else "a line reads, under this header: query document grade",
+        )
+    grade = _integer(cells[-1])
+    if grade is None:
+        raise InputError(
+            f"the grade {cells[-1]!r} is not an integer", path=path, line=lineno, remedy="grades are integers"
+        )
+    return cells[0], cells[-2], grade
+
+
+def write_qrels(path: str | Path, qrels: Qrels) -> Path:
+    """Write judgements: BEIR form (tabs, header) where the name ends in `.tsv` or `.tsv.gz`, else TREC form."""
+    beir = str(path).removesuffix(".gz").endswith(".tsv")
+
+    def lines() -> Iterator[str]:
+        if beir:
+            yield "query-id\tcorpus-id\tscore"
+        for qid, grades in qrels.items():
+            _check_id(qid, "query id", path, blanks=beir)
+            for docid, grade in grades.items():
+                _check_id(docid, "document id", path)
+                yield f"{qid}\t{docid}\t{grade}" if beir else f"{qid} 0 {docid} {grade}"
+
+    return write_lines(path, lines())
+
+
+def read_excluded(path: str | Path, notes: list[str] | None = None) -> dict[str, set[str]]:
+    """Read documents that must not be ranked for a query: query id -> document ids.
+
+    Lines `query document` (tabs or blanks), or JSON lines with an id and a list `excluded_ids`. An empty file
+    excludes nothing.
+    """
+    excluded: dict[str, set[str]] = {}
+    with open_text(path) as lines:
+        for line in lines:
+            if not line.strip(BLANKS):
+                continue
+            if line.lstrip(BLANKS).startswith("{"):
+                qid, docids = _excluded_object(line, path, lines.lineno)
+            else:
+                cells = _cells(line, 2, _PAIR_LINE)
+                if cells is None:
+                    raise InputError(
+                        f"1 field, 2 are expected: {_shown(line)}",
+                        path=path,
+                        line=lines.lineno,
+                        remedy="a line reads: query document",
+                    )
+                if lines.lineno == 1 and cells[0].lower() in HEADER_NAMES:
+                    continue
+                qid, docids = cells[0], [cells[1]]
+            excluded.setdefault(qid, set()).update(docids)
+        for repair in lines.repairs:
+            add_note(notes, path, repair)
+    return excluded
+
+
+def _excluded_object(line: str, path: str | Path, lineno: int) -> tuple[str, list[str]]:
+    record = parse_object(line, path, lineno)
+    docids = record.get("excluded_ids")
+    if not isinstance(docids, list):
+        raise InputError("no list `excluded_ids`", path=path, line=lineno, remedy="write a list of document ids")
+    qid = record_id(record, "query", path, lineno)
+    return qid, [as_id(docid, "an excluded document id", path, lineno) for docid in docids]
+
+
+def without_excluded(run: Run, excluded: Mapping[str, set[str]]) -> tuple[Run, int]:
+    """The run without the documents that are excluded for a query, and how many lines that removed."""
+    kept: Run = {}
+    removed = 0
+    for qid, hits in run.items():
+        banned = excluded.get(qid, set())
+        kept[qid] = [hit for hit in hits if hit.docid not in banned]
+        removed += len(hits) - len(kept[qid])
+    return kept, removed
