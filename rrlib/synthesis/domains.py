@@ -1,0 +1,92 @@
+"""The four domains side by side: what a teacher is told about each, and what counts as relevant (paper 4.1, B.1).
+
+A recipe is data, so a fifth domain is one more entry. `labels` says where the pointwise labels come from: the teacher
+who sees the gold answer, or the qrels of the collection (web search has human labels, so no selection is asked).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from rrlib.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """One domain's words. task: what the lists are for; relevant: the definition both prompts quote."""
+
+    name: str
+    task: str
+    relevant: str
+    labels: Literal["teacher", "qrels"] = "teacher"
+    also: tuple[str, ...] = ()
+    """Names of data sets that belong to this recipe (lower case, words joined by `-`)."""
+
+
+_RECIPES = (
+    Recipe(
+        "complex-qa",
+        task="Somebody asked a hard question in a public forum, and passages are wanted that lead to its answer.",
+        relevant="A passage is relevant if it holds a fact, mechanism, definition or rule that the answer rests on, so "
+        "that a reader who knows the passage is nearer to the answer. Sharing words or a topic is not enough.",
+        also=("biology", "earth-science", "economics", "robotics", "sustainable-living", "stackoverflow", "psychology"),
+    ),
+    Recipe(
+        "coding",
+        task="A programming problem is given, and other solved problems are wanted that teach how to solve it.",
+        relevant="A passage is relevant if its problem is solved by the same algorithm or the same data structure as "
+        "the given problem. A similar story, or the same input format, is not enough.",
+        also=("leetcode", "pony"),
+    ),
+    Recipe(
+        "math-qa",
+        task="A mathematical problem is given, and other worked problems are wanted that show how to solve it.",
+        relevant="A passage is relevant if its solution applies the same theorem or the same method as the solution of "
+        "the given problem. The same objects or numbers are not enough.",
+        also=("math", "aops", "theoremqa-questions"),
+    ),
+    Recipe(
+        "math-theorem",
+        task="A mathematical problem is given, and theorems are wanted that its solution can use.",
+        relevant="A passage is relevant if it states a theorem that the solution applies, or one that a step of the "
+        "solution comes close to. A theorem about the same objects that no step uses is not relevant.",
+        also=("proofwiki", "theoremqa-theorems"),
+    ),
+    Recipe(
+        "web-search",
+        task="Somebody typed a query into a web search engine, and passages are wanted that answer it.",
+        relevant="A passage is relevant if it answers the query in whole or in part. Being about the same subject "
+        "without answering is not enough.",
+        labels="qrels",
+        also=("ms-marco", "msmarco"),
+    ),
+)
+
+GENERAL = Recipe(
+    "general",
+    task="A question is given, and passages are wanted that help to answer it.",
+    relevant="A passage is relevant if knowing it brings a reader nearer to the answer. Sharing words or a topic with "
+    "the question is not enough.",
+)
+"""Used, and counted, for domains that no recipe names."""
+
+RECIPES: Mapping[str, Recipe] = {recipe.name: recipe for recipe in (*_RECIPES, GENERAL)}
+_BY_NAME = {name: recipe for recipe in RECIPES.values() for name in (recipe.name, *recipe.also)}
+
+
+def recipe_for(domain: str, names: Mapping[str, str] | None = None) -> Recipe:
+    """The recipe of a domain name as a collection writes it.
+
+    names: the caller's own map from domain names to recipe names, looked at first.
+    Unknown domains get GENERAL. Raises InputError when `names` points to a recipe that does not exist.
+    """
+    if names and domain in names:
+        try:
+            return RECIPES[names[domain]]
+        except KeyError:
+            raise InputError(
+                f"domain {domain!r} is mapped to recipe {names[domain]!r}", remedy=f"use one of {', '.join(RECIPES)}"
+            ) from None
+    return _BY_NAME.get("-".join(domain.lower().replace("_", " ").split()), GENERAL)
