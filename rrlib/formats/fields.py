@@ -16,7 +16,15 @@ ID_KEYS = ("_id", "id", "qid", "docid")
 TEXT_KEYS = ("text", "contents", "segment", "body", "passage")
 QUERY_TEXT_KEYS = (*TEXT_KEYS, "query")
 HEADER_NAMES = {"query-id", "query_id", "queryid", "qid", "topic", "topic_id", "topic-id"}
-"""First cells of a header line of query or qrels tables."""
+"""First cells of a header line of query, qrels or exclusion tables."""
+
+SECOND_NAMES = {"text", "query", "title", "question", "corpus-id", "corpus_id", "docid", "doc_id", "document"}
+"""Second cells of a header line of query or exclusion tables."""
+
+
+def is_header(first: str, second: str) -> bool:
+    """Whether the first two cells of a first line are names of columns."""
+    return first.lower() in HEADER_NAMES and second.lower() in SECOND_NAMES
 
 
 def few(ids: Collection[str], shown: int = 3) -> str:

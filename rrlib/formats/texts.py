@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rrlib.errors import InputError, MissingFileError
-from rrlib.formats.fields import HEADER_NAMES, QUERY_TEXT_KEYS, record_id, record_passage, record_text
+from rrlib.formats.fields import QUERY_TEXT_KEYS, is_header, record_id, record_passage, record_text
 from rrlib.formats.textio import BLANKS, add_note, open_text, parse_object, read_jsonl
 from rrlib.types import Passage, Query
 
@@ -23,7 +23,7 @@ def _query_lines(path: str | Path, notes: list[str] | None) -> Iterator[tuple[in
         for line in lines:
             if not line.strip(BLANKS):
                 continue
-            header = first is None and line.split("\t")[0].strip(BLANKS).lower() in HEADER_NAMES
+            header = first is None and is_header(*(line.split("\t") + [""])[:2])
             first = first or line.lstrip(BLANKS)[:1]
             if first in "{[":
                 record = parse_object(line, path, lines.lineno)

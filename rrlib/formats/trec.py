@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rrlib.errors import InputError
-from rrlib.formats.fields import HEADER_NAMES, as_id, few, record_id
+from rrlib.formats.fields import HEADER_NAMES, as_id, few, is_header, record_id
 from rrlib.formats.textio import BLANKS, add_note, open_text, parse_object, write_lines
 from rrlib.types import Hit, Qrels, Run
 
@@ -26,6 +26,9 @@ _INTEGER = re.compile(r"([+-]?[0-9]{1,18})(?:\.0+)?")
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _CONSTANT = re.compile(r"[Qq][0Oo]|[0-9]+")
 _RUN_REMEDY = "a line reads: query Q0 document rank score tag"
+MAX_GRADE = 9999
+"""trec_eval keeps a counter for every grade: a document id in the wrong column would take gigabytes."""
+
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -218,9 +221,12 @@ def _qrels_line(line: str, columns: int, path: str | Path, lineno: int) -> tuple
             else "a line reads, under this header: query document grade",
         )
     grade = _integer(cells[-1])
-    if grade is None:
+    if grade is None or abs(grade) > MAX_GRADE:
         raise InputError(
-            f"the grade {cells[-1]!r} is not an integer", path=path, line=lineno, remedy="grades are integers"
+            f"the grade {cells[-1]!r} is not an integer between -{MAX_GRADE} and {MAX_GRADE}",
+            path=path,
+            line=lineno,
+            remedy="the grade stands in the last column (three columns need a header: query-id corpus-id score)",
         )
     return cells[0], cells[-2], grade
 
@@ -263,7 +269,7 @@ def read_excluded(path: str | Path, notes: list[str] | None = None) -> dict[str,
                         line=lines.lineno,
                         remedy="a line reads: query document",
                     )
-                if lines.lineno == 1 and cells[0].lower() in HEADER_NAMES:
+                if lines.lineno == 1 and is_header(cells[0], cells[1]):
                     continue
                 qid, docids = cells[0], [cells[1]]
             excluded.setdefault(qid, set()).update(docids)

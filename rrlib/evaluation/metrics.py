@@ -1,0 +1,136 @@
+"""Collection metrics through ir-measures, over all queries of the qrels.
+
+Three conventions that differ between toolkits, and what is done here:
+
+- a query of the qrels that the run lacks scores 0 and is counted (pytrec_eval alone leaves it out, which raises the
+  mean of a crashed run);
+- a query of the qrels without any relevant document scores 0 and counts, as in trec_eval and ir-measures;
+- documents are ordered as trec_eval does: score descending in float32, equal scores by document id descending. The
+  rank column plays no part.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rrlib.errors import InputError
+from rrlib.formats.fields import few
+from rrlib.types import Qrels, Run
+
+EXAMPLES = "nDCG@10, R@100, R(rel=2)@100, AP, RR, P@5, Success@10"
+_SEPARATOR = re.compile(r"[\s,]+(?![^(]*\))")
+
+
+def parse_metrics(metrics: str | Sequence[str], relevance_level: int | None = None) -> list[Any]:
+    """ir-measures objects for names such as `nDCG@10`; `str(measure)` is the name used in every table.
+
+    metrics: names, as a list or in one string with blanks or commas between them.
+    relevance_level: the least grade that counts as relevant, for metrics that take one and were not given one
+        (TREC Deep Learning counts recall from grade 2).
+
+    Raises `InputError` for a name that ir-measures does not know or cannot compute here, and for cut-offs below 1
+    (which would abort the process inside trec_eval).
+    """
+    names = [name for name in _SEPARATOR.split(metrics) if name] if isinstance(metrics, str) else list(metrics)
+    if not names:
+        raise InputError("no metric is named", remedy=f"name some of ir-measures' metrics: {EXAMPLES}")
+    measures = [_measure(name, relevance_level) for name in names]
+    return list(dict.fromkeys(measures))
+
+
+def _measure(name: str, relevance_level: int | None) -> Any:
+    import ir_measures
+
+    remedy = f"use the names of ir-measures, upper and lower case as there: {EXAMPLES}"
+    try:
+        measure = ir_measures.parse_measure(name)
+    except Exception as error:  # it raises NameError, ValueError, KeyError, SyntaxError, ...
+        raise InputError(f"no metric is called {name!r}", remedy=_hint(name) or remedy) from error
+    cutoff = measure.params.get("cutoff")
+    if cutoff is not None and (isinstance(cutoff, bool) or not isinstance(cutoff, int) or not 1 <= cutoff < 2**31):
+        raise InputError(f"the cut-off of {name!r} is not a positive integer", remedy="cut at 1 or deeper")
+    if relevance_level is not None and "rel" in measure.SUPPORTED_PARAMS and "rel" not in measure.params:
+        measure = measure(rel=relevance_level)
+    level = measure.params.get("rel", 1)
+    if isinstance(level, bool) or not isinstance(level, int) or level < 1:
+        raise InputError(
+            f"the relevance level of {name!r} is {level!r}", remedy="the least relevant grade is 1 or more"
+        )
+    try:
+        ir_measures.evaluator([measure], {"q": {"d": 1}})
+    except Exception as error:
+        raise InputError(f"the metric {name!r} cannot be computed here: {str(error).strip()}", remedy=remedy) from error
+    return measure
+
+
+def _hint(name: str) -> str:
+    """A correction for names that are right but for their case or come from trec_eval."""
+    import ir_measures
+
+    head, tail = re.fullmatch(r"([^(@]*)(.*)", name, re.DOTALL).groups()  # type: ignore[union-attr]
+    if trec := re.fullmatch(r"(?i)(ndcg|map|recall|P|success)(?:_cut)?_([0-9]+)", name):
+        known = {"ndcg": "nDCG", "map": "AP", "recall": "R", "p": "P", "success": "Success"}
+        return f"did you mean {known[trec.group(1).lower()]}@{trec.group(2)}?"
+    for known_name in dir(ir_measures):
+        if known_name.lower() == head.lower() and isinstance(getattr(ir_measures, known_name), ir_measures.Measure):
+            return f"did you mean {getattr(ir_measures, known_name).NAME}{tail}?"
+    return ""
+
+
+def per_query(
+    qrels: Qrels,
+    run: Run,
+    metrics: str | Sequence[str],
+    relevance_level: int | None = None,
+    notes: list[str] | None = None,
+) -> dict[str, dict[str, float]]:
+    """Metric name -> query id -> value in [0, 1] (for the usual metrics), for every query of the qrels, in their order.
+
+    Queries that the run lacks, or for which it lists nothing, get 0; they, queries of the run without judgements and
+    queries without a relevant document are counted in `notes`. Raises `InputError` for empty qrels, an empty run and
+    bad metric names.
+    """
+    import ir_measures
+
+    measures = parse_metrics(metrics, relevance_level)
+    if not qrels:
+        raise InputError("there are no judgements to evaluate against", remedy="give qrels with at least one query")
+    if not run:
+        raise InputError("the run is empty", remedy="check the program that wrote it")
+    scores = {qid: {hit.docid: hit.score for hit in hits} for qid, hits in run.items() if qid in qrels and hits}
+    values = {str(measure): dict.fromkeys(qrels, 0.0) for measure in measures}
+    if scores:
+        for result in ir_measures.iter_calc(measures, qrels, scores):
+            if result.query_id in scores:
+                values[str(result.measure)][result.query_id] = float(result.value)
+    _count(qrels, run, scores, notes)
+    return values
+
+
+def _count(qrels: Qrels, run: Run, scores: Mapping[str, object], notes: list[str] | None) -> None:
+    if notes is None:
+        return
+    missing = [qid for qid in qrels if qid not in scores]
+    if missing:
+        notes.append(
+            f"{len(missing)} of {len(qrels)} queries of the qrels are not in the run and score 0: {few(missing)}"
+        )
+    unjudged = [qid for qid in run if qid not in qrels]
+    if unjudged:
+        notes.append(
+            f"{len(unjudged)} of {len(run)} queries of the run have no judgements and are left out: {few(unjudged)}"
+        )
+    hopeless = [qid for qid, grades in qrels.items() if max(grades.values(), default=0) < 1]
+    if hopeless:
+        notes.append(
+            f"{len(hopeless)} of {len(qrels)} queries have no relevant document, score 0 and count: {few(hopeless)}"
+        )
+
+
+def mean(values: Mapping[str, float]) -> float:
+    """The plain mean over queries. Raises `InputError` if there are none."""
+    if not values:
+        raise InputError("there is no query to average over")
+    return sum(values.values()) / len(values)
