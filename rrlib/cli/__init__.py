@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import pkgutil
 import sys
 
-COMMANDS = ("rerank", "evaluate", "run", "audit", "doctor", "miniature")
+ORDER = ("rerank", "evaluate", "audit", "run", "doctor")  # the rest follows by name
+
+
+def commands() -> list[str]:
+    """The modules of this package, one a command, in the order `--help` shows them."""
+    found = {module.name for module in pkgutil.iter_modules(__path__)}
+    return [name for name in ORDER if name in found] + sorted(found - set(ORDER))
 
 
 def build_app() -> object:
@@ -20,7 +27,7 @@ def build_app() -> object:
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
     )
-    for name in COMMANDS:
+    for name in commands():
         importlib.import_module(f"rrlib.cli.{name}").register(app)
     return app
 
