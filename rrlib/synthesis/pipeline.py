@@ -94,14 +94,19 @@ class _Job:
 
 
 def train_queries(collection: Collection, split: str, seed: int, limit: int | None) -> list[Query]:
-    """The queries of a split in a seeded order, the first `limit` of them: a larger limit only adds queries."""
-    queries = [q for qid, q in collection.queries.items() if _split_of(collection, qid, split) == split]
+    """The queries of a split in a seeded order, the first `limit` of them: a larger limit only adds queries.
+
+    A query whose metadata names another split is left out, whatever the caller read: no test query is trained on.
+    """
+    same = {"dev": "validation"}
+
+    def split_of(qid: str) -> str:
+        name = str(collection.metadata.get(qid, {}).get("split") or split)
+        return same.get(name, name)
+
+    queries = [query for qid, query in collection.queries.items() if split_of(qid) == same.get(split, split)]
     random.Random(seed).shuffle(queries)
     return queries if limit is None else queries[:limit]
-
-
-def _split_of(collection: Collection, qid: str, default: str) -> str:
-    return str(collection.metadata.get(qid, {}).get("split") or default)
 
 
 def synthesize(
@@ -240,14 +245,14 @@ async def _ask_query(job: _Job, query: Query) -> None:
             return
         for number, piece in enumerate(chunks(candidates.passages, job.mix.window)):
             messages = prompts.select_messages(recipe, query.text, gold_answer, piece)
-            extra = {"step": "select", "qid": query.qid, "docids": [p.docid for p in piece]}
-            if not await _ask_once(job, job.select, f"{query.qid}/{number}", messages, extra):
+            asked = {"step": "select", "qid": query.qid, "docids": [p.docid for p in piece]}
+            if not await _ask_once(job, job.select, f"{query.qid}/{number}", messages, asked):
                 return
     window, _ = _window(job, query, candidates)
     if window is None:
         return
     messages = prompts.rank_messages(recipe, query.text, window.passages)
-    extra = {
+    extra: dict[str, Any] = {
         "step": "rank",
         "qid": query.qid,
         "docids": [p.docid for p in window.passages],

@@ -151,8 +151,10 @@ def check_header(path: Path, settings: Mapping[str, Any]) -> None:
             changed = sorted(k for k in known.keys() | wanted.keys() if known.get(k) != wanted.get(k))
             if changed:
                 told = "; ".join(f"{k}: stored {known.get(k)!r}, now {wanted.get(k)!r}" for k in changed)
-                raise StageError(f"{path.parent}: the stored answers were made with other settings ({told}) -> "
-                                 "use another folder, or start it afresh")
+                raise StageError(
+                    f"{path.parent}: the stored answers were made with other settings ({told}) -> "
+                    "use another folder, or start it afresh"
+                )
             return
     scratch = path.with_suffix(".tmp")
     scratch.write_text(json.dumps(wanted, indent=1, sort_keys=True) + "\n", encoding="utf-8")

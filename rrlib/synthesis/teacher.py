@@ -129,8 +129,8 @@ def split_reply(text: str, reasoning: str, finish_reason: str) -> tuple[str, str
 
 
 _REFUSAL = re.compile(
-    r"\b(?:i(?:'m| am) (?:sorry|unable|not able)|i (?:can(?:not|'t)|won't|must decline)|unable to (?:help|assist|comply)"
-    r"|as an ai\b)",
+    r"\b(?:i(?:'m| am) (?:sorry|unable|not able)|i (?:can(?:not|'t)|won't|must decline)|unable to (?:help|comply)"
+    r"|unable to assist|as an ai\b)",
     re.IGNORECASE,
 )
 

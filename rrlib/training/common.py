@@ -1,0 +1,394 @@
+"""What both stages share: settings, quiet and telemetry-free TRL, the log, resuming, the final checkpoint.
+
+An output folder holds `inputs.json` (what the run depends on), `trainer/` (TRL's own checkpoints), `log.jsonl` (one
+line a logged step, written while training runs), `checkpoint/` (the result) and `result.json`, written last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from rrlib.errors import InputError, StageError
+from rrlib.types import RankingExample
+
+if TYPE_CHECKING:
+    from transformers import Trainer
+
+OnLog = Callable[[dict[str, Any]], None]
+"""Called with each row of the log as it is written: for live curves in a notebook."""
+
+FREE = ("save_every", "keep")
+"""Settings that may change between a kill and its resume: they do not touch the numbers."""
+
+
+@dataclass(frozen=True)
+class Common:
+    """Settings of both stages.
+
+    learning_rate: peak. micro_batch: rows per device and forward pass. weight_decay, max_grad_norm: of AdamW.
+    dtype: `auto` = bf16 where the device has it; `bf16`, `fp32`. It is the autocast type: full fine-tuning keeps its
+        weights, gradients and optimiser states in float32, in which an update at 1e-6 does not vanish by rounding.
+    device: `auto` or `cpu`. lora_rank: 0 = full fine-tuning; else LoRA on all linear layers with alpha = lora_alpha,
+        merged into the base at the end. max_passage_tokens: as at inference (512 BRIGHT, 100 BEIR).
+    too_long: `refuse` names examples over the limits, `drop` leaves them out and counts them.
+    keep: how many of TRL's checkpoints stay on disk, 0 = all.
+    """
+
+    learning_rate: float = 5e-6
+    micro_batch: int = 1
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    seed: int = 0
+    dtype: Literal["auto", "bf16", "fp32"] = "auto"
+    device: Literal["auto", "cpu"] = "auto"
+    gradient_checkpointing: bool = True
+    attention: str = "sdpa"
+    lora_rank: int = 0
+    lora_alpha: int = 32
+    max_passage_tokens: int = 512
+    too_long: Literal["refuse", "drop"] = "refuse"
+    keep: int = 2
+
+    def __post_init__(self) -> None:
+        for name, low in (("micro_batch", 1), ("max_passage_tokens", 1), ("lora_rank", 0), ("keep", 0)):
+            require(self, name, low)
+        if not self.learning_rate > 0:
+            raise InputError(f"learning_rate is {self.learning_rate}", remedy="give a positive rate, such as 5.0e-6")
+        for name, known in (("dtype", ("auto", "bf16", "fp32")), ("device", ("auto", "cpu"))):
+            if getattr(self, name) not in known:
+                raise InputError(f"{name} is {getattr(self, name)!r}", remedy=f"use one of {', '.join(known)}")
+        if self.too_long not in ("refuse", "drop"):
+            raise InputError(f"too_long is {self.too_long!r}", remedy="use refuse or drop")
+
+
+def require(settings: Any, name: str, low: float) -> None:
+    """Raise InputError unless the setting is at least `low`."""
+    if getattr(settings, name) < low:
+        raise InputError(f"{name} is {getattr(settings, name)}", remedy=f"give {low} or more")
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """checkpoint: folder for from_pretrained, tokenizer with chat template included. log: rows as in log.jsonl.
+
+    seconds: of training, over all resumed parts. n_examples: trained on; dropped: left out as too long.
+    info: settings as they came out (dtype, device, longest prompt and response, steps, ...).
+    """
+
+    checkpoint: Path
+    log: list[dict[str, Any]]
+    seconds: float
+    n_examples: int
+    dropped: int
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+
+# --- hardware --------------------------------------------------------------------------------------------------------
+
+
+def choose_device(settings: Common) -> str:
+    """`cuda` or `cpu`."""
+    import torch
+
+    return "cuda" if settings.device == "auto" and torch.cuda.is_available() else "cpu"
+
+
+def choose_bf16(settings: Common, device: str) -> bool:
+    """Whether to train under bf16 autocast. `auto`: where the device computes in it (else it is emulated, slowly)."""
+    if settings.dtype != "auto":
+        return settings.dtype == "bf16"
+    if device == "cuda":
+        import torch
+
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return cpu_has_bf16()
+
+
+def cpu_has_bf16() -> bool:
+    """Whether the CPU has bfloat16 matrix instructions (AVX512-BF16, AMX, or Arm's)."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    return any(flag in flags for flag in ("avx512_bf16", "amx_bf16", " bf16"))
+
+
+# --- quiet -----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def quiet_trl() -> Iterator[None]:
+    """No telemetry, no progress bars (stale text in an executed notebook), no 30 KB panel per logged step."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    import datasets
+    import huggingface_hub.constants
+    import trl.trainer.grpo_trainer as grpo
+    from transformers.utils import logging as hf_logging
+
+    huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY = True  # read at its import, which may lie behind us
+    bars = datasets.utils.are_progress_bars_disabled(), hf_logging.is_progress_bar_enabled()
+    panel = grpo.print_prompt_completions_sample
+    datasets.disable_progress_bars()
+    hf_logging.disable_progress_bar()
+    grpo.print_prompt_completions_sample = lambda *args, **kwargs: None
+    try:
+        yield
+    finally:
+        grpo.print_prompt_completions_sample = panel
+        if not bars[0]:
+            datasets.enable_progress_bars()
+        if bars[1]:
+            hf_logging.enable_progress_bar()
+
+
+# --- resuming --------------------------------------------------------------------------------------------------------
+
+
+def fingerprint(
+    settings: Common, model: str, examples: Sequence[RankingExample], **others: Any
+) -> dict[str, str | int | float | bool | None]:
+    """What a run depends on, flat: every setting, a hash of the examples and of the model, and `others`."""
+    from rrlib.formats import example_to_json
+
+    digest = hashlib.sha256()
+    for example in examples:
+        digest.update(json.dumps(example_to_json(example), sort_keys=True, default=str).encode())
+    flat = {key: value for key, value in asdict(settings).items() if key not in FREE}
+    return {**flat, **others, "model": model_hash(model), "examples": digest.hexdigest()[:16]}
+
+
+def model_hash(model: str) -> str:
+    """A hash of a checkpoint folder: names, sizes, and both ends of each file. A hub name stands for itself."""
+    folder = Path(model)
+    if not folder.is_dir():
+        return model
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.iterdir() if p.is_file()):
+        size = path.stat().st_size
+        digest.update(f"{path.name}/{size}".encode())
+        with open(path, "rb") as handle:
+            digest.update(handle.read(65536))
+            handle.seek(max(size - 65536, 0))
+            digest.update(handle.read(65536))
+    return digest.hexdigest()[:16]
+
+
+def begin(output: Path, inputs: Mapping[str, Any]) -> tuple[TrainResult | None, str | None]:
+    """Look at an output folder: (the finished result, None), or (None, TRL checkpoint to resume from or None).
+
+    A finished run of other inputs is cleared away. An unfinished one is refused: raises StageError naming the keys.
+    """
+    known = _read_json(output / "inputs.json")
+    finished = _read_json(output / "result.json")
+    changed = sorted(k for k in known.keys() | inputs.keys() if known.get(k) != inputs.get(k)) if known else []
+    checkpoint = last_checkpoint(output / "trainer")
+    if finished and known and not changed and (output / "checkpoint").is_dir():
+        return load_result(output), None
+    if known and changed and not finished and checkpoint:
+        told = "; ".join(f"{k}: was {known.get(k)!r}, is {inputs.get(k)!r}" for k in changed)
+        raise StageError(
+            f"{output}: an unfinished training was begun with other inputs ({told}) -> "
+            "go back to them, or remove the folder (--fresh)"
+        )
+    if finished or changed or not known:
+        for name in ("trainer", "checkpoint", "checkpoint.part"):
+            shutil.rmtree(output / name, ignore_errors=True)
+        for name in ("result.json", "log.jsonl"):
+            (output / name).unlink(missing_ok=True)
+        checkpoint = None
+    output.mkdir(parents=True, exist_ok=True)
+    _write_json(output / "inputs.json", dict(inputs))
+    return None, checkpoint
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """The newest whole checkpoint of TRL in a folder. Half-written ones (killed while saving) are passed over."""
+    found = sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]), reverse=True)
+    for path in found:
+        state = _read_json(path / "trainer_state.json")  # the last file that is written
+        if state.get("global_step") == int(path.name.rpartition("-")[2]) and (path / "optimizer.pt").exists():
+            return str(path)
+        shutil.rmtree(path, ignore_errors=True)
+    return None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _write_json(path: Path, data: Mapping[str, Any]) -> None:
+    scratch = path.with_suffix(".part")
+    scratch.write_text(json.dumps(data, indent=1, sort_keys=True, default=str) + "\n", encoding="utf-8")
+    os.replace(scratch, path)
+
+
+# --- the run ---------------------------------------------------------------------------------------------------------
+
+
+def log_writer(output: Path, on_log: OnLog | None) -> Any:
+    """A trainer callback that writes log.jsonl line by line; after a resume the file begins with the old lines.
+
+    Every row gets `seconds`, training time so far, summed over resumed parts.
+    """
+    import time
+
+    from transformers import TrainerCallback
+
+    path = output / "log.jsonl"
+
+    class LogWriter(TrainerCallback):
+        def __init__(self) -> None:
+            self.start = 0.0
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            rows = clean_log(state.log_history)
+            self.start = time.perf_counter() - (rows[-1].get("seconds", 0.0) if rows else 0.0)
+            if state.is_world_process_zero:
+                path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+        def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            row = state.log_history[-1]
+            row["seconds"] = round(time.perf_counter() - self.start, 3)
+            if not state.is_world_process_zero or "train_runtime" in row:
+                return
+            with open(path, "a", encoding="utf-8") as handle:
+                handle.write(json.dumps(row) + "\n")
+            if on_log is not None:
+                on_log(dict(row))
+
+    return LogWriter()
+
+
+def clean_log(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """TRL's log without its closing summary row."""
+    return [dict(row) for row in history if "train_runtime" not in row]
+
+
+def run_trainer(
+    trainer: Trainer,
+    tokenizer: Any,
+    output: Path,
+    resume: str | None,
+    n_examples: int,
+    dropped: int,
+    info: dict[str, Any],
+) -> TrainResult:
+    """Train (from `resume`, a TRL checkpoint, when there is one), save `checkpoint/`, then `result.json`."""
+    from transformers import PrinterCallback
+
+    trainer.remove_callback(PrinterCallback)
+    trainer.train(resume_from_checkpoint=resume)
+    log = clean_log(trainer.state.log_history)
+    save_checkpoint(trainer, tokenizer, output / "checkpoint")
+    seconds = float(trainer.state.log_history[-1].get("seconds", 0.0))
+    info = {**info, "steps": trainer.state.global_step, "resumed_from": resume and Path(resume).name}
+    result = {
+        "seconds": seconds,
+        "n_examples": n_examples,
+        "dropped": dropped,
+        "info": info,
+    }
+    if trainer.is_world_process_zero():
+        _write_json(output / "result.json", result)
+    return TrainResult(output / "checkpoint", log, seconds, n_examples, dropped, info)
+
+
+def save_checkpoint(trainer: Trainer, tokenizer: Any, folder: Path) -> None:
+    """Weights (LoRA merged into the base), configuration and tokenizer; the folder appears when it is whole."""
+    part = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if hasattr(model, "merge_and_unload"):
+        if trainer.is_world_process_zero():
+            model.merge_and_unload().save_pretrained(part)
+    else:
+        trainer.save_model(str(part))
+    if not trainer.is_world_process_zero():
+        return
+    tokenizer.save_pretrained(part)
+    (part / "training_args.bin").unlink(missing_ok=True)  # a pickle; the settings are in inputs.json
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(part, folder)
+
+
+def load_result(output: str | Path) -> TrainResult:
+    """The result of a finished training, read back from its folder. Raises StageError when it is not finished."""
+    output = Path(output)
+    found = _read_json(output / "result.json")
+    if not found or not (output / "checkpoint").is_dir():
+        raise StageError(f"{output}: this training is not finished")
+    lines = (output / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    return TrainResult(
+        output / "checkpoint",
+        [json.loads(line) for line in lines],
+        float(found["seconds"]),
+        int(found["n_examples"]),
+        int(found["dropped"]),
+        found.get("info", {}),
+    )
+
+
+def load_tokenizer(model: str) -> Any:
+    """The tokenizer of a checkpoint; pads on the left when it generates. Raises InputError without a chat template."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    if not tokenizer.chat_template:
+        raise InputError("the tokenizer has no chat template", path=model, remedy="use an instruct checkpoint")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def model_length(model: str) -> int:
+    """How many positions the model was made for."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(model)
+    return int(getattr(config, "max_position_embeddings", None) or 1 << 30)
+
+
+def lora_config(settings: Common) -> Any:
+    """LoRA on all linear layers (paper: r = alpha = 32), or None for full fine-tuning."""
+    if not settings.lora_rank:
+        return None
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=settings.lora_rank, lora_alpha=settings.lora_alpha, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+
+
+def training_arguments(settings: Common, output: Path, device: str, bf16: bool) -> dict[str, Any]:
+    """The arguments both of TRL's configs take from our settings; nothing that matters is left to a default."""
+    base = "bfloat16" if settings.lora_rank and bf16 else "float32"  # a frozen base may be bf16, trained weights not
+    return {
+        "output_dir": str(output / "trainer"),
+        "learning_rate": settings.learning_rate,
+        "per_device_train_batch_size": settings.micro_batch,
+        "weight_decay": settings.weight_decay,
+        "max_grad_norm": settings.max_grad_norm,
+        "seed": settings.seed,
+        "data_seed": settings.seed,
+        "bf16": bf16,
+        "fp16": False,
+        "use_cpu": device == "cpu",
+        "gradient_checkpointing": settings.gradient_checkpointing,
+        "dataloader_pin_memory": device != "cpu",
+        "model_init_kwargs": {"dtype": base, "attn_implementation": settings.attention},
+        "save_total_limit": settings.keep or None,
+        "disable_tqdm": True,
+        "report_to": "none",
+    }

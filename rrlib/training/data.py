@@ -1,0 +1,154 @@
+"""RankingExample -> token ids, and every length known before work starts.
+
+A training prompt must be the inference prompt, token for token. So the prompt is not handed to TRL as chat messages,
+which it would template and tokenize in its own way: it is rendered by rrlib.prompts and encoded exactly as the engines
+do it (`encode_prompt`), and TRL gets the ids. The response is encoded on its own, since that is how it is generated:
+behind a finished prompt. So no token can merge across the boundary, and templates that rewrite what an assistant said
+(Qwen3's) have no hand in it. It ends with the template's end-of-turn token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from rrlib.errors import InputError
+from rrlib.prompts import PromptBuilder, format_response
+from rrlib.types import Passage, RankingExample
+
+IGNORED = -100
+"""Label of a token without loss."""
+
+_PROBE = "rrlib probe"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Token limits. prompt: of the prompt; response: of the response; total: of both. All inclusive."""
+
+    prompt: int
+    response: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One example as ids: the prompt, and the response with its end-of-turn token (empty for GRPO)."""
+
+    example: RankingExample
+    prompt: str
+    prompt_ids: tuple[int, ...]
+    response_ids: tuple[int, ...] = ()
+
+    @property
+    def labels(self) -> list[int]:
+        """One label a token: IGNORED on the whole prompt, the ids themselves on the whole response."""
+        return [IGNORED] * len(self.prompt_ids) + list(self.response_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Rows that fit, and how many examples were dropped since they did not."""
+
+    rows: tuple[Row, ...]
+    dropped: int
+    prompt_tokens: int
+    """Longest prompt."""
+    response_tokens: int
+    """Longest response."""
+
+
+def encode_prompt(tokenizer: Any, builder: PromptBuilder, query: str, passages: Sequence[Passage]) -> tuple[str, Any]:
+    """(templated string, ids) of a window: the one way a prompt becomes tokens, in training as at inference."""
+    text = builder.render(query, passages)
+    return text, tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+
+
+def end_of_turn(tokenizer: Any) -> int:
+    """The id with which the chat template ends what an assistant says.
+
+    Raises InputError when the tokenizer's eos token is another one: the model would learn to stop with a token at
+    which no engine stops.
+    """
+    turns = [{"role": "user", "content": "-"}, {"role": "assistant", "content": _PROBE}]
+    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=False)
+    tail = text.rpartition(_PROBE)[2].lstrip()
+    ids = tokenizer(tail, add_special_tokens=False)["input_ids"]
+    if not ids or ids[0] != tokenizer.eos_token_id:
+        closing = tokenizer.decode(ids[:1]) if ids else "nothing"
+        raise InputError(
+            f"the chat template ends a turn with {closing!r}, but the tokenizer's eos token is {tokenizer.eos_token!r}",
+            remedy="set eos_token of the checkpoint's tokenizer to the end-of-turn token",
+        )
+    return int(ids[0])
+
+
+def encode_examples(
+    examples: Sequence[RankingExample],
+    tokenizer: Any,
+    builder: PromptBuilder,
+    limits: Limits,
+    *,
+    responses: bool,
+    too_long: Literal["refuse", "drop"] = "refuse",
+) -> Encoded:
+    """Encode all examples and check all lengths.
+
+    responses: with the SFT target (reasoning + list), or prompts alone (GRPO).
+    too_long: `refuse` raises InputError that names the offenders; `drop` leaves them out and counts them.
+
+    Raises InputError also when nothing is left, when a response holds a special token of the tokenizer, and when a
+    style with a think block meets an example without reasoning.
+    """
+    if not examples:
+        raise InputError("there are no training examples", remedy="run the synthesis first, or lower its alpha")
+    rows: list[Row] = []
+    long: list[str] = []
+    stop = end_of_turn(tokenizer) if responses else None
+    for example in examples:
+        text, prompt_ids = encode_prompt(tokenizer, builder, example.query.text, example.passages)
+        response_ids = _response_ids(example, tokenizer, builder, stop) if stop is not None else []
+        why = _excess(len(prompt_ids), len(response_ids), limits)
+        if why:
+            long.append(f"{example.query.qid}: {why}")
+        else:
+            rows.append(Row(example, text, tuple(prompt_ids), tuple(response_ids)))
+    if long and too_long == "refuse":
+        shown = "; ".join(long[:5]) + (f"; and {len(long) - 5} more" if len(long) > 5 else "")
+        raise InputError(
+            f"{len(long)} of {len(examples)} examples are too long ({shown})",
+            remedy="raise the limit, cut passages shorter, or let the settings drop what is too long",
+        )
+    if not rows:
+        raise InputError(f"all {len(examples)} examples are too long ({long[0]}; ...)", remedy="raise the limits")
+    return Encoded(tuple(rows), len(long), max(len(r.prompt_ids) for r in rows), max(len(r.response_ids) for r in rows))
+
+
+def _excess(prompt: int, response: int, limits: Limits) -> str:
+    if prompt > limits.prompt:
+        return f"prompt of {prompt} tokens, limit {limits.prompt}"
+    if response > limits.response:
+        return f"response of {response} tokens, limit {limits.response}"
+    if prompt + response > limits.total:
+        return f"prompt and response of {prompt + response} tokens, limit {limits.total}"
+    return ""
+
+
+def _response_ids(example: RankingExample, tokenizer: Any, builder: PromptBuilder, stop: int) -> list[int]:
+    style = builder.style
+    if style.think and not example.reasoning.strip():
+        raise InputError(
+            f"example {example.query.qid} has no reasoning, but the style {style.name!r} has a think block",
+            remedy="train a style without one, or make examples with reasoning",
+        )
+    text = format_response(example.reasoning, example.gold, style.name)
+    ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    special = set(tokenizer.all_special_ids) & set(ids)
+    if special:
+        shown = tokenizer.decode([special.pop()])
+        raise InputError(
+            f"the response of example {example.query.qid} holds the special token {shown!r}",
+            remedy="tags must be ordinary tokens, and reasoning must hold no chat marker",
+        )
+    return [*ids, stop]
