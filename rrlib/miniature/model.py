@@ -1,0 +1,53 @@
+"""The shape of the tiny backbone, and how it is saved: Qwen3 architecture, about 1.2 million parameters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
+
+MAX_POSITIONS = 32768
+
+
+def new_model(tokenizer: PreTrainedTokenizerFast, seed: int, hidden: int = 128, layers: int = 4) -> Qwen3ForCausalLM:
+    """A fresh model, float32: hidden size a multiple of 32 (heads of 32), MLP three times as wide, tied embeddings."""
+    import torch
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    torch.manual_seed(seed)
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden,
+        intermediate_size=3 * hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=hidden // 32,
+        num_key_value_heads=hidden // 32,
+        head_dim=32,
+        max_position_embeddings=MAX_POSITIONS,
+        tie_word_embeddings=True,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        use_cache=True,
+    )
+    return Qwen3ForCausalLM(config)
+
+
+def save_checkpoint(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: str | Path) -> Path:
+    """Write model (bfloat16 safetensors, greedy generation defaults), tokenizer and chat template into one folder."""
+    import copy
+
+    import torch
+    from transformers import GenerationConfig
+
+    target = Path(folder)
+    half = copy.deepcopy(model).to(torch.bfloat16)  # type: ignore[arg-type]
+    half.generation_config = GenerationConfig(
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=False
+    )
+    half.save_pretrained(target)
+    tokenizer.save_pretrained(target)
+    return target
