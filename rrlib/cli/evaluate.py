@@ -41,7 +41,7 @@ def register(app: typer.Typer) -> None:
             int, typer.Option(help="resamples of the bootstrap and of the randomisation test")
         ] = 10_000,
     ) -> None:
-        r"""Evaluate run files over all queries of the qrels: mean, 95% bootstrap interval, paired differences.
+        """Evaluate run files over all queries of the qrels: mean, 95% bootstrap interval, paired differences.
 
         Order of documents: score, equal scores by document id descending (trec_eval's). A query of the qrels that a
         run lacks scores 0, and so does one without a relevant document; both count, and are reported.

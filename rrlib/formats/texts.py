@@ -23,7 +23,8 @@ def _query_lines(path: str | Path, notes: list[str] | None) -> Iterator[tuple[in
         for line in lines:
             if not line.strip(BLANKS):
                 continue
-            header = first is None and is_header(*(line.split("\t") + [""])[:2])
+            cells = [cell.strip(BLANKS) for cell in line.split("\t", 2)]
+            header = first is None and len(cells) > 1 and is_header(cells[0], cells[1])
             first = first or line.lstrip(BLANKS)[:1]
             if first in "{[":
                 record = parse_object(line, path, lines.lineno)
