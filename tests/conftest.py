@@ -91,8 +91,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     lines = [
         "# Last nightly run",
         "",
-        f"{date.today().isoformat()}, Python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} cores. "
-        "Written by `make nightly`; times are of that machine, which may have been busy.",
+        f"{date.today().isoformat()}, Python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} cores.",
+        "Written by `make nightly`; the times are of that machine, which may have been busy.",
         "",
         "| test | outcome | seconds | recorded |",
         "|---|---|---:|---|",

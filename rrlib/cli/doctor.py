@@ -1,0 +1,64 @@
+"""`rrlib doctor`: what is installed, what device, which engines can run."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rrlib.doctor import Report
+
+
+def render(found: Report) -> str:
+    """The report as text: machine, engines, packages that are not as tested, problems with their remedies."""
+    cpu, lines = found.cpu, []
+    lines.append(f"rrlib {found.rrlib} on Python {found.python}, {found.platform}")
+    flags = f", {' '.join(cpu['flags'])}" if cpu["flags"] else ""
+    memory = f", {cpu['memory_gib']} GiB" if cpu["memory_gib"] else ""
+    lines.append(f"  cpu       {cpu['name']}: {cpu['cores']} cores{memory}{flags}")
+    if found.gpus:
+        for gpu in found.gpus:
+            lines.append(f"  gpu       {gpu['name']}, {gpu['memory_gib']} GiB, compute capability {gpu['capability']}")
+    else:
+        lines.append("  gpu       none that torch can use")
+    threads = found.threads
+    lines.append(f"  threads   torch {threads['torch']}, OMP_NUM_THREADS {threads['OMP_NUM_THREADS'] or 'not set'}")
+    lines.append(f"  training  in {found.training_dtype}")
+    lines.append("engines")
+    for engine in found.engines:
+        lines.append(f"  {engine.name:<13} {'ready' if engine.ready else 'no':<6} {engine.note}")
+    lines.append("packages")
+    for package in found.packages:
+        missing = "optional" if package.extra else "missing"
+        mark = {"ok": "", "missing": missing, "other": "not the tested version"}[package.state]
+        group = f"[{package.extra}]" if package.extra else ""
+        lines.append(
+            f"  {package.name:<20} {package.installed or '-':<20} {package.wanted:<18} {group:<11} {mark}".rstrip()
+        )
+    lines.extend(f"problem: {problem}" for problem in found.problems)
+    if not found.problems:
+        lines.append("all that rrlib needs is here")
+    return "\n".join(lines)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the app."""
+
+    @app.command()
+    def doctor(
+        as_json: Annotated[bool, typer.Option("--json", help="print JSON and nothing else")] = False,
+    ) -> None:
+        """Say what is installed (against the tested versions), what device is used, and which engines can run.
+
+        Exit code 1 if something that rrlib cannot do without is missing or of another version.
+
+        Example: rrlib doctor --json
+        """
+        from rrlib.doctor import report
+
+        found = report()
+        typer.echo(json.dumps(found.to_json(), indent=2) if as_json else render(found))
+        if found.problems:
+            raise typer.Exit(1)
