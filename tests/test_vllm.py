@@ -1,0 +1,132 @@
+"""vLLM for real: the in-process engine and vLLM's own OpenAI-compatible server agree with transformers.
+
+Temperature 0 and float32 on both sides, the miniature's checkpoint, single windows of the miniature's own test queries.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rrlib.engines import Decoding, make_engine
+from rrlib.formats import make_candidates, read_collection, write_requests
+from rrlib.miniature import build
+from rrlib.rerank import Reranker
+from rrlib.resources import resolve
+from rrlib.types import Candidates
+
+pytestmark = pytest.mark.vllm  # conftest skips these where vllm is not installed; CI installs it
+MODEL = "package:rrlib.miniature/reranker"
+ROOT = Path(__file__).resolve().parents[1]
+DECODING = Decoding(max_new_tokens=320)
+SIZE = 10
+
+
+@pytest.fixture(scope="module")
+def windows(tmp_path_factory: pytest.TempPathFactory) -> list[Candidates]:
+    """Forty windows of ten passages: the head of each of forty test queries' pools."""
+    folder = tmp_path_factory.mktemp("world")
+    build(folder, seed=11, train=40, validation=10, test=40)
+    collection = read_collection(folder, "test")
+    assert collection.run is not None
+    full = make_candidates(collection.run, collection.queries, collection.corpus, depth=SIZE)
+    return full[:40]
+
+
+@pytest.fixture(scope="module")
+def expected(windows: list[Candidates]) -> dict[str, dict[str, Any]]:
+    """What transformers says."""
+    reranker = Reranker(MODEL, window=SIZE, stride=SIZE, decoding=DECODING, dtype="float32")
+    return {r["qid"]: r for r in reranker.rerank(windows).records}
+
+
+def agree(records: list[dict[str, Any]], expected: dict[str, dict[str, Any]]) -> None:
+    assert len(records) == len(expected)
+    valid = sum(r["verdict"] == "ok" for r in records)
+    assert valid >= 0.9 * len(records), f"{valid} of {len(records)} answers are valid"
+    for record in records:
+        assert record["prompt_hash"] == expected[record["qid"]]["prompt_hash"]
+    same = sum(r["order"] == expected[r["qid"]]["order"] for r in records)
+    assert same >= 0.95 * len(records), f"the same permutation on {same} of {len(records)} windows"
+
+
+def test_the_reference_is_worth_comparing_with(expected: dict[str, dict[str, Any]]) -> None:
+    assert sum(r["verdict"] == "ok" for r in expected.values()) >= 0.9 * len(expected)
+    assert len({tuple(r["order"]) for r in expected.values()}) > 20
+
+
+def test_vllm_engine(windows: list[Candidates], expected: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+    """Through the command line, in a process of its own: vLLM leaves threads and distributed state behind."""
+    requests, out = tmp_path / "requests.jsonl", tmp_path / "out.trec"
+    write_requests(requests, windows)
+    done = subprocess.run(
+        [sys.executable, "-m", "rrlib", "rerank", "--requests", str(requests), "--engine", "vllm", "--model", MODEL,
+         "--window", str(SIZE), "--stride", str(SIZE), "--dtype", "float32", "--max-model-len", "4096",
+         "--max-new-tokens", str(DECODING.max_new_tokens), "--output", str(out), "--quiet"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    agree([json.loads(line) for line in Path(f"{out}.log.jsonl").read_text().splitlines()], expected)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = tmp_path_factory.mktemp("server") / "server.log"
+    env = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}
+    with log.open("w") as handle:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", resolve(MODEL),
+             "--served-model-name", "reranker", "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32",
+             "--max-model-len", "4096", "--enforce-eager"],
+            env=env, stdout=handle, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+    for _ in range(360):
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1)
+            break
+        except OSError:
+            assert process.poll() is None, log.read_text()[-3000:]
+            time.sleep(0.5)
+    else:
+        process.kill()
+        pytest.fail(f"the server did not answer in 180 s: {log.read_text()[-3000:]}")
+    yield f"http://127.0.0.1:{port}/v1"
+    process.terminate()
+    process.wait(30)
+
+
+def test_openai_engine_with_the_tokenizer(
+    windows: list[Candidates], expected: dict[str, dict[str, Any]], server: str
+) -> None:
+    """The templated string goes to /v1/completions."""
+    engine = make_engine("openai", "reranker", base_url=server, tokenizer=MODEL, max_retries=1)
+    result = Reranker(engine, window=SIZE, stride=SIZE, decoding=DECODING).rerank(windows)
+    engine.close()
+    agree(result.records, expected)
+    tokens = {r["qid"]: r["tokens_in"] for r in result.records}
+    assert tokens == {qid: r["tokens_in"] for qid, r in expected.items()}  # no special token was added on the way
+
+
+def test_openai_engine_with_messages(
+    windows: list[Candidates], expected: dict[str, dict[str, Any]], server: str
+) -> None:
+    """The server applies the chat template; these texts need no ftfy, so the prompt is the same."""
+    engine = make_engine("openai", "reranker", base_url=server, max_retries=1)
+    result = Reranker(engine, window=SIZE, stride=SIZE, decoding=DECODING).rerank(windows)
+    engine.close()
+    assert {r["qid"]: r["tokens_in"] for r in result.records} == {q: r["tokens_in"] for q, r in expected.items()}
+    same = sum(r["order"] == expected[r["qid"]]["order"] for r in result.records)
+    assert same >= 0.95 * len(expected)
