@@ -19,14 +19,15 @@ from rrlib.errors import InputError, MissingFileError
 
 WORLDS = Path(__file__).parent / "worlds"
 
-FUNCTION_WORDS = frozenset(
-    """a about all also an and any are as at be been before below but by can cannot could did do does down each even ever
-    every few for from had has have how however i if in into is it its itself just least less may merely more most much
-    must my never next no nobody none not nothing of off on once one only or other others our out over own same should
-    since so some something somebody still such than that the their them then there these they thing things this those
-    through to too two under until unto up upon us was we were what when where whether which while who whole why will
-    with without would yet you your ahead""".split()
-)
+_FUNCTION_WORDS = """
+a about all also an and any are as at be been before below but by can cannot could did do does down each even
+ever every few for from had has have how however i if in into is it its itself just least less may merely more
+most much must my never next no nobody none not nothing of off on once one only or other others our out over
+own same should since so some something somebody still such than that the their them then there these they
+thing things this those through to too two under until unto up upon us was we were what when where whether
+which while who whole why will with without would yet you your ahead
+"""
+FUNCTION_WORDS = frozenset(_FUNCTION_WORDS.split())
 """Words without content of their own: sharing one of them tells a lexical ranker nothing about the concept."""
 
 _WORD = re.compile(r"[a-z]+")
