@@ -125,7 +125,8 @@ def _count(qrels: Qrels, run: Run, scores: Mapping[str, object], notes: list[str
     hopeless = [qid for qid, grades in qrels.items() if max(grades.values(), default=0) < 1]
     if hopeless:
         notes.append(
-            f"{len(hopeless)} of {len(qrels)} queries have no relevant document, score 0 and count: {few(hopeless)}"
+            f"{len(hopeless)} of {len(qrels)} queries of the qrels have no relevant document, "
+            f"score 0 and count: {few(hopeless)}"
         )
 
 
