@@ -152,6 +152,7 @@ def run_async(work: Coroutine[Any, Any, T]) -> T:
     outcome: list[T] = []
     errors: list[BaseException] = []
     handle: list[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]] = []
+    finished = threading.Event()
 
     async def main() -> T:
         task = asyncio.current_task()
@@ -164,16 +165,20 @@ def run_async(work: Coroutine[Any, Any, T]) -> T:
             outcome.append(asyncio.run(main()))
         except BaseException as error:  # handed to the caller's thread
             errors.append(error)
+        finally:
+            finished.set()
 
-    thread = threading.Thread(target=target, name="rrlib-synthesis")
-    thread.start()
+    threading.Thread(target=target, name="rrlib-synthesis").start()
     try:
-        thread.join()
+        # Short waits, and on an event: an endless wait misses signals that another thread received, and an
+        # interrupted Thread.join takes a running thread for a finished one (Python 3.11).
+        while not finished.wait(0.2):
+            pass
     except KeyboardInterrupt:
         if handle:
             loop, task = handle[0]
             loop.call_soon_threadsafe(task.cancel)
-        thread.join()
+        finished.wait()
         raise
     if errors:
         raise errors[0]
