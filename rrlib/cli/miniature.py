@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -51,7 +51,7 @@ def register(app: typer.Typer) -> None:
 
         from rrlib.miniature.pretrain import PretrainSettings, pretrain
 
-        given = {key: value for key, value in {"steps": steps, "seed": seed}.items() if value is not None}
+        given: dict[str, Any] = {key: value for key, value in {"steps": steps, "seed": seed}.items() if value is not None}
         settings = dataclasses.replace(PretrainSettings(bf16=bf16), **given)
         record = pretrain(output, settings, lambda row: print(json.dumps(row), flush=True))
         print(json.dumps(record["scores"]))
