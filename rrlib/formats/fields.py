@@ -5,12 +5,17 @@ One place for the key names that corpora and toolkits use, so that every reader 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from rrlib.errors import InputError
+from rrlib.formats.textio import BLANKS
 from rrlib.types import Passage
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 ID_KEYS = ("_id", "id", "qid", "docid")
 TEXT_KEYS = ("text", "contents", "segment", "body", "passage")
@@ -40,6 +45,25 @@ def as_id(value: object, what: str, path: str | Path | None, line: int | None) -
     if isinstance(value, str) and value:
         return value
     raise InputError(f"{what} is {value!r}", path=path, line=line, remedy="ids are non-empty strings or integers")
+
+
+def check_id(
+    text: str, what: str, path: str | Path | None = None, line: int | None = None, blanks: bool = True
+) -> None:
+    """Refuse an id that would not come back from a line of a run: `InputError` says why. blanks: allowed inside."""
+    bad = ""
+    if not text:
+        bad = "is empty"
+    elif _CONTROL.search(text):
+        bad = "contains a control character"
+    elif text != text.strip(BLANKS):
+        bad = "begins or ends with a blank"
+    elif not blanks and " " in text:
+        bad = "contains a blank"
+    elif _SURROGATE.search(text):
+        bad = "contains a lone surrogate, which UTF-8 cannot hold"
+    if bad:
+        raise InputError(f"the {what} {text!r} {bad}", path=path, line=line, remedy=f"give it another {what}")
 
 
 def record_id(record: Mapping[str, Any], what: str, path: str | Path | None, line: int | None) -> str:

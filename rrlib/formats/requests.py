@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rrlib.errors import InputError
-from rrlib.formats.fields import QUERY_TEXT_KEYS, as_id, few, record_passage, record_text
+from rrlib.formats.fields import QUERY_TEXT_KEYS, as_id, check_id, few, record_passage, record_text
 from rrlib.formats.textio import add_note, read_jsonl, write_jsonl
 from rrlib.formats.trec import without_excluded
 from rrlib.types import Candidates, Passage, Query, Run
@@ -105,6 +105,7 @@ def _request(row: dict[str, Any], collection: str, path: str | Path, line: int) 
             remedy='a line reads: {"query": {"qid", "text"}, "candidates": [{"docid", "score", "doc"}]}',
         )
     qid = as_id(query.get("qid", query.get("_id", query.get("id"))), "the query id (qid)", path, line)
+    check_id(qid, "query id", path, line)
     text = record_text(query, f"query ({qid!r})", path, line, QUERY_TEXT_KEYS)
     passages: list[Passage] = []
     scores: list[float] = []
@@ -125,6 +126,7 @@ def _candidate(candidate: object, qid: str, path: str | Path, line: int) -> tupl
     if not isinstance(candidate, dict):
         raise InputError(f"query {qid}: a candidate is not an object", path=path, line=line, remedy=remedy)
     docid = as_id(candidate.get("docid"), f"query {qid}: a document id (docid)", path, line)
+    check_id(docid, "document id", path, line)
     score = candidate.get("score")
     if score is not None and (
         isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score)

@@ -12,6 +12,7 @@ import json
 import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from io import BufferedReader
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, cast
@@ -53,8 +54,7 @@ class TextLines:
             raise
 
     def _unpacked(self) -> BinaryIO:
-        head = self._raw.read(8)
-        self._raw.seek(0)
+        head = self._raw.peek(8)  # not read and sought back: a pipe cannot go back
         for magic, (what, remedy) in _FOREIGN.items():
             if head.startswith(magic):
                 raise InputError(f"this is {what}, not text", path=self.path, remedy=remedy)
@@ -126,7 +126,7 @@ class TextLines:
         return line.removesuffix("\n").removesuffix("\r")
 
 
-def _open_binary(path: Path) -> BinaryIO:
+def _open_binary(path: Path) -> BufferedReader:
     try:
         if path.is_dir():
             raise InputError("this is a folder, a file is expected", path=path, remedy="name a file in it")

@@ -14,14 +14,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rrlib.errors import InputError
-from rrlib.formats.fields import HEADER_NAMES, as_id, few, is_header, record_id
+from rrlib.formats.fields import HEADER_NAMES, as_id, check_id, few, is_header, record_id
 from rrlib.formats.textio import BLANKS, add_note, open_text, parse_object, write_lines
 from rrlib.types import Hit, Qrels, Run
 
-_RUN_LINE = re.compile(r"(\S+)\s+(\S+)\s+(.+?)\s+(\S+)\s+(\S+)\s+(\S+)", re.ASCII)
-_QRELS_LINE = re.compile(r"(\S+)\s+(\S+)\s+(.+?)\s+(\S+)", re.ASCII)
-_BEIR_LINE = re.compile(r"(\S+)\s+(.+?)\s+(\S+)", re.ASCII)
-_PAIR_LINE = re.compile(r"(\S+)\s+(.+)", re.ASCII)
 _INTEGER = re.compile(r"([+-]?[0-9]{1,18})(?:\.0+)?")
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _CONSTANT = re.compile(r"[Qq][0Oo]|[0-9]+")
@@ -29,17 +25,21 @@ _RUN_REMEDY = "a line reads: query Q0 document rank score tag"
 MAX_GRADE = 9999
 """trec_eval keeps a counter for every grade: a document id in the wrong column would take gigabytes."""
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
+def _cells(line: str, before: int, after: int) -> list[str] | None:
+    """The cells of a line: `before`, the document id, `after`; by tabs where they give that many, else by blanks.
 
-def _cells(line: str, count: int, pattern: re.Pattern[str]) -> Sequence[str] | None:
-    """The cells of a line: by tabs where they give `count` cells, else by the pattern; None if neither fits."""
+    None if there are too few. Splits bytes, because `str.split` also splits at white space that belongs to ids.
+    """
     text = line.strip(BLANKS)
     cells = [cell.strip(BLANKS) for cell in text.split("\t")]
-    if len(cells) == count and all(cells):
+    if len(cells) == before + 1 + after and all(cells):
         return cells
-    match = pattern.fullmatch(text)
-    return None if match is None else match.groups()
+    head = text.encode("utf-8").split(None, before)
+    tail = head[-1].rsplit(None, after) if len(head) == before + 1 else []
+    if len(tail) != after + 1:
+        return None
+    return [cell.decode("utf-8") for cell in (*head[:-1], *tail)]
 
 
 def _integer(text: str) -> int | None:
@@ -85,7 +85,7 @@ def read_run(path: str | Path, notes: list[str] | None = None) -> Run:
 
 
 def _run_line(line: str, path: str | Path, lineno: int) -> tuple[str, Hit]:
-    cells = _cells(line, 6, _RUN_LINE)
+    cells = _cells(line, 2, 3)
     if cells is None:
         count = len(line.split())
         raise InputError(f"{count} fields, 6 are expected: {_shown(line)}", path=path, line=lineno, remedy=_RUN_REMEDY)
@@ -123,44 +123,32 @@ def ranking_to_run(rankings: Mapping[str, Sequence[str]]) -> Run:
 def write_run(path: str | Path, rankings: Mapping[str, Sequence[str]], tag: str) -> Path:
     """Write best-first document ids as a TREC run with ranks 1..n and scores n..1.
 
-    Raises `InputError` for ids that a run line cannot hold (blanks in a query id, control characters, empty).
+    Raises `InputError` for ids that a run line cannot hold (control characters, blanks at an end, empty).
     """
     return write_scored_run(path, ranking_to_run(rankings), tag)
 
 
 def write_scored_run(path: str | Path, run: Run, tag: str) -> Path:
-    """Write a run with its own ranks and scores (full precision, so reading it back gives the same floats)."""
+    """Write a run with its own ranks and scores (full precision, so reading it back gives the same floats).
+
+    Fields are separated by blanks, or by tabs where a query id contains a blank.
+    """
+
+    separator = "\t" if any(" " in qid for qid in run) else " "
 
     def lines() -> Iterator[str]:
-        _check_id(tag, "tag", path, blanks=False)
+        check_id(tag, "tag", path, blanks=False)
         for qid, hits in run.items():
-            _check_id(qid, "query id", path, blanks=False)
+            check_id(qid, "query id", path)
             for hit in hits:
-                _check_id(hit.docid, "document id", path)
+                check_id(hit.docid, "document id", path)
                 score = int(hit.score) if hit.score.is_integer() and abs(hit.score) < 1e15 else hit.score
-                yield f"{qid} Q0 {hit.docid} {hit.rank} {score!r} {tag}"
+                yield separator.join((qid, "Q0", hit.docid, str(hit.rank), repr(score), tag))
 
     for hit in (hit for hits in run.values() for hit in hits):
         if not math.isfinite(hit.score):
             raise InputError(f"document {hit.docid!r} has the score {hit.score}", path=path, remedy="scores are finite")
     return write_lines(path, lines())
-
-
-def _check_id(text: str, what: str, path: str | Path, blanks: bool = True) -> None:
-    """Refuse what would not come back when the line is read."""
-    bad = ""
-    if not text:
-        bad = "is empty"
-    elif _CONTROL.search(text):
-        bad = "contains a control character"
-    elif text != text.strip(BLANKS):
-        bad = "begins or ends with a blank"
-    elif not blanks and " " in text:
-        bad = "contains a blank"
-    elif any("\ud800" <= char <= "\udfff" for char in text):
-        bad = "contains a lone surrogate, which UTF-8 cannot hold"
-    if bad:
-        raise InputError(f"the {what} {text!r} {bad}", path=path, remedy=f"give it another {what}")
 
 
 def read_qrels(path: str | Path, notes: list[str] | None = None) -> Qrels:
@@ -210,7 +198,7 @@ def _is_header(line: str) -> bool:
 
 
 def _qrels_line(line: str, columns: int, path: str | Path, lineno: int) -> tuple[str, str, int]:
-    cells = _cells(line, columns, _BEIR_LINE if columns == 3 else _QRELS_LINE)
+    cells = _cells(line, columns - 2, 1)
     if cells is None:
         raise InputError(
             f"{len(line.split())} fields, {columns} are expected: {_shown(line)}",
@@ -234,15 +222,16 @@ def _qrels_line(line: str, columns: int, path: str | Path, lineno: int) -> tuple
 def write_qrels(path: str | Path, qrels: Qrels) -> Path:
     """Write judgements: BEIR form (tabs, header) where the name ends in `.tsv` or `.tsv.gz`, else TREC form."""
     beir = str(path).removesuffix(".gz").endswith(".tsv")
+    separator = "\t" if any(" " in qid for qid in qrels) else " "
 
     def lines() -> Iterator[str]:
         if beir:
             yield "query-id\tcorpus-id\tscore"
         for qid, grades in qrels.items():
-            _check_id(qid, "query id", path, blanks=beir)
+            check_id(qid, "query id", path)
             for docid, grade in grades.items():
-                _check_id(docid, "document id", path)
-                yield f"{qid}\t{docid}\t{grade}" if beir else f"{qid} 0 {docid} {grade}"
+                check_id(docid, "document id", path)
+                yield f"{qid}\t{docid}\t{grade}" if beir else separator.join((qid, "0", docid, str(grade)))
 
     return write_lines(path, lines())
 
@@ -261,7 +250,7 @@ def read_excluded(path: str | Path, notes: list[str] | None = None) -> dict[str,
             if line.lstrip(BLANKS).startswith("{"):
                 qid, docids = _excluded_object(line, path, lines.lineno)
             else:
-                cells = _cells(line, 2, _PAIR_LINE)
+                cells = _cells(line, 1, 0)
                 if cells is None:
                     raise InputError(
                         f"1 field, 2 are expected: {_shown(line)}",
