@@ -166,11 +166,13 @@ def _kernel() -> Iterator[None]:
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # bars are saved as stale text
+        "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),
         "TQDM_DISABLE": os.environ.get("TQDM_DISABLE", "1"),
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
     }
     spec = {
-        "argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+        "argv": [sys.executable, "-m", "ipykernel_launcher", "--log-level=50", "-f", "{connection_file}"],
         "display_name": "python3",
         "language": "python",
         "env": env,

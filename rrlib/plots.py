@@ -89,6 +89,8 @@ def reward_views(history: Sequence[Mapping[str, Any]], title: str = "What the po
     axes[1].set(xlabel="optimizer step", ylabel="mean over valid rollouts", title="Views of the reward")
     if axes[1].get_lines():
         axes[1].legend(frameon=False)
+    else:
+        axes[1].text(0.5, 0.5, "no rollout was valid", transform=axes[1].transAxes, ha="center", style="italic")
     return figure
 
 
@@ -117,7 +119,7 @@ def format_shares(history: Sequence[Mapping[str, Any]], title: str = "Format of 
         )
         bottom += values
     axis.set(xlabel="optimizer step", ylabel="share of rollouts", ylim=(0, 1.0), title=title)
-    axis.legend(frameon=True, ncols=3, loc="lower center")
+    figure.legend(frameon=False, ncols=3, loc="outside lower center")
     return figure
 
 
@@ -146,8 +148,8 @@ def rollout_group(rewards: Sequence[float], advantages: Sequence[float], levels:
     """
     figure, axes = _canvas(8.6, 2.9, 2)
     places = np.arange(1, len(rewards) + 1)
-    hatches = ["" if level in ("", "valid") else "//" for level in (levels or [""] * len(rewards))]
-    shown = (("reward", rewards), ("advantage", advantages))
+    hatches = ["" if level in ("", "valid") else "//" for level in (list(levels) or [""] * len(rewards))]
+    shown = (("reward", np.asarray(rewards, dtype=float)), ("advantage", np.asarray(advantages, dtype=float)))
     for axis, (name, values) in zip(axes, shown, strict=True):
         colours = [PALETTE[0] if value >= 0 else PALETTE[1] for value in values]
         bars = axis.bar(places, values, color=colours, edgecolor="black", linewidth=0.6)
@@ -225,17 +227,18 @@ def verdict_shares(shares: Mapping[str, Mapping[str, float]], title: str = "How 
     """One stacked bar a system: share of its responses by verdict (fractions that sum to 1)."""
     if not shares:
         raise InputError("no responses to draw", remedy="give shares of at least one system")
+    known = ("ok", "repaired", "no_answer", "truncated", "empty", "failed")
     names = list(dict.fromkeys(verdict for row in shares.values() for verdict in row))
-    figure, (axis,) = _canvas(6.4, 0.5 * len(shares) + 1.5)
+    figure, (axis,) = _canvas(6.4, 0.5 * len(shares) + 1.3)
     left = np.zeros(len(shares))
-    for index, verdict in enumerate(names):
+    for verdict in names:
+        place = known.index(verdict) if verdict in known else len(known)
         values = np.array([row.get(verdict, 0.0) for row in shares.values()])
-        hatch = ("", "//", "xx", "..", "\\\\", "oo")[index % 6]
-        axis.barh(
-            list(shares), values, left=left, color=PALETTE[index % 10], hatch=hatch, label=verdict, edgecolor="white"
-        )
+        hatch = ("", "//", "xx", "..", "\\\\", "oo", "++")[place]
+        colour = PALETTE[(0, 2, 1, 7, 4, 3, 5)[place]]
+        axis.barh(list(shares), values, left=left, color=colour, hatch=hatch, label=verdict, edgecolor="white")
         left += values
     axis.invert_yaxis()
     axis.set(xlim=(0, 1), xlabel="share of windows", title=title)
-    axis.legend(frameon=False, ncols=min(4, len(names)), loc="upper center", bbox_to_anchor=(0.5, -0.35))
+    figure.legend(frameon=False, ncols=min(6, len(names)), loc="outside lower center")
     return figure

@@ -1,0 +1,203 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: python3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 02 Supervised fine-tuning: imitate the teacher
+#
+# **The one question:** what does a model learn from reading the teacher's reasoning and lists?
+#
+# **Data:** the examples of notebook 01, of the same kind (*synthetic* with the default parameters).
+# **Time:** about a minute on a CPU with the default parameters.
+#
+# This is stage one of the training (ReasonRank, section 4.2): the model reads the prompt and learns to continue it with
+# `<think> reasoning </think> <answer> [3] > [1] > ... </answer>`. The loss falls on the response alone.
+
+# %% [markdown]
+# ## Set-up
+
+# %%
+from rrlib import plots
+from rrlib.params import collect
+from rrlib.prompts import format_response
+from rrlib.run import begin
+from rrlib.stages import audition, audition_table, check_exercise, collection_of, examples_for
+from rrlib.training.sft import SFTSettings, encode_for_sft, train_sft
+
+# %% tags=["parameters"]
+run = "smoke"  # name of the run: a folder below outputs/
+seed = 7  # of shuffling and initialisation (integer)
+interactive = False  # True shows widgets; only in Jupyter, never under papermill
+model = "package:rrlib.miniature/backbone"  # where training starts: folder, hub name or package:module/folder
+style = "reasonrank"  # prompt style (name in rrlib.prompts)
+window = 10  # passages in a list, as in 01 (count)
+max_passage_tokens = 512  # a longer passage is cut (tokens)
+sft_examples = 0  # examples used, from the first on (count; 0 = all)
+epochs = 2.0  # passes over the examples (count)
+learning_rate = 1.0e-3  # peak, after the warm-up (per update)
+warmup = 0.1  # part of the updates in which the rate rises (0 to 1)
+schedule = "cosine"  # of the learning rate: cosine, linear or constant
+weight_decay = 0.0  # of AdamW (per update)
+micro_batch = 8  # rows in a forward pass and device (count)
+accumulation = 1  # forward passes in an update (count)
+max_length = 4096  # prompt and response; longer examples are refused (tokens)
+lora_rank = 0  # 0 trains all weights; else rank of the LoRA adapters (count)
+lora_alpha = 32  # scale of the LoRA adapters (number)
+gradient_checkpointing = False  # True saves memory and costs time
+dtype = "auto"  # arithmetic: auto, bf16 or fp32
+max_new_tokens = 512  # longest answer when a checkpoint is tried out (tokens)
+reward_k = 5  # cut-off of NDCG and Recall when a checkpoint is tried out: window - stride (passages)
+engine_options = {}  # more arguments for the transformers engine (name: value)
+
+# %% [markdown]
+# If notebook 01 was not run yet, `begin` runs it first, at smoke size, and says so.
+
+# %%
+config = collect("02_sft", globals())
+stage = begin(config)
+stage
+
+# %% [markdown]
+# ## What the model is to write
+#
+# One example as training text: this is all that the loss sees of it. The prompt in front of it (query and passages) is
+# read, but not learned.
+
+# %%
+examples = examples_for(stage, sft_examples)
+example = examples[0]
+print("query:", example.query.text)
+print(format_response(example.reasoning, example.gold, style))
+
+# %% [markdown]
+# Lengths are checked before any training: an example that does not fit would lose its end, and the end is the answer.
+
+# %%
+settings = SFTSettings(
+    learning_rate=learning_rate,
+    micro_batch=micro_batch,
+    weight_decay=weight_decay,
+    seed=seed,
+    dtype=dtype,
+    gradient_checkpointing=gradient_checkpointing,
+    lora_rank=lora_rank,
+    lora_alpha=lora_alpha,
+    max_passage_tokens=max_passage_tokens,
+    accumulation=accumulation,
+    epochs=epochs,
+    schedule=schedule,
+    warmup=warmup,
+    max_length=max_length,
+)
+rows = encode_for_sft(examples, model, settings, style)
+print(f"{len(rows.rows)} rows; prompt up to {rows.prompt_tokens}, response up to {rows.response_tokens} tokens")
+
+# %% [markdown]
+# ## Before
+#
+# The checkpoint we start from ranks one window of each validation query, greedily.
+#
+# **Predict:** which share of its answers will be valid, that is, one think block, one answer block, every passage once?
+
+# %%
+validation = collection_of(stage, "validation")
+trial = {"window": window, "style": style, "max_new_tokens": max_new_tokens, "k": reward_k}
+with stage.timed("before"):
+    before = audition(model, validation, **trial, engine_options=engine_options)
+audition_table({"before SFT": before})
+
+# %% [markdown]
+# What it wrote for the first query:
+
+# %%
+print(before["query"][0], "\n")
+print(before["text"][0][:600] or "(nothing)")
+
+# %% [markdown]
+# ## Training
+#
+# TRL's `SFTTrainer` behind one call. Killed and called again, it goes on at its last checkpoint; finished and called
+# again, it hands back what is there.
+#
+# **Predict:** how will the loss fall: steadily, or first fast and then slowly? What is learned first?
+
+# %%
+with stage.timed("train"):
+    result = train_sft(examples, model, stage.path("sft"), settings, style)
+print(f"{result.n_examples} examples, {result.seconds:.0f} s")
+dict(result.info)
+
+# %%
+stage.figure("loss", plots.loss_curve(result.log, title="SFT: loss on the teacher's responses"))
+
+# %% [markdown]
+# What to see: the fast fall at the start is the *form* (tags, numbers, sentence patterns), which is the same in every
+# example. The slow part is the *content*: which passage is what.
+
+# %% [markdown]
+# ## After
+#
+# The same queries, the same window, the new checkpoint.
+#
+# **Predict:** the share of valid answers, and NDCG: what rises most?
+
+# %%
+with stage.timed("after"):
+    after = audition(result.checkpoint, validation, **trial, engine_options=engine_options)
+table = audition_table({"before SFT": before, "after SFT": after})
+table
+
+# %%
+print(after["query"][0], "\n")
+print(after["text"][0][:2000])
+
+# %% [markdown]
+# What to see: read the chain against the passages. Where the answer is wrong, find the first sentence that is.
+
+# %% [markdown]
+# ## Exercise: how much of a row is learned?
+#
+# The labels of a row are -100 where the loss does not look (prompt), and a token's number where it does (response).
+# Write the share of a row's tokens that are learned.
+#
+# <details><summary>Hint</summary>Count the labels that are not -100.</details>
+
+
+# %% tags=["exercise"]
+def trained_share(labels):
+    """Share of the labels that are not -100."""
+    return None
+
+
+# %%
+first = [int(label) for label in rows.rows[0].labels]
+print(f"the first row has {len(first)} labels")
+check_exercise(trained_share, [(([-100, -100, 5, 6],), 0.5), (([-100, 7, 8, 9],), 0.75), (([1],), 1.0)])
+
+# %% [markdown]
+# ## Done
+#
+# The stage leaves a checkpoint that any tool can load, and the log of its training.
+
+# %%
+losses = [row["loss"] for row in result.log if "loss" in row]
+assert losses[-1] < losses[0], "the loss did not fall"
+assert (result.checkpoint / "config.json").is_file()
+stage.finish(
+    examples=result.n_examples,
+    first_loss=losses[0],
+    last_loss=losses[-1],
+    valid_before=float(table["valid"].iloc[0]),
+    valid_after=float(table["valid"].iloc[1]),
+    ndcg_before=float(table["NDCG"].iloc[0]),
+    ndcg_after=float(table["NDCG"].iloc[1]),
+)
