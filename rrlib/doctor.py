@@ -20,8 +20,8 @@ from typing import Any
 
 import rrlib
 
-CPU_BFLOAT16 = ("avx512_bf16", "amx_bf16")
-"""CPU flags with which bfloat16 arithmetic runs in hardware; without one it is emulated and slower than float32."""
+CPU_BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")
+"""CPU flags (x86, and Arm's) with which bfloat16 runs in hardware; without one it is emulated, slower than float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +98,12 @@ def training_dtype(flags: Collection[str] | None = None, cuda: bool | None = Non
 
 
 def _cuda_bfloat16() -> bool:
-    """Whether torch sees a CUDA device of compute capability 8 or more."""
+    """Whether torch sees a CUDA device that computes in bfloat16 itself (compute capability 8 or more)."""
     if find_spec("torch") is None:
         return False
     import torch
 
-    return bool(torch.cuda.is_available() and torch.cuda.get_device_capability(0)[0] >= 8)
+    return bool(torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def usable_cores() -> int:

@@ -91,7 +91,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     lines = [
         "# Last nightly run",
         "",
-        f"{date.today().isoformat()}, Python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} cores.",
+        f"{date.today().isoformat()}, Python {platform.python_version()}, {os.cpu_count()} cores {platform.machine()}.",
         "Written by `make nightly`; the times are of that machine, which may have been busy.",
         "",
         "| test | outcome | seconds | recorded |",
