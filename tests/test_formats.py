@@ -60,6 +60,7 @@ def test_written_files_are_whole_reproducible_and_leave_nothing_behind(tmp_path:
     first = target.read_bytes()
     formats.write_jsonl(target, [{"a": 1}])
     assert target.read_bytes() == first
+    assert first[4:8] == bytes(4), "no time stamp in the gzip header"
 
     def failing() -> Any:
         yield {"a": 2}
@@ -289,7 +290,7 @@ def test_missing_texts_are_named_and_counted() -> None:
 
 
 def test_requests_as_rank_llm_writes_them(tmp_path: Path) -> None:
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "query": {"qid": 3, "text": "why?"},
             "candidates": [
@@ -301,6 +302,8 @@ def test_requests_as_rank_llm_writes_them(tmp_path: Path) -> None:
         {"query": {"qid": "x", "text": ""}, "candidates": []},
         {"query": {"qid": "y", "text": "t"}, "candidates": [{"docid": "a", "score": None, "doc": {"text": ""}}]},
     ]
+    rows.append({"query": {"qid": "z", "text": "t"}, "candidates": [{"docid": "a", "doc": "A"}]})
+    rows[-1]["candidates"].append({"docid": "b", "score": 1, "doc": "B"})  # some scores are as good as none
     notes: list[str] = []
     path = formats.write_jsonl(tmp_path / "r.jsonl.gz", rows)
     got = formats.read_requests(path, collection="C", notes=notes)
@@ -313,6 +316,7 @@ def test_requests_as_rank_llm_writes_them(tmp_path: Path) -> None:
         ),
         Candidates(Query("x", ""), (), (), "C"),
         Candidates(Query("y", "t"), (Passage("a", ""),), (), "C"),
+        Candidates(Query("z", "t"), (Passage("a", "A"), Passage("b", "B")), (), "C"),
     ]
     assert notes == [f"{path}: 1 candidates have an empty text"]
 
