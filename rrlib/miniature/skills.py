@@ -116,7 +116,10 @@ class Practice:
         concepts = [rng.choice([query.concept, *rivals, *rng.sample(self.names, 4)]) for _ in range(size)]
         order = chain.order_of(concepts, query.concept, rivals)
         judged = " ".join(chain.passage_texts(concepts, query.concept, rivals))
-        return [(f"{judged} </think> <answer> ", False), (f"{format_ranking(order)} </answer>", True)]
+        row: Row = [(f"{judged} </think> <answer>", False)]
+        for place, position in enumerate(order):
+            row += [(" > " if place else " ", False), (f"[{position + 1}]", True)]
+        return [*row, (" ", False), ("</answer>", True)]
 
     def _listwise(self, size: int, rng: random.Random) -> Row:
         query = self.query(rng)
