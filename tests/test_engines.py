@@ -95,7 +95,7 @@ def test_transformers_end_to_end(tiny: str, tmp_path: Path) -> None:
     ("make_it", "error", "words"),
     [
         (lambda t: make_engine("jax", t), InputError, "transformers, vllm, openai, replay"),
-        (lambda t: make_engine("transformers", t + "/nowhere"), EngineError, "nowhere"),
+        (lambda t: make_engine("transformers", t + "/nowhere"), InputError, "nowhere"),
         (lambda t: make_engine("transformers", t, dtype="float12"), InputError, "float12"),
         (lambda t: make_engine("transformers", t, batch_size=0), InputError, "batch_size"),
         (lambda t: make_engine("openai", t, base_url="localhost:8000"), InputError, "http"),

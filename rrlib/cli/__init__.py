@@ -34,7 +34,6 @@ def build_app() -> object:
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command and return its exit code: 0, 1 (it failed), 2 (bad input), 130 (interrupted)."""
-    import click
     import typer
 
     from rrlib.errors import InputError, RRLibError
@@ -44,21 +43,29 @@ def main(argv: list[str] | None = None) -> int:
         code = command.main(args=argv, prog_name="rrlib", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return _say(error, 2)
     except RRLibError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except click.exceptions.Abort:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except click.exceptions.Exit as error:
-        return error.exit_code
-    except KeyboardInterrupt:
+        return _say(error, 1)
+    except typer.Exit as error:
+        return int(error.exit_code)
+    except (typer.Abort, KeyboardInterrupt):
         print("interrupted; run the same command again to go on where it stopped", file=sys.stderr)
         return 130
     except BrokenPipeError:
         return 1
+    except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError) as error:
+        return _say(error, 2)
+    except OSError as error:  # a full disk, a dropped mount: what was written stays
+        return _say(error, 1)
+    except Exception as error:
+        # The parser's own errors (unknown option, wrong type) show themselves; typer exports no base class for them.
+        show, exit_code = getattr(error, "show", None), getattr(error, "exit_code", None)
+        if show is None or exit_code is None:
+            raise
+        show()
+        return int(exit_code)
+
+
+def _say(error: BaseException, code: int) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return code

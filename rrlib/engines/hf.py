@@ -7,18 +7,26 @@ from collections.abc import Sequence
 from typing import Any
 
 from rrlib.engines.base import Decoding, Reply, Request
-from rrlib.errors import EngineError, InputError
+from rrlib.errors import InputError
 from rrlib.resources import resolve
 
 
 def load_tokenizer(model: str) -> Any:
-    """The tokenizer of a model folder or hub name. Raises EngineError where it cannot be loaded."""
+    """The tokenizer of a model folder or hub name. Raises InputError where it cannot be loaded."""
     from transformers import AutoTokenizer
 
+    path = resolve(model)
     try:
-        return AutoTokenizer.from_pretrained(resolve(model))
+        return AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError, KeyError) as error:
-        raise EngineError(f"no tokenizer for {model!r}: {str(error).splitlines()[0]}") from error
+        raise _cannot_load("tokenizer", model, error) from error
+
+
+def _cannot_load(what: str, model: str, error: Exception) -> InputError:
+    return InputError(
+        f"cannot load the {what} of {model!r}: {str(error).splitlines()[0]}",
+        remedy="name a folder with config.json, weights and tokenizer, or a hub name that this machine can reach",
+    )
 
 
 class TransformersEngine:
@@ -58,7 +66,7 @@ class TransformersEngine:
         try:
             self._lm = AutoModelForCausalLM.from_pretrained(resolve(model), dtype=getattr(torch, chosen))
         except (OSError, ValueError, KeyError) as error:
-            raise EngineError(f"cannot load the model {model!r}: {str(error).splitlines()[0]}") from error
+            raise _cannot_load("model", model, error) from error
         self._lm.to(self.device).eval()
         self.max_model_len = int(getattr(self._lm.config, "max_position_embeddings", 1 << 30))
         eos = self._lm.generation_config.eos_token_id

@@ -47,10 +47,11 @@ class VLLMEngine:
         if enforce_eager is None:
             enforce_eager = not torch.cuda.is_available()
         self.model, self.capacity = str(model), max_num_seqs
+        path = resolve(model)
         options: dict[str, Any] = {} if max_model_len is None else {"max_model_len": max_model_len}
         try:
             self._llm = vllm.LLM(
-                model=resolve(model),
+                model=path,
                 dtype=dtype,
                 gpu_memory_utilization=gpu_memory_utilization,
                 tensor_parallel_size=tensor_parallel_size,
