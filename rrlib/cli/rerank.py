@@ -78,7 +78,7 @@ def register(app: typer.Typer) -> None:
         replay = engine == "replay"
         notes: list[str] = []
         if requests is not None:
-            candidates = formats.read_requests(requests)
+            candidates = formats.read_requests(requests, notes=notes)
         else:
             assert run is not None
             candidates = _candidates(run, queries, corpus, excluded, replay, depth, notes)
