@@ -115,7 +115,7 @@ def test_whole_path(tmp_path: Path) -> None:
         assert self_consistency(one.gold, one.relevance) == 1.0 == one.meta["consistency"]
         assert one.reasoning == "because it is good"
         assert one.meta["data_kind"] == "synthetic" and one.meta["recipe"] == "complex-qa"
-        assert one.meta["teacher"] == "toy-teacher" and one.meta["seed"] == 1
+        assert one.meta["teacher"] == "toy-teacher" and one.meta["teacher_kind"] == "real" and one.meta["seed"] == 1
     assert len({tuple(one.relevance) for one in examples}) > 3, "the shuffle does not keep first-stage order"
 
 

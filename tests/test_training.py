@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -257,6 +259,36 @@ def test_sft_learns_and_its_checkpoint_loads(trained: common.TrainResult) -> Non
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert AutoTokenizer.from_pretrained(trained.checkpoint).chat_template == QWEN
     assert not (trained.checkpoint / "training_args.bin").exists()
+
+
+def test_logits_of_labelled_positions_alone_give_the_same_loss_and_gradients(backbone: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+    from trl.trainer.utils import add_fused_lm_head
+
+    row = encode_for_sft(EXAMPLES, backbone, SFT).rows[0]
+    ids, labels = torch.tensor([[*row.prompt_ids, *row.response_ids]]), torch.tensor([row.labels])
+    found = []
+    for tame in (contextlib.nullcontext, common.tamed_trl):
+        model = AutoModelForCausalLM.from_pretrained(backbone)
+        add_fused_lm_head(model)
+        with tame():
+            loss = model(input_ids=ids, labels=labels, fused_lm_head=True).loss
+        loss.backward()
+        plain = torch.nn.functional.cross_entropy(model(input_ids=ids).logits[0, :-1], labels[0, 1:])
+        found.append((loss.item(), model.model.layers[0].mlp.up_proj.weight.grad))
+        assert loss.item() == pytest.approx(plain.item(), abs=1e-5)
+    assert found[0][0] == pytest.approx(found[1][0], abs=1e-6)
+    assert torch.allclose(found[0][1], found[1][1], atol=1e-6)
+
+
+def test_a_missing_or_unfit_model_is_said(tmp_path: Path, backbone: Path) -> None:
+    with pytest.raises(InputError, match="cannot load the tokenizer"):
+        encode_for_sft(EXAMPLES, tmp_path / "nothing", SFT)
+    bare = shutil.copytree(backbone, tmp_path / "bare")
+    (bare / "chat_template.jinja").unlink()
+    with pytest.raises(InputError, match="no chat template"):
+        encode_for_sft(EXAMPLES, bare, SFT)
 
 
 def test_sft_resumes_bit_equal(backbone: Path, tmp_path: Path) -> None:

@@ -386,6 +386,7 @@ def _example(job: _Job, query: Query) -> tuple[RankingExample | None, str, float
         "collection": job.collection.name,
         "data_kind": job.collection.data_kind,
         "teacher": record["model"],
+        "teacher_kind": record["teacher_kind"],
         "prompt_version": record["prompt_version"],
         "decoding": record["decoding"],
         "seed": job.seed,

@@ -91,6 +91,7 @@ class Teacher:
             "request": request_hash(messages),
             "prompt_version": prompts.VERSION,
             "model": self.model,
+            "teacher_kind": str(reply.extra.get("data_kind", "real")),
             "decoding": asdict(decoding),
             "text": reply.text,
             "reasoning": reply.reasoning,

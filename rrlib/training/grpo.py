@@ -32,9 +32,9 @@ from rrlib.training.common import (
     log_writer,
     lora_config,
     model_length,
-    quiet_trl,
     require,
     run_trainer,
+    tamed_trl,
     training_arguments,
 )
 from rrlib.training.data import Encoded, Limits, encode_examples
@@ -197,7 +197,7 @@ def train_grpo(
     tokenizer = load_tokenizer(path)
     device = choose_device(settings)
     bf16 = choose_bf16(settings, device)
-    with quiet_trl():
+    with tamed_trl():
         config = GRPOConfig(
             **training_arguments(settings, out, device, bf16),
             gradient_accumulation_steps=split.accumulation,
