@@ -169,6 +169,7 @@ def _kernel() -> Iterator[None]:
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # bars are saved as stale text
         "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),
         "TQDM_DISABLE": os.environ.get("TQDM_DISABLE", "1"),
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",  # whatever this process draws with
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
     }
     spec = {

@@ -227,11 +227,14 @@ def check_value(
     label = f"{section}: {key}" if section else key
     if isinstance(value, float) and value != value:
         raise ProfileError(f"{label}: not a number (nan)", path=path, line=line, remedy="write a number")
-    if default is None or _fits(value, default):
-        if isinstance(default, list | tuple) and default:
-            for index, item in enumerate(value):
-                if not _fits(item, default[0]):
-                    raise ProfileError(_wrong_type(f"{label}[{index}]", item, type(default[0])), path=path, line=line)
+    if default is None:
+        return
+    if _fits(value, default):
+        items = enumerate(value) if isinstance(default, list) else value.items() if isinstance(default, dict) else ()
+        patterns = list(default.values()) if isinstance(default, dict) else default
+        for name, item in items:
+            if patterns and all(type(pattern) is type(patterns[0]) for pattern in patterns):
+                check_value(f"{key}[{name}]", item, patterns[0], path=path, line=line, section=section)
         return
     remedy = ""
     if isinstance(value, str) and isinstance(default, float | int) and _NUMBER.fullmatch(value.strip()):
