@@ -8,6 +8,7 @@ import json
 import math
 import os
 import shutil
+import types
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import pytest
 from rrlib.errors import InputError, StageError
 from rrlib.prompts import LAST_THINK, PREFIX, SUFFIX, SYSTEM_THINK, PromptBuilder, format_response
 from rrlib.reward import MultiViewReward
-from rrlib.training import common, data
+from rrlib.training import common, data, grpo
 from rrlib.training.grpo import GRPOSettings, answer_decoder, batches, encode_for_grpo, read_completions, train_grpo
 from rrlib.training.sft import SFTSettings, encode_for_sft, train_sft
 from rrlib.types import Passage, Query, RankingExample
@@ -28,21 +29,25 @@ QWEN = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+LLAMA = ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
 
 
 def make_tokenizer(folder: Path, eos: str = "<|im_end|>", template: str = QWEN, bos: str | None = None) -> Any:
     """Bytes, the tags and the fixed sentences of the wire format as single ordinary tokens."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     inner = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(letters)}, merges=[]))
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
-    inner.add_special_tokens(SPECIALS)
+    inner.add_special_tokens(SPECIALS + (LLAMA if bos else []))
     fixed = [SYSTEM_THINK, PREFIX.split("{num}")[1].split("{query}")[0], SUFFIX.split("{num}")[1] + LAST_THINK]
     ordinary = ["<think>", "</think>", "<answer>", "</answer>", *fixed]
     inner.add_tokens([AddedToken(t, normalized=False, special=False) for t in ordinary])
+    if bos:
+        ids = [(bos, inner.token_to_id(bos))]
+        inner.post_processor = processors.TemplateProcessing(single=f"{bos} $A", special_tokens=ids)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=inner,
         eos_token=eos,
@@ -191,6 +196,31 @@ def test_a_template_that_closes_a_turn_with_another_token_than_eos_is_refused(tm
     tokenizer = make_tokenizer(tmp_path, eos="<|endoftext|>")
     with pytest.raises(InputError, match=r"ends a turn with '<\|im_end\|>'.*'<\|endoftext\|>'"):
         data.end_of_turn(tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("file", "eos", "bos"),
+    [
+        ("qwen2_5.jinja", "<|im_end|>", None),
+        ("qwen3.jinja", "<|im_end|>", None),
+        ("llama3_1.jinja", "<|eot_id|>", "<|begin_of_text|>"),
+    ],
+)
+def test_real_chat_templates_leave_the_response_alone(tmp_path: Path, file: str, eos: str, bos: str | None) -> None:
+    """Qwen3's template would rewrite the think block, Llama's tokenizer would add a second BOS token."""
+    import trl
+
+    template = (Path(trl.__file__).parent / "chat_templates" / file).read_text()
+    tokenizer = make_tokenizer(tmp_path, eos=eos, template=template, bos=bos)
+    builder = PromptBuilder(tokenizer)
+    (row,) = data.encode_examples([EXAMPLES[1]], tokenizer, builder, data.Limits(900, 900, 900), responses=True).rows
+    assert tokenizer.decode(row.response_ids) == "<think> ok </think> <answer> [2] > [3] > [1] </answer>" + eos
+    assert tokenizer.decode(row.prompt_ids) == builder.render(EXAMPLES[1].query.text, EXAMPLES[1].passages)
+    assert tokenizer.decode(row.prompt_ids).count("<|begin_of_text|>") == (1 if bos else 0)
+    if bos:
+        assert tokenizer("x")["input_ids"][0] == tokenizer.bos_token_id, "this tokenizer adds BOS by itself"
+    trainer = types.SimpleNamespace(processing_class=tokenizer)
+    assert grpo._trainer_class()._tokenize_prompts(trainer, [row.prompt])[0] == [list(row.prompt_ids)]
 
 
 def test_no_examples_is_refused(backbone: Path) -> None:
