@@ -1,32 +1,24 @@
-"""What both stages share: settings, quiet and telemetry-free TRL, the log, resuming, the final checkpoint.
-
-An output folder holds `inputs.json` (what the run depends on), `trainer/` (TRL's own checkpoints), `log.jsonl` (one
-line a logged step, written while training runs), `checkpoint/` (the result) and `result.json`, written last.
-"""
+"""What both stages share: settings, a tamed TRL, the log, the run and its final checkpoint."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rrlib.errors import InputError, StageError
-from rrlib.types import RankingExample
+from rrlib.errors import InputError
+from rrlib.training.resume import TrainResult, write_json
 
 if TYPE_CHECKING:
     from transformers import Trainer
 
 OnLog = Callable[[dict[str, Any]], None]
 """Called with each row of the log as it is written: for live curves in a notebook."""
-
-FREE = ("save_every", "keep")
-"""Settings that may change between a kill and its resume: they do not touch the numbers."""
 
 
 @dataclass(frozen=True)
@@ -73,22 +65,6 @@ def require(settings: Any, name: str, low: float) -> None:
     """Raise InputError unless the setting is at least `low`."""
     if getattr(settings, name) < low:
         raise InputError(f"{name} is {getattr(settings, name)}", remedy=f"give {low} or more")
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """checkpoint: folder for from_pretrained, tokenizer with chat template included. log: rows as in log.jsonl.
-
-    seconds: of training, over all resumed parts. n_examples: trained on; dropped: left out as too long.
-    info: settings as they came out (dtype, device, longest prompt and response, steps, ...).
-    """
-
-    checkpoint: Path
-    log: list[dict[str, Any]]
-    seconds: float
-    n_examples: int
-    dropped: int
-    info: Mapping[str, Any] = field(default_factory=dict)
 
 
 # --- hardware --------------------------------------------------------------------------------------------------------
@@ -145,91 +121,6 @@ def tamed_trl() -> Iterator[None]:
             datasets.enable_progress_bars()
         if bars[1]:
             hf_logging.enable_progress_bar()
-
-
-# --- resuming --------------------------------------------------------------------------------------------------------
-
-
-def fingerprint(
-    settings: Common, model: str, examples: Sequence[RankingExample], **others: Any
-) -> dict[str, str | int | float | bool | None]:
-    """What a run depends on, flat: every setting, a hash of the examples and of the model, and `others`."""
-    from rrlib.formats import example_to_json
-
-    digest = hashlib.sha256()
-    for example in examples:
-        digest.update(json.dumps(example_to_json(example), sort_keys=True, default=str).encode())
-    flat = {key: value for key, value in asdict(settings).items() if key not in FREE}
-    return {**flat, **others, "model": model_hash(model), "examples": digest.hexdigest()[:16]}
-
-
-def model_hash(model: str) -> str:
-    """A hash of a checkpoint folder: names, sizes, and both ends of each file. A hub name stands for itself."""
-    folder = Path(model)
-    if not folder.is_dir():
-        return model
-    digest = hashlib.sha256()
-    for path in sorted(p for p in folder.iterdir() if p.is_file()):
-        size = path.stat().st_size
-        digest.update(f"{path.name}/{size}".encode())
-        with open(path, "rb") as handle:
-            digest.update(handle.read(65536))
-            handle.seek(max(size - 65536, 0))
-            digest.update(handle.read(65536))
-    return digest.hexdigest()[:16]
-
-
-def begin(output: Path, inputs: Mapping[str, Any]) -> tuple[TrainResult | None, str | None]:
-    """Look at an output folder: (the finished result, None), or (None, TRL checkpoint to resume from or None).
-
-    A finished run of other inputs is cleared away. An unfinished one is refused: raises StageError naming the keys.
-    """
-    known = _read_json(output / "inputs.json")
-    finished = _read_json(output / "result.json")
-    changed = sorted(k for k in known.keys() | inputs.keys() if known.get(k) != inputs.get(k)) if known else []
-    checkpoint = last_checkpoint(output / "trainer")
-    if finished and known and not changed and (output / "checkpoint").is_dir():
-        return load_result(output), None
-    if known and changed and not finished and checkpoint:
-        told = "; ".join(f"{k}: was {known.get(k)!r}, is {inputs.get(k)!r}" for k in changed)
-        raise StageError(
-            f"{output}: an unfinished training was begun with other inputs ({told}) -> "
-            "go back to them, or remove the folder (--fresh)"
-        )
-    if finished or changed or not known:
-        for name in ("trainer", "checkpoint", "checkpoint.part"):
-            shutil.rmtree(output / name, ignore_errors=True)
-        for name in ("result.json", "log.jsonl"):
-            (output / name).unlink(missing_ok=True)
-        checkpoint = None
-    output.mkdir(parents=True, exist_ok=True)
-    _write_json(output / "inputs.json", dict(inputs))
-    return None, checkpoint
-
-
-def last_checkpoint(folder: Path) -> str | None:
-    """The newest whole checkpoint of TRL in a folder. Half-written ones (killed while saving) are passed over."""
-    found = sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]), reverse=True)
-    for path in found:
-        state = _read_json(path / "trainer_state.json")  # the last file that is written
-        if state.get("global_step") == int(path.name.rpartition("-")[2]) and (path / "optimizer.pt").exists():
-            return str(path)
-        shutil.rmtree(path, ignore_errors=True)
-    return None
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _write_json(path: Path, data: Mapping[str, Any]) -> None:
-    scratch = path.with_suffix(".part")
-    scratch.write_text(json.dumps(data, indent=1, sort_keys=True, default=str) + "\n", encoding="utf-8")
-    os.replace(scratch, path)
 
 
 # --- the run ---------------------------------------------------------------------------------------------------------
@@ -299,7 +190,7 @@ def run_trainer(
         "info": info,
     }
     if trainer.is_world_process_zero():
-        _write_json(output / "result.json", result)
+        write_json(output / "result.json", result)
     return TrainResult(output / "checkpoint", log, seconds, n_examples, dropped, info)
 
 
@@ -319,23 +210,6 @@ def save_checkpoint(trainer: Trainer, tokenizer: Any, folder: Path) -> None:
     (part / "training_args.bin").unlink(missing_ok=True)  # a pickle; the settings are in inputs.json
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(part, folder)
-
-
-def load_result(output: str | Path) -> TrainResult:
-    """The result of a finished training, read back from its folder. Raises StageError when it is not finished."""
-    output = Path(output)
-    found = _read_json(output / "result.json")
-    if not found or not (output / "checkpoint").is_dir():
-        raise StageError(f"{output}: this training is not finished")
-    lines = (output / "log.jsonl").read_text(encoding="utf-8").splitlines()
-    return TrainResult(
-        output / "checkpoint",
-        [json.loads(line) for line in lines],
-        float(found["seconds"]),
-        int(found["n_examples"]),
-        int(found["dropped"]),
-        found.get("info", {}),
-    )
 
 
 def load_tokenizer(model: str) -> Any:

@@ -23,11 +23,8 @@ from rrlib.reward import MultiViewReward
 from rrlib.training.common import (
     Common,
     OnLog,
-    TrainResult,
-    begin,
     choose_bf16,
     choose_device,
-    fingerprint,
     load_tokenizer,
     log_writer,
     lora_config,
@@ -38,6 +35,7 @@ from rrlib.training.common import (
     training_arguments,
 )
 from rrlib.training.data import Encoded, Limits, encode_examples
+from rrlib.training.resume import TrainResult, begin, fingerprint
 from rrlib.types import RankingExample
 
 if TYPE_CHECKING:

@@ -18,11 +18,8 @@ from rrlib.resources import resolve
 from rrlib.training.common import (
     Common,
     OnLog,
-    TrainResult,
-    begin,
     choose_bf16,
     choose_device,
-    fingerprint,
     load_tokenizer,
     log_writer,
     lora_config,
@@ -33,6 +30,7 @@ from rrlib.training.common import (
     training_arguments,
 )
 from rrlib.training.data import Encoded, Limits, encode_examples
+from rrlib.training.resume import TrainResult, begin, fingerprint
 from rrlib.types import RankingExample
 
 

@@ -1,0 +1,137 @@
+"""An output folder of a training: what it depends on, where to go on, and what came out.
+
+It holds `inputs.json` (what the run depends on), `trainer/` (TRL's own checkpoints), `log.jsonl` (one line a logged
+step, written while training runs), `checkpoint/` (the result) and `result.json`, written last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rrlib.errors import StageError
+from rrlib.types import RankingExample
+
+FREE = ("save_every", "keep")
+"""Settings that may change between a kill and its resume: they do not touch the numbers."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """checkpoint: folder for from_pretrained, tokenizer with chat template included. log: rows as in log.jsonl.
+
+    seconds: of training, over all resumed parts. n_examples: trained on; dropped: left out as too long.
+    info: settings as they came out (dtype, device, longest prompt and response, steps, ...).
+    """
+
+    checkpoint: Path
+    log: list[dict[str, Any]]
+    seconds: float
+    n_examples: int
+    dropped: int
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+
+def fingerprint(
+    settings: Any, model: str, examples: Sequence[RankingExample], **others: Any
+) -> dict[str, str | int | float | bool | None]:
+    """What a run depends on, flat: every setting, a hash of the examples and of the model, and `others`."""
+    from rrlib.formats import example_to_json
+
+    digest = hashlib.sha256()
+    for example in examples:
+        digest.update(json.dumps(example_to_json(example), sort_keys=True, default=str).encode())
+    flat = {key: value for key, value in asdict(settings).items() if key not in FREE}
+    return {**flat, **others, "model": model_hash(model), "examples": digest.hexdigest()[:16]}
+
+
+def model_hash(model: str) -> str:
+    """A hash of a checkpoint folder: names, sizes, and both ends of each file. A hub name stands for itself."""
+    folder = Path(model)
+    if not folder.is_dir():
+        return model
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.iterdir() if p.is_file()):
+        size = path.stat().st_size
+        digest.update(f"{path.name}/{size}".encode())
+        with open(path, "rb") as handle:
+            digest.update(handle.read(65536))
+            handle.seek(max(size - 65536, 0))
+            digest.update(handle.read(65536))
+    return digest.hexdigest()[:16]
+
+
+def begin(output: Path, inputs: Mapping[str, Any]) -> tuple[TrainResult | None, str | None]:
+    """Look at an output folder: (the finished result, None), or (None, TRL checkpoint to resume from or None).
+
+    A finished run of other inputs is cleared away. An unfinished one is refused: raises StageError naming the keys.
+    """
+    known = _read_json(output / "inputs.json")
+    finished = _read_json(output / "result.json")
+    changed = sorted(k for k in known.keys() | inputs.keys() if known.get(k) != inputs.get(k)) if known else []
+    checkpoint = last_checkpoint(output / "trainer")
+    if finished and known and not changed and (output / "checkpoint").is_dir():
+        return load_result(output), None
+    if known and changed and not finished and checkpoint:
+        told = "; ".join(f"{k}: was {known.get(k)!r}, is {inputs.get(k)!r}" for k in changed)
+        raise StageError(
+            f"{output}: an unfinished training was begun with other inputs ({told}) -> "
+            "go back to them, or remove the folder (--fresh)"
+        )
+    if finished or changed or not known:
+        for name in ("trainer", "checkpoint", "checkpoint.part"):
+            shutil.rmtree(output / name, ignore_errors=True)
+        for name in ("result.json", "log.jsonl"):
+            (output / name).unlink(missing_ok=True)
+        checkpoint = None
+    output.mkdir(parents=True, exist_ok=True)
+    write_json(output / "inputs.json", dict(inputs))
+    return None, checkpoint
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """The newest whole checkpoint of TRL in a folder. Half-written ones (killed while saving) are passed over."""
+    found = sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]), reverse=True)
+    for path in found:
+        state = _read_json(path / "trainer_state.json")  # the last file that is written
+        if state.get("global_step") == int(path.name.rpartition("-")[2]) and (path / "optimizer.pt").exists():
+            return str(path)
+        shutil.rmtree(path, ignore_errors=True)
+    return None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    scratch = path.with_suffix(".part")
+    scratch.write_text(json.dumps(data, indent=1, sort_keys=True, default=str) + "\n", encoding="utf-8")
+    os.replace(scratch, path)
+
+
+def load_result(output: str | Path) -> TrainResult:
+    """The result of a finished training, read back from its folder. Raises StageError when it is not finished."""
+    output = Path(output)
+    found = _read_json(output / "result.json")
+    if not found or not (output / "checkpoint").is_dir():
+        raise StageError(f"{output}: this training is not finished")
+    lines = (output / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    return TrainResult(
+        output / "checkpoint",
+        [json.loads(line) for line in lines],
+        float(found["seconds"]),
+        int(found["n_examples"]),
+        int(found["dropped"]),
+        found.get("info", {}),
+    )
