@@ -93,7 +93,7 @@ def run_chain(
     terminal). Raises ProfileError (bad profile), StageError (blocked stage, failed cell, another run at work).
     """
     loaded = load_profile(profile)
-    run = name or loaded.name
+    run = loaded.name if name is None else name
     if not run or run.strip(".") == "" or "/" in run or os.sep in run:
         raise InputError(f"run name {run!r} cannot be a folder's name", remedy="use letters, digits, dot, dash")
     run_dir = outputs_root() / run
