@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -36,7 +36,7 @@ def register(app: typer.Typer) -> None:
     @group.command("pretrain")
     def pretrain_command(
         output: Annotated[Path, typer.Argument(help="the checkpoint folder to write")],
-        steps: Annotated[int | None, typer.Option(help="training steps (default: the recipe's)", min=1)] = None,
+        steps: Annotated[int | None, typer.Option(help="steps of each part (default: the recipe's)", min=1)] = None,
         seed: Annotated[int | None, typer.Option(help="seed (default: the recipe's)")] = None,
         bf16: Annotated[bool, typer.Option(help="bfloat16 autocast; without such instructions, --no-bf16")] = True,
     ) -> None:
@@ -49,10 +49,14 @@ def register(app: typer.Typer) -> None:
         import dataclasses
         import json
 
-        from rrlib.miniature.pretrain import PretrainSettings, pretrain
+        from rrlib.miniature.pretrain import RECIPE, pretrain_all
 
-        given: dict[str, Any] = {key: value for key, value in {"steps": steps, "seed": seed}.items() if value is not None}
-        settings = dataclasses.replace(PretrainSettings(bf16=bf16), **given)
-        record = pretrain(output, settings, lambda row: print(json.dumps(row), flush=True))
+        parts = tuple(
+            dataclasses.replace(
+                part, bf16=bf16, steps=steps or part.steps, seed=part.seed if seed is None else seed + number
+            )
+            for number, part in enumerate(RECIPE)
+        )
+        record = pretrain_all(output, parts, lambda row: print(json.dumps(row), flush=True))
         print(json.dumps(record["scores"]))
         print(f"written to {output}")
