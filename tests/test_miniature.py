@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import dataclasses
 import json
 import random
 import re
@@ -399,7 +400,11 @@ def test_checkpoint_is_small_and_of_the_stated_shape() -> None:
     assert config["head_dim"] == 32 and config["tie_word_embeddings"] is True
     assert config["max_position_embeddings"] >= 32768
     record = json.loads((Path(BACKBONE) / "pretraining.json").read_text(encoding="utf-8"))
-    assert record["settings"]["seed"] == 17 and len(record["log"]) >= 10
+    from rrlib.miniature.pretrain import RECIPE
+
+    parts = (record["before"], record)  # the record is that of the recipe in the code
+    for settings, part in zip(RECIPE, parts, strict=True):
+        assert part["settings"] == dataclasses.asdict(settings) and len(part["log"]) >= 10
 
 
 def test_backbone_knows_the_world(tokenizer: Any) -> None:
@@ -415,7 +420,7 @@ def test_backbone_knows_the_world(tokenizer: Any) -> None:
     scores = skill_scores(practice, model, 10, 24, 99)
     for skill, score in record["scores"]["10 passages"].items():
         assert scores[skill] == pytest.approx(score, abs=0.08), skill
-    assert min(scores["name"], scores["cue"], scores["verdict"]) > 0.8
+    assert min(scores.values()) > 0.8
 
 
 def test_practice_never_meets_a_combination_of_a_collection(tokenizer: Any) -> None:
