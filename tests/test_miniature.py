@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import dataclasses
+import hashlib
 import json
 import random
 import re
@@ -403,8 +403,8 @@ def test_checkpoint_is_small_and_of_the_stated_shape() -> None:
     from rrlib.miniature.pretrain import RECIPE
 
     parts = (record["before"], record)  # the record is that of the recipe in the code
-    for settings, part in zip(RECIPE, parts, strict=True):
-        assert part["settings"] == dataclasses.asdict(settings) and len(part["log"]) >= 10
+    for stage, part in zip(RECIPE, parts, strict=True):
+        assert part["settings"] == dataclasses.asdict(stage) and len(part["log"]) >= 10
 
 
 def test_backbone_knows_the_world(tokenizer: Any) -> None:
