@@ -172,8 +172,11 @@ def _kernel() -> Iterator[None]:
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",  # whatever this process draws with
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
     }
+    # vllm, where installed, warns on import that a CPU has no Triton: whatever its own level, and in every notebook.
+    quiet = "import logging; logging.getLogger('vllm.triton_utils.importing').setLevel('ERROR')"
+    options = ["--log-level=50", f"--IPKernelApp.exec_lines={quiet}"]
     spec = {
-        "argv": [sys.executable, "-m", "ipykernel_launcher", "--log-level=50", "-f", "{connection_file}"],
+        "argv": [sys.executable, "-m", "ipykernel_launcher", *options, "-f", "{connection_file}"],
         "display_name": "python3",
         "language": "python",
         "env": env,
