@@ -60,3 +60,18 @@ def register(app: typer.Typer) -> None:
         record = pretrain_all(output, parts, lambda row: print(json.dumps(row), flush=True))
         print(json.dumps(record["scores"]))
         print(f"written to {output}")
+
+    @group.command("pack")
+    def pack_command(
+        run: Annotated[Path, typer.Argument(help="the folder of a finished run, such as outputs/miniature")],
+        output: Annotated[Path, typer.Argument(help="the checkpoint folder to write")],
+    ) -> None:
+        """Keep a run's final checkpoint in bfloat16, with SOURCE.json that says what made it and how it did.
+
+        \b
+        Example:
+          rrlib miniature pack outputs/miniature my-reranker
+        """
+        from rrlib.miniature.model import pack_run
+
+        print(f"written to {pack_run(run, output)}")

@@ -51,3 +51,31 @@ def save_checkpoint(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast,
     half.save_pretrained(target)
     tokenizer.save_pretrained(target)
     return target
+
+
+def pack_run(run: str | Path, output: str | Path) -> Path:
+    """Write the last checkpoint of a finished run of the chain to `output` in bfloat16, with SOURCE.json: the profile,
+    seed and parameters of each stage and the results table. Raises MissingFileError where the run is not finished."""
+    import json
+
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from rrlib.errors import MissingFileError
+
+    folder = Path(run)
+    checkpoint, results = folder / "03_rl" / "grpo" / "checkpoint", folder / "results.json"
+    for needed in (checkpoint / "config.json", results):
+        if not needed.is_file():
+            raise MissingFileError("not there", path=needed, remedy="run the chain to its end first")
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+    target = save_checkpoint(model, AutoTokenizer.from_pretrained(checkpoint), output)
+    stages = {}
+    for stage in ("01_synthesis", "02_sft", "03_rl"):
+        manifest = json.loads((folder / stage / "manifest.json").read_text(encoding="utf-8"))
+        metrics = json.loads((folder / stage / "metrics.json").read_text(encoding="utf-8"))
+        stages[stage] = {"parameters": manifest["match"]["parameters"], "metrics": metrics}
+    rows = json.loads(results.read_text(encoding="utf-8"))["rows"]
+    source = {"made_by": "the chain (SFT, then GRPO)", "dtype": "bfloat16", "stages": stages, "results": rows}
+    (target / "SOURCE.json").write_text(json.dumps(source, indent=1) + "\n", encoding="utf-8")
+    return target
