@@ -42,7 +42,7 @@ style = "reasonrank"  # prompt style (name in rrlib.prompts)
 window = 10  # passages in a list, as in 01 (count)
 max_passage_tokens = 512  # a longer passage is cut (tokens)
 sft_examples = 0  # examples used, from the first on (count; 0 = all)
-epochs = 2.0  # passes over the examples (count)
+epochs = 4.0  # passes over the examples (count)
 learning_rate = 1.0e-3  # peak, after the warm-up (per update)
 warmup = 0.1  # part of the updates in which the rate rises (0 to 1)
 schedule = "cosine"  # of the learning rate: cosine, linear or constant
