@@ -183,8 +183,8 @@ table = audition_table(tried)
 table
 
 # %% [markdown]
-# What to see: a few steps move little, and that is honest. Sampling is sharpened before it is mended: the mean reward
-# climbs first, the greedy score follows later. Notebook 04 measures it over whole lists, with intervals.
+# What to see: with the smoke profile a handful of steps moves little, in either direction; that is noise, not learning.
+# With a few dozen steps the greedy score follows the reward. Notebook 04 measures it over whole lists, with intervals.
 
 # %% [markdown]
 # ## Exercise: at which weight does Recall decide?

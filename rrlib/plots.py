@@ -84,11 +84,12 @@ def reward_views(history: Sequence[Mapping[str, Any]], title: str = "What the po
         width = max(1, len(values) // 10)
         style = {"color": PALETTE[index], "linestyle": _DASHES[index], "marker": _MARKERS[index], "markersize": 4}
         axis.plot(steps, values, color=PALETTE[index], alpha=0.25, linewidth=1)
-        axis.plot(steps, _smooth(values, width), label=name, markevery=max(1, len(steps) // 12), **style)
+        label = name if index else None  # the left panel's axis says what it shows
+        axis.plot(steps, _smooth(values, width), label=label, markevery=max(1, len(steps) // 12), **style)
     axes[0].set(xlabel="optimizer step", ylabel="mean reward of the rollouts", title=title)
     axes[1].set(xlabel="optimizer step", ylabel="mean over valid rollouts", title="Views of the reward")
     if axes[1].get_lines():
-        axes[1].legend(frameon=False)
+        figure.legend(frameon=False, ncols=3, loc="outside lower right")
     else:
         axes[1].text(0.5, 0.5, "no rollout was valid", transform=axes[1].transAxes, ha="center", style="italic")
     return figure
@@ -218,8 +219,8 @@ def relevant_movement(
     same = int(counts.sum()) - rose - fell
     axis.set(xlim=(0, size), ylim=(size, 0), xlabel=f"rank: {labels[0]}", ylabel=f"rank: {labels[1]}", aspect="equal")
     axis.set_title(f"Relevant passages: {rose} rose, {same} stayed, {fell} fell")
-    axis.annotate("rose", (0.97, 0.95), xycoords="axes fraction", ha="right", va="top", style="italic")
-    axis.annotate("fell", (0.03, 0.05), xycoords="axes fraction", style="italic")
+    axis.annotate("rose", (1.02, 0.97), xycoords="axes fraction", va="top", style="italic")
+    axis.annotate("fell", (0.03, 0.03), xycoords="axes fraction", style="italic")
     return figure
 
 

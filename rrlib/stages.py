@@ -255,7 +255,7 @@ def comparison(rows: Sequence[Any], metric: str) -> pd.DataFrame:
 
 
 def one_group(completions: pd.DataFrame, size: int) -> pd.DataFrame:
-    """The rollouts of the prompt whose rewards spread most in the last logged step: one row a rollout.
+    """The rollouts of the last step's prompt with the most different rewards (then: the widest spread): a row each.
 
     completions: of rrlib.training.grpo.read_completions. size: rollouts of a group.
     """
@@ -264,7 +264,7 @@ def one_group(completions: pd.DataFrame, size: int) -> pd.DataFrame:
     if not groups:
         raise InputError(f"no prompt has {size} rollouts", remedy="give the number of rollouts of the training")
     reward = next(c for c in last.columns if c.endswith("reward"))
-    best = max(groups, key=lambda group: float(group[reward].std()))
+    best = max(groups, key=lambda group: (group[reward].round(3).nunique(), float(group[reward].std())))
     return best.rename(columns={reward: "reward"}).head(size).reset_index(drop=True)
 
 
