@@ -286,13 +286,16 @@ def test_real_responses(realdata: Path) -> None:
     times: list[float] = []
     for row in rows:
         n = row["num_passages"]
-        began = time.perf_counter()
-        read = parse_lenient(row["text"], n, "rankgpt")
-        times.append(time.perf_counter() - began)
+        spent: list[float] = []
+        for _ in range(3):  # the least of three, in time of this thread: a busy machine is not the reader's fault
+            began = time.thread_time()
+            read = parse_lenient(row["text"], n, "rankgpt")
+            spent.append(time.thread_time() - began)
+        times.append(min(spent))
         assert sorted(read.order) == list(range(n))
         verdicts[(read.verdict, *read.repairs)] += 1
         assert parse_lenient(row["text"], n).verdict == "no_answer"  # none of them has answer tags
         if row["flags"] == ["perfect"]:
             assert read.verdict == "ok"
     assert dict(verdicts) == STORED
-    assert sorted(times)[int(0.999 * len(times))] < 1e-3  # a scheduler's pause may hit one or two
+    assert max(times) < 1e-3
