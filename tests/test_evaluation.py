@@ -335,3 +335,13 @@ def test_replayed_runs_have_their_recorded_ndcg(realdata: Path) -> None:
             assert 100 * got == pytest.approx(entry[recorded], abs=0.006), entry["name"]
             checked += 1
     assert checked >= 10
+
+
+def test_every_metric_has_the_same_order_of_ties() -> None:
+    """trec_eval puts equal scores in descending order of document ids; RR@10 comes from elsewhere and must follow."""
+    qrels = {"q": {"a": 0, "b": 1}}
+    run = {"q": [Hit("a", 1.0, 1), Hit("b", 1.0, 2)]}
+    values = {name: v["q"] for name, v in evaluation.per_query(qrels, run, ["RR", "RR@10", "P@1", "nDCG@1"]).items()}
+    assert values == {"RR": 1.0, "RR@10": 1.0, "P@1": 1.0, "nDCG@1": 1.0}
+    close = {"q": [Hit("a", 1.0 + 1e-9, 1), Hit("b", 1.0, 2)]}  # equal in float32
+    assert evaluation.per_query(qrels, close, ["RR@10"])["RR@10"]["q"] == 1.0

@@ -17,7 +17,7 @@ from typing import Any
 
 from rrlib.errors import InputError
 from rrlib.formats.fields import few
-from rrlib.types import Qrels, Run
+from rrlib.types import Hit, Qrels, Run
 
 EXAMPLES = "nDCG@10, R@100, R(rel=2)@100, AP, RR, P@5, Success@10"
 _SEPARATOR = re.compile(r"[\s,]+(?![^(]*\))")
@@ -99,7 +99,7 @@ def per_query(
         raise InputError("there are no judgements to evaluate against", remedy="give qrels with at least one query")
     if not run:
         raise InputError("the run is empty", remedy="check the program that wrote it")
-    scores = {qid: {hit.docid: hit.score for hit in hits} for qid, hits in run.items() if qid in qrels and hits}
+    scores = {qid: _ranks(hits) for qid, hits in run.items() if qid in qrels and hits}
     values = {str(measure): dict.fromkeys(qrels, 0.0) for measure in measures}
     if scores:
         for result in ir_measures.iter_calc(measures, qrels, scores):
@@ -107,6 +107,16 @@ def per_query(
                 values[str(result.measure)][result.query_id] = float(result.value)
     _count(qrels, run, scores, notes)
     return values
+
+
+def _ranks(hits: Sequence[Hit]) -> dict[str, float]:
+    """Strictly falling scores in trec_eval's order. ir-measures computes some metrics (RR@10) outside trec_eval, in
+    another order of ties: without ties there is one order."""
+    import numpy as np
+
+    scores = np.array([hit.score for hit in hits], dtype=np.float32).tolist()
+    order = sorted(range(len(hits)), key=lambda i: (scores[i], hits[i].docid), reverse=True)
+    return {hits[i].docid: float(len(hits) - rank) for rank, i in enumerate(order)}
 
 
 def _count(qrels: Qrels, run: Run, scores: Mapping[str, object], notes: list[str] | None) -> None:
