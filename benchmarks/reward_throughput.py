@@ -36,10 +36,11 @@ def make_batch(rng: np.random.Generator) -> list[tuple[np.ndarray, list[int], li
 
 
 def ours(batch: list[tuple[np.ndarray, list[int], list[int]]], reward: MultiViewReward) -> list[float]:
-    """The library's reward, a call a prompt."""
-    totals: list[float] = []
-    for orders, relevance, gold in batch:
-        totals += reward.combine(reward.views(orders, relevance, gold)).tolist()
+    """The library's reward: the whole batch at once, a row of labels and a gold list for each completion."""
+    orders = np.concatenate([orders for orders, _, _ in batch])
+    relevance = np.repeat([labels for _, labels, _ in batch], ROLLOUTS, axis=0)
+    gold = np.repeat([listed for _, _, listed in batch], ROLLOUTS, axis=0)
+    totals: list[float] = reward.combine(reward.views(orders, relevance, gold)).tolist()
     return totals
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -55,13 +56,23 @@ def ndcg(orders_GP: Orders, relevance_P: Sequence[int] | Ints, k: int = 10) -> F
     return _out(_ndcg(orders, np.asarray(relevance_P, dtype=np.float64), _cutoff(k)), single)
 
 
+def _at(values: npt.NDArray[Any], orders: Ints) -> npt.NDArray[Any]:
+    """The values of the passages in ranking order: (G, k). values: (P,) for all rankings, or (G, P), one row each."""
+    return values[orders] if values.ndim == 1 else np.take_along_axis(values, orders, axis=1)
+
+
+def _share(part: Floats, whole: Floats) -> Floats:
+    """part / whole, 0 where the whole is 0."""
+    return np.divide(part, whole, out=np.zeros(part.shape), where=np.broadcast_to(whole > 0, part.shape))
+
+
 def _ndcg(orders: Ints, relevance: Floats, k: int) -> Floats:
     gains = np.maximum(relevance, 0.0)
     k = min(k, orders.shape[1])
-    ideal = float(np.sort(gains)[::-1][:k] @ _discounts(k)) if k else 0.0
-    if ideal == 0.0:
+    if k == 0:
         return np.zeros(len(orders))
-    return (gains[orders[:, :k]] @ _discounts(k)) / ideal
+    ideal = np.asarray(np.sort(gains, axis=-1)[..., ::-1][..., :k] @ _discounts(k))
+    return _share(_at(gains, orders[:, :k]) @ _discounts(k), ideal)
 
 
 def recall(orders_GP: Orders, relevance_P: Sequence[int] | Ints, k: int = 10) -> Floats | float:
@@ -71,12 +82,9 @@ def recall(orders_GP: Orders, relevance_P: Sequence[int] | Ints, k: int = 10) ->
     return _out(_recall(orders, np.asarray(relevance_P), _cutoff(k)), single)
 
 
-def _recall(orders: Ints, relevance: npt.NDArray[np.generic], k: int) -> Floats:
-    relevant = np.asarray(relevance > 0)  # type: ignore[operator]
-    total = int(relevant.sum())
-    if total == 0:
-        return np.zeros(len(orders))
-    return np.asarray(relevant[orders[:, :k]].sum(axis=1) / total, dtype=np.float64)
+def _recall(orders: Ints, relevance: npt.NDArray[Any], k: int) -> Floats:
+    relevant = (relevance > 0).astype(np.float64)
+    return _share(_at(relevant, orders[:, :k]).sum(axis=1), np.asarray(relevant.sum(axis=-1)))
 
 
 def rbo(orders_GP: Orders, gold_P: Sequence[int] | Ints, p: float = 1.0) -> Floats | float:
@@ -100,9 +108,8 @@ def _rbo(orders: Ints, gold: Ints, p: float) -> Floats:
     if size == 0:
         return np.zeros(count)
     # A passage enters the overlap at the deeper of its two ranks; passage gold[j] has rank j in the gold list.
-    gold_rank = np.empty(size, dtype=np.int64)
-    gold_rank[gold] = np.arange(size)
-    enters = np.maximum(gold_rank[orders], np.arange(size))
+    gold_rank = np.argsort(gold, axis=-1)
+    enters = np.maximum(_at(gold_rank, orders), np.arange(size))
     flat = enters + size * np.arange(count)[:, None]
     overlap = np.bincount(flat.ravel(), minlength=count * size).reshape(count, size).cumsum(axis=1)
     return np.minimum(overlap @ _rbo_weights(size, p), 1.0)  # the sum of 20 twentieths is 1 + 2e-16

@@ -26,6 +26,7 @@ from rrlib.responses import parse_strict
 
 PAPER_WEIGHTS: Mapping[str, float] = {"ndcg": 1.0, "recall": 0.2, "rbo": 0.1}
 VIEWS = tuple(PAPER_WEIGHTS)
+Rows = Sequence[int] | Sequence[Sequence[int]] | Ints
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +64,18 @@ class MultiViewReward:
         if self.k < 1 or not 0.0 < self.p <= 1.0:
             raise InputError(f"reward with k={self.k}, p={self.p}", remedy="k is 1 or more, p lies in (0, 1]")
 
-    def views(self, orders_GP: Ints, relevance_P: Sequence[int] | Ints, gold_P: Sequence[int] | Ints) -> Floats:
-        """The three views of G valid rankings of one window: shape (G, 3), columns NDCG@k, Recall@k, RBO."""
+    def views(self, orders_GP: Ints, relevance_P: Rows, gold_P: Rows) -> Floats:
+        """The three views of G valid rankings: shape (G, 3), columns NDCG@k, Recall@k, RBO.
+
+        relevance_P, gold_P: of the one window that was ranked, or (G, P) with a row for each ranking.
+        """
         relevance = np.asarray(relevance_P, dtype=np.float64)
         gold = np.asarray(gold_P, dtype=np.int64)
-        if not len(relevance) == len(gold) == orders_GP.shape[1]:
-            raise InputError(f"{orders_GP.shape[1]} passages, {len(relevance)} labels, a gold list of {len(gold)}")
+        shapes = (orders_GP.shape, orders_GP.shape[1:])
+        if relevance.shape not in shapes or gold.shape not in shapes:
+            raise InputError(
+                f"{orders_GP.shape[1]} passages, {relevance.shape[-1]} labels, a gold list of {gold.shape[-1]}"
+            )
         return np.stack(
             [_ndcg(orders_GP, relevance, self.k), _recall(orders_GP, relevance, self.k), _rbo(orders_GP, gold, self.p)],
             axis=1,
@@ -84,20 +91,35 @@ class MultiViewReward:
 
     def score_group(self, texts: Sequence[str], relevance: Sequence[int], gold: Sequence[int]) -> list[RewardRecord]:
         """The rewards of rollouts of one prompt."""
-        read = [parse_strict(text, len(relevance), think=self.think) for text in texts]
-        orders = np.array([s.order for s in read if s.order is not None], dtype=np.int64)
-        views = self.views(orders, relevance, gold) if len(orders) else np.zeros((0, len(VIEWS)))
-        totals = self.combine(views)
-        rows = iter(zip(totals.tolist(), views.tolist(), strict=True))
-        records: list[RewardRecord] = []
-        for strict in read:
+        return self.score_many(texts, [relevance] * len(texts), [gold] * len(texts))
+
+    def score_many(
+        self, texts: Sequence[str], relevance: Sequence[Sequence[int]], gold: Sequence[Sequence[int]]
+    ) -> list[RewardRecord]:
+        """The rewards of rollouts of any prompts: one row of labels and one gold list a text. Windows of one size are
+        scored together."""
+        records: list[RewardRecord | None] = [None] * len(texts)
+        sizes: dict[int, list[tuple[int, tuple[int, ...]]]] = {}
+        for i, text in enumerate(texts):
+            strict = parse_strict(text, len(relevance[i]), think=self.think)
             if strict.order is None:
                 low = 0.0 if strict.level == "bad_list" else -1.0
-                records.append(RewardRecord(low, None, None, None, strict.level, strict.why))
+                records[i] = RewardRecord(low, None, None, None, strict.level, strict.why)
+            elif len(gold[i]) != len(strict.order):
+                raise InputError(f"{len(strict.order)} passages and a gold list of {len(gold[i])}")
             else:
-                total, (ndcg_, recall_, rbo_) = next(rows)
-                records.append(RewardRecord(total, ndcg_, recall_, rbo_, "valid"))
-        return records
+                sizes.setdefault(len(strict.order), []).append((i, strict.order))
+        for valid in sizes.values():
+            views = self.views(
+                np.array([order for _, order in valid], dtype=np.int64),
+                np.array([relevance[i] for i, _ in valid]),
+                np.array([gold[i] for i, _ in valid]),
+            )
+            for (i, _), total, (ndcg_, recall_, rbo_) in zip(
+                valid, self.combine(views).tolist(), views.tolist(), strict=True
+            ):
+                records[i] = RewardRecord(total, ndcg_, recall_, rbo_, "valid")
+        return [record for record in records if record is not None]
 
     def trl(self, decode: Callable[[list[int]], str] | None = None) -> Callable[..., list[float]]:
         """The function that TRL's GRPOTrainer calls: one reward, its views logged by name.
@@ -121,14 +143,7 @@ class MultiViewReward:
                 texts = [decode(ids) for ids in completion_ids]
             else:
                 texts = [c if isinstance(c, str) else c[0]["content"] for c in completions]
-            records: list[RewardRecord] = []
-            start = 0
-            while start < len(texts):  # consecutive rollouts of one prompt are scored together
-                stop = start + 1
-                while stop < len(texts) and relevance[stop] == relevance[start] and gold[stop] == gold[start]:
-                    stop += 1
-                records += self.score_group(texts[start:stop], relevance[start], gold[start])
-                start = stop
+            records = self.score_many(texts, relevance, gold)
             if log_metric is not None:
                 for name, value in summary(records).items():
                     log_metric(name, value)
