@@ -463,17 +463,18 @@ def test_grpo_keeps_completions_whose_rewards_are_the_rewards_of_their_texts(
 def test_grpo_prompt_tokens_are_the_inference_tokens(
     trained: common.TrainResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import trl
     from transformers import AutoTokenizer
 
+    from rrlib.training import grpo
+
     seen: list[list[int]] = []
-    real = trl.GRPOTrainer._generate_single_turn
+    real = grpo.small_model_rollouts
 
-    def spy(self: Any, prompt_ids: list[list[int]], *args: Any, **kwargs: Any) -> Any:
+    def spy(trainer: Any, prompt_ids: list[list[int]], *args: Any, **kwargs: Any) -> Any:
         seen.extend(prompt_ids)
-        return real(self, prompt_ids, *args, **kwargs)
+        return real(trainer, prompt_ids, *args, **kwargs)
 
-    monkeypatch.setattr(trl.GRPOTrainer, "_generate_single_turn", spy)
+    monkeypatch.setattr(grpo, "small_model_rollouts", spy)
     train_grpo(EXAMPLES, trained.checkpoint, tmp_path, dataclasses.replace(GRPO, steps=1))
     tokenizer = AutoTokenizer.from_pretrained(trained.checkpoint)
     builder = PromptBuilder(tokenizer)

@@ -1,4 +1,7 @@
-"""The transformers engine: plain `generate`, prompts batched by length so that little padding is computed."""
+"""The transformers engine, prompts batched by length so that little padding is computed.
+
+On a CPU answers are decoded by rrlib.engines.prefix where it knows the model, else by transformers' `generate`.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from rrlib.engines import prefix
 from rrlib.engines.base import Decoding, Reply, Request
 from rrlib.errors import InputError
 from rrlib.resources import resolve
@@ -120,25 +124,13 @@ class TransformersEngine:
         import torch
 
         decoding = batch[0][2]
-        width = max(len(ids) for _, ids, _ in batch)
-        rows = [[self._pad] * (width - len(ids)) + ids for _, ids, _ in batch]
-        mask = [[0] * (width - len(ids)) + [1] * len(ids) for _, ids, _ in batch]
         if decoding.seed is not None:
             torch.manual_seed(decoding.seed + batch[0][0].id)
         began = time.perf_counter()
-        with torch.inference_mode():
-            out = self._lm.generate(
-                torch.tensor(rows, device=self.device),
-                attention_mask=torch.tensor(mask, device=self.device),
-                max_new_tokens=decoding.max_new_tokens,
-                eos_token_id=self._eos,
-                pad_token_id=self._pad,
-                use_cache=True,
-                **_sampling(decoding),
-            )
+        rows = self._new_tokens([ids for _, ids, _ in batch], decoding)
         seconds = time.perf_counter() - began
         replies: list[tuple[int, Reply]] = []
-        for (request, ids, _), row in zip(batch, out[:, width:].tolist(), strict=True):
+        for (request, ids, _), row in zip(batch, rows, strict=True):
             stop = next((i for i, token in enumerate(row) if token in self._eos), None)
             kept = row if stop is None else row[:stop]
             text = self.tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
@@ -153,6 +145,30 @@ class TransformersEngine:
             )
             replies.append((request.id, reply))
         return replies
+
+    def _new_tokens(self, prompts: list[list[int]], decoding: Decoding) -> list[list[int]]:
+        """The tokens that follow each prompt, with the ending one where there is one (padding may follow it)."""
+        import torch
+
+        if self.device == "cpu" and prefix.supports(self._lm):
+            sampling = prefix.Sampling(decoding.temperature, decoding.top_p, max(decoding.top_k, 0))
+            return prefix.decode(
+                self._lm, prompts, max_new_tokens=decoding.max_new_tokens, eos=self._eos, sampling=sampling
+            )
+        width = max(map(len, prompts))
+        rows = [[self._pad] * (width - len(ids)) + ids for ids in prompts]
+        mask = [[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts]
+        with torch.inference_mode():
+            out = self._lm.generate(
+                torch.tensor(rows, device=self.device),
+                attention_mask=torch.tensor(mask, device=self.device),
+                max_new_tokens=decoding.max_new_tokens,
+                eos_token_id=self._eos,
+                pad_token_id=self._pad,
+                use_cache=True,
+                **_sampling(decoding),
+            )
+        return out[:, width:].tolist()  # type: ignore[no-any-return]
 
     def close(self) -> None:
         """Drop the model."""

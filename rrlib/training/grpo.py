@@ -35,6 +35,7 @@ from rrlib.training.common import (
     training_arguments,
 )
 from rrlib.training.data import Encoded, Limits, encode_examples
+from rrlib.training.generation import small_model_rollouts
 from rrlib.training.resume import TrainResult, begin, fingerprint
 from rrlib.types import RankingExample
 
@@ -256,7 +257,7 @@ def _trainer_class() -> type:
 
         def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
             start = time.perf_counter()
-            generated = super()._generate_single_turn(*args, **kwargs)
+            generated = small_model_rollouts(self, *args, **kwargs) or super()._generate_single_turn(*args, **kwargs)
             mode = "train" if self.model.training else "eval"
             self._metrics[mode]["time/generate"].append(time.perf_counter() - start)
             return generated

@@ -1,0 +1,261 @@
+"""Batched decoding that reads each prompt once, whatever the number of answers drawn from it.
+
+transformers' `generate` copies the whole key and value cache at every token, runs a prompt through the model once for
+each of its rollouts, and carries finished sequences along to the end. On a CPU with a small model that is most of the
+time. Here a prompt is read once; its keys and values are shared by all its answers and never copied; the answers have
+buffers of their own; prompts whose answers are all finished leave the batch. The arithmetic is that of the model's own
+layers: only the attention function is exchanged, through transformers' attention interface, while this runs.
+
+For decoder models with rotary or absolute positions and full attention (Qwen2, Qwen3, Llama and their kin); models with
+sliding-window layers are left to `generate` (`supports`). Sampling: temperature, top-p, top-k, as transformers' own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import torch
+
+_NAME = "rrlib_shared_prefix"
+_SHRINK = 0.25
+"""Share of the prompts that must be finished before the batch is made smaller: a copy costs as much as some steps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """temperature 0 is greedy; top_p in (0, 1], top_k 0 = off."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+
+
+def supports(model: Any) -> bool:
+    """Whether this decoder can run the model: full attention in every layer, and an exchangeable attention."""
+    config = model.config
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    known = getattr(config, "model_type", "") in {"qwen2", "qwen3", "llama", "mistral"}
+    return known and kinds == {"full_attention"} and not getattr(config, "sliding_window", None)
+
+
+def decode(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    copies: int = 1,
+    max_new_tokens: int,
+    eos: Sequence[int],
+    sampling: Sampling | None = None,
+    generator: torch.Generator | None = None,
+) -> list[list[int]]:
+    """New tokens of `copies` answers to each prompt: prompt by prompt, copies next to each other.
+
+    prompts: token ids, none empty. eos: ids that end an answer; the one that did is the answer's last token.
+    max_new_tokens: longest answer. generator: of the sampling (None: torch's global one). The model is left in the
+    mode it was in. Returns len(prompts) * copies lists.
+    """
+    import torch
+
+    draw = sampling or Sampling()
+    device = next(model.parameters()).device
+    training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode(), torch.autocast(device.type, enabled=False), _attention(model):
+            return _decode(model, prompts, copies, max_new_tokens, list(eos), draw, generator, device)
+    finally:
+        model.train(training)
+
+
+def _decode(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    copies: int,
+    max_new_tokens: int,
+    eos: list[int],
+    draw: Sampling,
+    generator: torch.Generator | None,
+    device: torch.device,
+) -> list[list[int]]:
+    import torch
+
+    cache, logits = _read(model, prompts, copies, max_new_tokens, device)
+    ends = torch.tensor(eos, device=device)
+    position = torch.tensor([len(p) for p in prompts], device=device).repeat_interleave(copies)
+    logits = logits.repeat_interleave(copies, 0)
+    rows = torch.arange(len(prompts) * copies, device=device)  # which answer each row of the batch is
+    done = torch.zeros(len(rows), dtype=torch.bool, device=device)
+    out = torch.full((len(rows), max_new_tokens), eos[0], device=device)
+    length = torch.full((len(rows),), max_new_tokens, device=device)
+    for step in range(max_new_tokens):
+        token = _pick(logits, draw, generator)
+        out[rows, step] = token
+        ended = torch.isin(token, ends) & ~done
+        length[rows[ended]] = step + 1
+        done |= ended
+        if bool(done.all()) or step + 1 == max_new_tokens:
+            break
+        gone = done.view(-1, copies).all(1)
+        if float(gone.float().mean()) >= _SHRINK:
+            stay = (~gone).nonzero().squeeze(1)
+            keep = (stay[:, None] * copies + torch.arange(copies, device=device)).flatten()
+            cache.select(stay, keep)
+            rows, done, position, token = rows[keep], done[keep], position[keep], token[keep]
+        step_out = model(
+            input_ids=token[:, None],
+            position_ids=position[:, None],
+            past_key_values=cache,
+            use_cache=True,
+            shared=cache,
+        )
+        logits = step_out.logits[:, -1]
+        position = position + 1
+    return [row[:n] for row, n in zip(out.tolist(), length.tolist(), strict=True)]
+
+
+def _read(
+    model: Any, prompts: Sequence[Sequence[int]], copies: int, room: int, device: torch.device
+) -> tuple[_SharedCache, torch.Tensor]:
+    """Run the prompts through the model, padded on the left; the cache, and the logits of the first new token."""
+    import torch
+
+    width = max(len(p) for p in prompts)
+    ids = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts], device=device)
+    seen = torch.tensor([[False] * (width - len(p)) + [True] * len(p) for p in prompts], device=device)
+    places = (seen.long().cumsum(1) - 1).clamp(min=0)
+    cache = _SharedCache(seen, copies, room)
+    first = model(
+        input_ids=ids, position_ids=places, past_key_values=cache, use_cache=True, logits_to_keep=1, shared=cache
+    )
+    cache.reading = False
+    return cache, first.logits[:, -1]
+
+
+class _SharedCache:
+    """Keys and values of the prompts (one row a prompt) and of the answers (one row an answer), layer by layer.
+
+    What transformers' models ask of a cache: `update`, `get_seq_length`. seen: (prompts, width), False on padding.
+    """
+
+    is_compileable = False
+
+    def __init__(self, seen: torch.Tensor, copies: int, room: int) -> None:
+        import torch
+
+        self.copies, self.room, self.reading = copies, room, True
+        self.prompt: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.answer: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.length: list[int] = []
+        self.hidden = torch.zeros(seen.shape, device=seen.device).masked_fill(~seen, float("-inf"))
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        if not self.prompt:
+            return 0
+        return int(self.hidden.shape[1]) + (self.length[0] if self.length else 0)
+
+    def update(
+        self, key: torch.Tensor, value: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """While prompts are read: keep them. Later: add one token to the answers and return those alone."""
+        if self.reading:
+            self.prompt.append((key.contiguous(), value.contiguous()))
+            return key, value
+        if len(self.answer) <= layer_idx:
+            shape = (key.shape[0], key.shape[1], self.room, key.shape[3])
+            self.answer.append((key.new_empty(shape), value.new_empty(shape)))
+            self.length.append(0)
+        keys, values = self.answer[layer_idx]
+        at = self.length[layer_idx]
+        keys[:, :, at] = key[:, :, 0]
+        values[:, :, at] = value[:, :, 0]
+        self.length[layer_idx] = at + 1
+        return keys[:, :, : at + 1], values[:, :, : at + 1]
+
+    def select(self, prompts: torch.Tensor, answers: torch.Tensor) -> None:
+        """Go on with these prompts and answers (indices of rows)."""
+        self.hidden = self.hidden[prompts]
+        self.prompt = [(k[prompts], v[prompts]) for k, v in self.prompt]
+        self.answer = [(k[answers], v[answers]) for k, v in self.answer]
+
+
+def _attend(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: Any,
+    scaling: float,
+    dropout: float = 0.0,
+    shared: _SharedCache | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention over the prompt's keys and the answer's own. query: (rows, heads, tokens, d); returns
+    (rows, tokens, heads, d), as transformers' attention functions do."""
+    import torch
+
+    assert shared is not None
+    rows, heads, tokens, size = query.shape
+    groups = key.shape[1]
+    repeat = heads // groups
+    if shared.reading:
+        causal = torch.ones(tokens, tokens, dtype=torch.bool, device=query.device).tril()
+        # A padded row may look at itself, or it would have nothing to look at.
+        mask = causal & (shared.hidden[:, None, None, :] == 0) | torch.eye(
+            tokens, dtype=torch.bool, device=query.device
+        )
+        out = torch.nn.functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, scale=scaling, enable_gqa=repeat > 1
+        )
+        return out.transpose(1, 2), None
+    keys, values = shared.prompt[module.layer_idx]
+    prompts, copies, width = keys.shape[0], shared.copies, keys.shape[2]
+    query = query * scaling
+    grouped = query.view(prompts, copies, groups, repeat, size).transpose(1, 2).reshape(prompts, groups, -1, size)
+    seen = grouped @ keys.transpose(-1, -2) + shared.hidden[:, None, None, :].to(query.dtype)
+    seen = seen.view(prompts, groups, copies, repeat, width).transpose(1, 2).reshape(rows, groups, repeat, width)
+    own = query.view(rows, groups, repeat, size) @ key.transpose(-1, -2)
+    weights = torch.cat([seen, own], -1).softmax(-1, dtype=torch.float32).to(query.dtype)
+    back = weights[..., :width].view(prompts, copies, groups, repeat, width).transpose(1, 2)
+    from_prompt = back.reshape(prompts, groups, copies * repeat, width) @ values
+    from_prompt = from_prompt.view(prompts, groups, copies, repeat, size).transpose(1, 2).reshape(rows, heads, 1, size)
+    out = from_prompt + (weights[..., width:] @ value).view(rows, heads, 1, size)
+    return out.transpose(1, 2), None
+
+
+@contextmanager
+def _attention(model: Any) -> Iterator[None]:
+    """The model with our attention function; afterwards with its own again."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(_NAME, _attend)
+    config = model.config
+    before = config._attn_implementation
+    config._attn_implementation = _NAME
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
+
+
+def _pick(logits: torch.Tensor, draw: Sampling, generator: torch.Generator | None) -> torch.Tensor:
+    """One token a row. Filters in transformers' order: temperature, top-k, top-p."""
+    import torch
+
+    if draw.temperature == 0:
+        return logits.argmax(-1)
+    scores = logits.float() / draw.temperature
+    if draw.top_k:
+        least = scores.topk(min(draw.top_k, scores.shape[-1]), -1).values[:, -1:]
+        scores = scores.masked_fill(scores < least, float("-inf"))
+    if draw.top_p < 1.0:
+        ordered, where = scores.sort(-1)
+        low = ordered.softmax(-1).cumsum(-1) <= 1.0 - draw.top_p
+        low[:, -1] = False
+        scores = scores.masked_fill(low.scatter(1, where, low), float("-inf"))
+    return torch.multinomial(scores.softmax(-1), 1, generator=generator).squeeze(1)
