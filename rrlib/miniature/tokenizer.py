@@ -56,7 +56,7 @@ def training_texts(world: World) -> Iterator[str]:
         yield "Ranking: Verdicts: Answer: Passages: Query:"
 
 
-def train_tokenizer(world: World, vocab_size: int = 3000) -> PreTrainedTokenizerFast:
+def train_tokenizer(world: World, vocab_size: int = 5000) -> PreTrainedTokenizerFast:
     """Learn the tokenizer; deterministic. Raises InputError if a concept's name is not one token."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
