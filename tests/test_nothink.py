@@ -71,7 +71,7 @@ def test_other_answers(text: str, end: str, verdict: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def trained(backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
+def trained(backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = dataclasses.replace(SFT, max_steps=150, save_every=0, max_length=900)
     bare = [dataclasses.replace(example, reasoning="") for example in EXAMPLES]  # nothing to think is needed
     result = train_sft(bare, backbone, tmp_path_factory.mktemp("sft") / "out", settings, STYLE)
@@ -79,7 +79,7 @@ def trained(backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  
     return result.checkpoint
 
 
-def test_sft_learns_the_answer_block_alone(backbone: Path) -> None:  # noqa: F811
+def test_sft_learns_the_answer_block_alone(backbone: Path) -> None:
     from transformers import AutoTokenizer
 
     row = encode_for_sft(EXAMPLES, backbone, dataclasses.replace(SFT, max_length=900), STYLE).rows[0]
