@@ -51,13 +51,19 @@ LAST_PLAIN = (
 
 @dataclass(frozen=True, slots=True)
 class PromptStyle:
-    """One variant of the protocol: what is sent, and how the answer is read (`tags` or a plain list)."""
+    """One variant of the protocol: what is sent, and how the answer is read.
+
+    tags: the list stands in an answer block; else the response is the plain list. think: a think block comes first.
+    switch: the chat template is told `enable_thinking=False`. Templates that know the word (Qwen3's) then close an
+    empty think block themselves; the others pass it over.
+    """
 
     name: str
     system: str
     last: str
     tags: bool
     think: bool
+    switch: bool = False
 
 
 WINDOW_STYLES: dict[str, PromptStyle] = {
@@ -66,6 +72,10 @@ WINDOW_STYLES: dict[str, PromptStyle] = {
         PromptStyle("reasonrank", SYSTEM_THINK, LAST_THINK, tags=True, think=True),
         PromptStyle("reasonrank-qwen3", SYSTEM_PLAIN, LAST_QWEN3, tags=True, think=True),
         PromptStyle("nothink", SYSTEM_PLAIN, LAST_PLAIN, tags=False, think=False),
+        # Ours: no reasoning, and the list in an answer block, so that the reward's format rule (section 4.2) holds for
+        # it as for the reasoning styles. Its words are those of `reasonrank-qwen3`, which ask for just that: no new
+        # sentence to learn, and the miniature's tokenizer knows them.
+        PromptStyle("nothink_tags", SYSTEM_PLAIN, LAST_QWEN3, tags=True, think=False, switch=True),
         # Same text as `nothink`; named apart so that a log says whose plain lists it holds.
         PromptStyle("rankgpt", SYSTEM_PLAIN, LAST_PLAIN, tags=False, think=False),
     )
@@ -198,7 +208,10 @@ class PromptBuilder:
 
     def _render(self, messages: Sequence[dict[str, str]]) -> str:
         assert self.tokenizer is not None
-        raw: str = self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+        switch = {"enable_thinking": False} if self.style.switch else {}
+        raw: str = self.tokenizer.apply_chat_template(
+            list(messages), tokenize=False, add_generation_prompt=True, **switch
+        )
         fixed = fix_text(raw)
         # ftfy looks at whole lines, so text around a passage could in principle complete a marker. It never has;
         # if it does, the texts (already fixed one by one) go out without the second pass.
@@ -216,11 +229,14 @@ def format_ranking(order: Sequence[int]) -> str:
 
 
 def format_response(reasoning: str, order: Sequence[int], style: str = "reasonrank") -> str:
-    """The SFT target (section 4.1): reasoning and list joined in tags; the plain list alone for no-think styles."""
+    """The SFT target (section 4.1): reasoning and list joined in tags. No-think styles leave the reasoning out: the
+    answer block alone (`nothink_tags`), or the plain list."""
     chosen = get_style(style)
     ranking = format_ranking(order)
     if not chosen.tags:
         return ranking
+    if not chosen.think:
+        return f"<answer> {ranking} </answer>"
     return f"<think> {reasoning.strip()} </think> <answer> {ranking} </answer>"
 
 

@@ -23,7 +23,7 @@ def register(app: typer.Typer) -> None:
         engine: Annotated[str, typer.Option(help="transformers, vllm, openai or replay")] = "transformers",
         model: Annotated[str, typer.Option(help="folder, hub name, or package:module/folder")] = "",
         prompt: Annotated[
-            str, typer.Option(help="reasonrank, reasonrank-qwen3, nothink, or rankgpt (plain lists)")
+            str, typer.Option(help="reasonrank, reasonrank-qwen3, nothink_tags, or nothink, rankgpt (plain lists)")
         ] = "reasonrank",
         strategy: Annotated[str, typer.Option(help="sliding_window or full_list")] = "sliding_window",
         window: Annotated[int, typer.Option(help="passages a window")] = 20,
