@@ -19,7 +19,7 @@ from typing import Any
 
 from rrlib.errors import InputError, StageError
 from rrlib.manifest import Stage, identity, open_stage, outputs_root, read_json, stage_state, write_json
-from rrlib.params import STAGES, Config, Profile, load_profile, notebook_path, repository
+from rrlib.params import NOTEBOOKS, STAGES, Config, Profile, load_profile, notebook_path, repository
 
 SYSTEMS = ("first-stage", "backbone", "sft", "sft+rl", "oracle")
 """The rows of a results table, in this order."""
@@ -50,7 +50,7 @@ def begin(config: Config, *, fresh: bool = False) -> Stage:
     Raises StageError when the stage was begun with other settings (then: `begin(config, fresh=True)`).
     """
     run_dir = outputs_root() / config.run
-    inputs = STAGES.get(config.stage, ())
+    inputs = NOTEBOOKS[config.stage]
     missing = [name for name in inputs if read_json(run_dir / name / "manifest.json") is None]
     if missing and not os.environ.get(CHAIN_MARK):
         print(f"{config.stage} reads {', '.join(missing)}, not made yet in run {config.run!r}: made now at SMOKE SIZE")
@@ -70,10 +70,10 @@ def begin(config: Config, *, fresh: bool = False) -> Stage:
 
 def stage_named(text: str) -> str:
     """The stage that `03`, `3` or `03_rl` names. Raises InputError with the choices."""
-    for stage in STAGES:
+    for stage in NOTEBOOKS:
         if text == stage or (text.isdecimal() and int(text) == int(stage[:2])):
             return stage
-    raise InputError(f"no stage {text!r}", remedy=f"name one of {', '.join(s[:2] for s in STAGES)}")
+    raise InputError(f"no stage {text!r}", remedy=f"name one of {', '.join(s[:2] for s in NOTEBOOKS)}")
 
 
 def run_chain(
@@ -86,7 +86,7 @@ def run_chain(
     echo: Echo = print,
     live: bool | None = None,
 ) -> ChainResult:
-    """Run the stages `start`..`until` (default: all four) of a profile into outputs/<name>.
+    """Run the stages `start`..`until` (default: all it has) of a profile into outputs/<name>.
 
     A finished stage with the same settings is skipped. With `start`, the stages before it must be finished and are
     taken as they are. `fresh` starts each of the stages over. `live` shows the running cell in place (default: on a
@@ -97,12 +97,15 @@ def run_chain(
     if not run or run.strip(".") == "" or "/" in run or os.sep in run:
         raise InputError(f"run name {run!r} cannot be a folder's name", remedy="use letters, digits, dot, dash")
     run_dir = outputs_root() / run
-    first = stage_named(start) if start else next(iter(STAGES))
-    last = stage_named(until) if until else list(STAGES)[-1]
-    chosen = [stage for stage in STAGES if first <= stage <= last]
+    first = stage_named(start) if start else loaded.stages[0]
+    last = stage_named(until) if until else loaded.stages[-1]
+    chosen = [stage for stage in loaded.stages if first <= stage <= last]
     if not chosen:
-        raise InputError(f"--from {first[:2]} is after --until {last[:2]}", remedy="swap them")
-    for stage in STAGES:
+        raise InputError(
+            f"the profile runs no stage from {first[:2]} to {last[:2]}",
+            remedy=f"it runs {', '.join(loaded.stages)}; --from comes before --until",
+        )
+    for stage in loaded.stages:
         if stage < first and read_json(run_dir / stage / "manifest.json") is None:
             raise StageError(f"--from {first[:2]} needs {stage}, not finished in {run_dir} -> leave --from out")
     threads = os.environ.get("OMP_NUM_THREADS", "1")
@@ -118,7 +121,7 @@ def run_chain(
 
 def _run_stage(profile: Profile, run_dir: Path, stage: str, fresh: bool, echo: Echo, live: bool | None) -> float | None:
     parameters = profile.parameters(stage, run=run_dir.name)
-    state, changes = stage_state(run_dir, stage, identity(run_dir, stage, parameters, STAGES[stage]))
+    state, changes = stage_state(run_dir, stage, identity(run_dir, stage, parameters, NOTEBOOKS[stage]))
     folder = run_dir / stage
     if fresh and folder.exists():
         shutil.rmtree(folder)
@@ -164,7 +167,7 @@ def _locked(run_dir: Path) -> Iterator[None]:
 
 def _publish(run_dir: Path, result: ChainResult) -> None:
     """Gather what all stages left so far, and write results.json when the evaluation is among them."""
-    for stage in STAGES:
+    for stage in NOTEBOOKS:
         manifest = read_json(run_dir / stage / "manifest.json")
         executed = run_dir / "notebooks" / f"{stage}.ipynb"
         if manifest is None:
