@@ -291,7 +291,8 @@ def stored_results() -> list[Result]:
 
 def setting_of(profile: str | Path) -> Setting:
     """What all rows share: the values of a profile of the chain (a name in params/, or a path)."""
-    from rrlib.params import load_profile, repository
+    from rrlib.params import Config, load_profile, repository
+    from rrlib.training.settings import grpo_settings, sft_settings
 
     path = Path(profile)
     loaded = load_profile(path if path.suffix else repository() / "params" / f"{profile}.yaml")
@@ -302,8 +303,8 @@ def setting_of(profile: str | Path) -> Setting:
         | {"pool": synthesis["pool"]},
         teacher=synthesis["teacher"],
         model=sft["model"],
-        sft=sft_settings(sft),
-        grpo=grpo_settings(rl),
+        sft=sft_settings(Config("02_sft", sft)),
+        grpo=grpo_settings(Config("03_rl", rl)),
         corpus_options=synthesis["corpus_options"],
         teacher_options=synthesis["teacher_options"],
         alpha=synthesis["alpha"],
@@ -345,7 +346,9 @@ def compared(table: pd.DataFrame) -> pd.DataFrame:
         if unsure or (here > 0) != (there > 0):
             verdict = "cannot be told from zero here" if unsure else "another sign than the paper's"
             why = WHY.get(str(name), "")
-            lines.append({"row": name, "here": round(here, 3), "paper": there, "verdict": verdict, "may be because": why})
+            lines.append(
+                {"row": name, "here": round(here, 3), "paper": there, "verdict": verdict, "may be because": why}
+            )
     return pd.DataFrame(lines, columns=["row", "here", "paper", "verdict", "may be because"]).set_index("row")
 
 

@@ -204,7 +204,9 @@ def load_profile(path: str | Path, notebooks: Path | None = None) -> Profile:
                 check_value(key, value, declared[stage][key].default, path=path, line=line, section=section)
                 if section != "shared" or key not in (data.get(stage) or {}):
                     sections[stage][key] = value
-    return Profile(path, data["name"], data["seed"], data.get("description", ""), data.get("hardware", ""), sections, stages)
+    return Profile(
+        path, data["name"], data["seed"], data.get("description", ""), data.get("hardware", ""), sections, stages
+    )
 
 
 def _stages(value: Any, path: Path, line: int | None) -> tuple[str, ...]:

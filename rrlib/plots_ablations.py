@@ -77,5 +77,7 @@ def markdown(table: pd.DataFrame, results: Sequence[Result]) -> str:
             str(int(row["n"])),
         ]
         lines.append("| " + " | ".join(cells) + " |")
-    what = f"Seeds {', '.join(map(str, seeds))}; {', '.join(kinds)} data, simulated teacher; {METRIC} of sliding windows."
+    what = (
+        f"Seeds {', '.join(map(str, seeds))}; {', '.join(kinds)} data, simulated teacher; {METRIC} of sliding windows."
+    )
     return "\n".join([what, "", *lines, ""])

@@ -127,6 +127,7 @@ class MultiViewReward:
         Dataset columns: `relevance` (list of labels a row) and `gold` (0-based gold list a row). `decode` turns
         completion ids into text when the tags might be special tokens, which TRL's own decoding would drop.
         """
+        score = self._scorer(decode)
 
         def multi_view_reward(
             prompts: Sequence[Any] | None = None,
@@ -139,22 +140,99 @@ class MultiViewReward:
             log_metric: Callable[[str, float], None] | None = None,
             **_: Any,
         ) -> list[float]:
+            records = score(completions, completion_ids, relevance, gold)
+            _log(records, relevance, log_extra, log_metric)
+            return [r.total for r in records]
+
+        return multi_view_reward
+
+    def trl_parts(
+        self, decode: Callable[[list[int]], str] | None = None
+    ) -> tuple[list[Callable[..., list[float]]], list[float]]:
+        """The same reward as four functions and their weights, for an optimiser that normalises each on its own (GDPO,
+        arXiv 2601.05242): `gate` (-1 for a broken format, else 0), and `ndcg`, `recall`, `rbo` (0 where not valid).
+
+        Their weighted sum is the reward of `trl`, to the last bit that float32 keeps. The first logs what `trl` logs,
+        and the sum as column `multi_view_reward`.
+        """
+        score, views = self._scorer(decode), [view for view in VIEWS if self.weights.get(view)]
+
+        def gate(
+            prompts: Sequence[Any] | None = None,
+            completions: Sequence[Any] = (),
+            completion_ids: Sequence[list[int]] | None = None,
+            *,
+            relevance: Sequence[Sequence[int]],
+            gold: Sequence[Sequence[int]],
+            log_extra: Callable[[str, list[Any]], None] | None = None,
+            log_metric: Callable[[str, float], None] | None = None,
+            **_: Any,
+        ) -> list[float]:
+            records = score(completions, completion_ids, relevance, gold)
+            _log(records, relevance, log_extra, log_metric)
+            if log_extra is not None:
+                log_extra("multi_view_reward", [r.total for r in records])
+            return [-1.0 if r.level == "bad_format" else 0.0 for r in records]
+
+        def part(view: str) -> Callable[..., list[float]]:
+            def value(
+                prompts: Sequence[Any] | None = None,
+                completions: Sequence[Any] = (),
+                completion_ids: Sequence[list[int]] | None = None,
+                *,
+                relevance: Sequence[Sequence[int]],
+                gold: Sequence[Sequence[int]],
+                **_: Any,
+            ) -> list[float]:
+                return [getattr(r, view) or 0.0 for r in score(completions, completion_ids, relevance, gold)]
+
+            value.__name__ = view  # the name under which TRL logs it
+            return value
+
+        return [gate, *map(part, views)], [1.0, *(self.weights[view] for view in views)]
+
+    def _scorer(self, decode: Callable[[list[int]], str] | None) -> Callable[..., list[RewardRecord]]:
+        """Records of a batch of completions; asked again for the same batch, it does not parse again."""
+        last: list[Any] = [None, []]
+
+        def score(
+            completions: Sequence[Any],
+            completion_ids: Sequence[list[int]] | None,
+            relevance: Sequence[Sequence[int]],
+            gold: Sequence[Sequence[int]],
+        ) -> list[RewardRecord]:
             if decode is not None and completion_ids is not None:
                 texts = [decode(ids) for ids in completion_ids]
             else:
                 texts = [c if isinstance(c, str) else c[0]["content"] for c in completions]
-            records = self.score_many(texts, relevance, gold)
-            if log_metric is not None:
-                for name, value in summary(records).items():
-                    log_metric(name, value)
-                silent = sum(1 for labels in relevance if not any(label > 0 for label in labels))
-                log_metric("share/no_relevant", silent / max(len(texts), 1))
-            if log_extra is not None:
-                log_extra("level", [r.level for r in records])
-                log_extra("views", [json.dumps([r.ndcg, r.recall, r.rbo]) for r in records])
-            return [r.total for r in records]
+            batch = (texts, list(relevance), list(gold))
+            if batch != last[0]:
+                last[:] = [batch, self.score_many(texts, relevance, gold)]
+            found: list[RewardRecord] = last[1]
+            return found
 
-        return multi_view_reward
+        return score
+
+
+def _log(
+    records: Sequence[RewardRecord],
+    relevance: Sequence[Sequence[int]],
+    log_extra: Callable[[str, list[Any]], None] | None,
+    log_metric: Callable[[str, float], None] | None,
+) -> None:
+    """Views and format levels into TRL's log and its table of completions.
+
+    One number a completion, not one a batch: TRL takes the mean of all that all processes log, and a mean of means over
+    unequal counts of valid completions would be another number.
+    """
+    if log_metric is not None:
+        for record, labels in zip(records, relevance, strict=True):
+            for name, value in summary([record]).items():
+                log_metric(name, value)
+            log_metric("share/no_relevant", float(not any(label > 0 for label in labels)))
+    if log_extra is not None:
+        log_extra("level", [r.level for r in records])
+        log_extra("views", [json.dumps([r.ndcg, r.recall, r.rbo]) for r in records])
 
 
 def summary(records: Sequence[RewardRecord]) -> dict[str, float]:

@@ -19,7 +19,7 @@ from typing import Any
 
 from rrlib.errors import InputError, StageError
 from rrlib.manifest import Stage, identity, open_stage, outputs_root, read_json, stage_state, write_json
-from rrlib.params import NOTEBOOKS, STAGES, Config, Profile, load_profile, notebook_path, repository
+from rrlib.params import NOTEBOOKS, Config, Profile, load_profile, notebook_path, repository
 
 SYSTEMS = ("first-stage", "backbone", "sft", "sft+rl", "oracle")
 """The rows of a results table, in this order."""

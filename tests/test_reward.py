@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -168,7 +171,7 @@ def test_no_relevant_passage_counts_rbo_only() -> None:
 
 
 def test_trl_adapter_logs_views_and_shares() -> None:
-    logged: dict[str, float] = {}
+    numbers: dict[str, list[float]] = defaultdict(list)  # TRL takes the mean of all that is logged in a batch
     extra: dict[str, list[object]] = {}
     good, bad, cut = format_response("r", [0, 1, 2]), "<think> a </think> <answer> [1] </answer>", "<think> a"
     reward = MultiViewReward().trl()
@@ -176,15 +179,38 @@ def test_trl_adapter_logs_views_and_shares() -> None:
         completions=[[{"role": "assistant", "content": t}] for t in (good, bad, cut, good)],
         relevance=[[1, 0, 0]] * 3 + [[0, 0, 1]],
         gold=[[0, 1, 2]] * 4,
-        log_metric=logged.__setitem__,
+        log_metric=lambda name, value: numbers[name].append(value),
         log_extra=extra.__setitem__,
         some_other_column=[1, 2, 3, 4],
     )
+    logged = {name: sum(values) / len(values) for name, values in numbers.items()}
     assert totals == pytest.approx([1.3, 0.0, -1.0, 0.5 + 0.2 + 0.1])
     assert logged["share/valid"] == 0.5 and logged["share/bad_list"] == 0.25 and logged["share/bad_format"] == 0.25
     assert logged["view/ndcg"] == pytest.approx(0.75) and logged["view/recall"] == 1.0
     assert extra["level"] == ["valid", "bad_list", "bad_format", "valid"]
     assert reward.__name__ == "multi_view_reward"
+
+
+def test_the_parts_sum_to_the_reward_and_parse_each_batch_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    good, bad, cut = format_response("r", [0, 1, 2]), "<think> a </think> <answer> [1] </answer>", "<think> a"
+    batch: dict[str, Any] = {
+        "completions": [good, bad, cut, good], "relevance": [[1, 0, 0]] * 3 + [[0, 0, 1]], "gold": [[0, 1, 2]] * 4
+    }  # fmt: skip
+    calls: list[int] = []
+    real = MultiViewReward.score_many
+    monkeypatch.setattr(MultiViewReward, "score_many", lambda *a: calls.append(1) or real(*a))
+    extra: dict[str, list[object]] = {}
+    functions, weights = MultiViewReward().trl_parts()
+    table = [functions[0](**batch, log_extra=extra.__setitem__), *(f(**batch) for f in functions[1:])]
+    assert [f.__name__ for f in functions] == ["gate", "ndcg", "recall", "rbo"] and len(calls) == 1
+    assert table[0] == [0.0, 0.0, -1.0, 0.0]
+    sums = [sum(w * column[i] for w, column in zip(weights, table, strict=True)) for i in range(4)]
+    assert sums == pytest.approx(MultiViewReward().trl()(**batch))
+    assert extra["multi_view_reward"] == pytest.approx(sums)
+    functions[0](**{**batch, "relevance": [[0, 1, 0]] * 4})
+    assert len(calls) == 3, "another batch is parsed anew"
+    only = MultiViewReward(weights={"ndcg": 1.0}).trl_parts()
+    assert [f.__name__ for f in only[0]] == ["gate", "ndcg"] and only[1] == [1.0, 1.0]
 
 
 def test_adapter_can_decode_ids_itself() -> None:

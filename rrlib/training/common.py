@@ -1,21 +1,17 @@
-"""What both stages share: settings, a tamed TRL, the log, the run and its final checkpoint."""
+"""What both stages share: settings, the hardware they meet, a tamed TRL, and the arguments of its trainers."""
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from rrlib.errors import InputError
-from rrlib.training.resume import TrainResult, write_json
 
-if TYPE_CHECKING:
-    from transformers import Trainer
+ATTENTION = ("sdpa", "flash_attention_2", "eager")
 
 OnLog = Callable[[dict[str, Any]], None]
 """Called with each row of the log as it is written: for live curves in a notebook."""
@@ -28,7 +24,8 @@ class Common:
     learning_rate: peak. micro_batch: rows per device and forward pass. weight_decay, max_grad_norm: of AdamW.
     dtype: `auto` = bf16 where the device has it; `bf16`, `fp32`. It is the autocast type: full fine-tuning keeps its
         weights, gradients and optimiser states in float32, in which an update at 1e-6 does not vanish by rounding.
-    device: `auto` or `cpu`. lora_rank: 0 = full fine-tuning; else LoRA on all linear layers with alpha = lora_alpha,
+    device: `auto` or `cpu`. attention: `sdpa` (part of torch), `flash_attention_2` (package flash-attn, GPU only) or
+        `eager`. lora_rank: 0 = full fine-tuning; else LoRA on all linear layers with alpha = lora_alpha,
         merged into the base at the end. max_passage_tokens: as at inference (512 BRIGHT, 100 BEIR).
     too_long: `refuse` names examples over the limits, `drop` leaves them out and counts them.
     keep: how many of TRL's checkpoints stay on disk, 0 = all.
@@ -54,9 +51,7 @@ class Common:
             require(self, name, low)
         if not self.learning_rate > 0:
             raise InputError(f"learning_rate is {self.learning_rate}", remedy="give a positive rate, such as 5.0e-6")
-        for name, known in (("dtype", ("auto", "bf16", "fp32")), ("device", ("auto", "cpu"))):
-            if getattr(self, name) not in known:
-                raise InputError(f"{name} is {getattr(self, name)!r}", remedy=f"use one of {', '.join(known)}")
+        one_of(self, dtype=("auto", "bf16", "fp32"), device=("auto", "cpu"), attention=ATTENTION)
         if self.too_long not in ("refuse", "drop"):
             raise InputError(f"too_long is {self.too_long!r}", remedy="use refuse or drop")
 
@@ -65,6 +60,13 @@ def require(settings: Any, name: str, low: float) -> None:
     """Raise InputError unless the setting is at least `low`."""
     if getattr(settings, name) < low:
         raise InputError(f"{name} is {getattr(settings, name)}", remedy=f"give {low} or more")
+
+
+def one_of(settings: Any, **known: tuple[str, ...]) -> None:
+    """Raise InputError unless each named setting is one of its known values."""
+    for name, values in known.items():
+        if getattr(settings, name) not in values:
+            raise InputError(f"{name} is {getattr(settings, name)!r}", remedy=f"use one of {', '.join(values)}")
 
 
 # --- hardware --------------------------------------------------------------------------------------------------------
@@ -84,6 +86,24 @@ def choose_bf16(settings: Common, device: str) -> bool:
     if settings.dtype != "auto":
         return settings.dtype == "bf16"
     return training_dtype(cuda=None if device == "cuda" else False) == "bfloat16"
+
+
+def world_size() -> int:
+    """How many processes train together: torchrun and accelerate say so in the environment."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def check_attention(settings: Common, device: str) -> None:
+    """Raise InputError where the attention that is asked for cannot run, before a model is loaded for it."""
+    if settings.attention != "flash_attention_2":
+        return
+    from transformers.utils import is_flash_attn_2_available
+
+    if device != "cuda" or not is_flash_attn_2_available():
+        raise InputError(
+            f"attention is 'flash_attention_2', which needs CUDA and the package flash-attn (device: {device})",
+            remedy="use sdpa: on a GPU torch computes it with the same kernels where no row is padded",
+        )
 
 
 # --- quiet -----------------------------------------------------------------------------------------------------------
@@ -123,93 +143,7 @@ def tamed_trl() -> Iterator[None]:
             hf_logging.enable_progress_bar()
 
 
-# --- the run ---------------------------------------------------------------------------------------------------------
-
-
-def log_writer(output: Path, on_log: OnLog | None) -> Any:
-    """A trainer callback that writes log.jsonl line by line; after a resume the file begins with the old lines.
-
-    Every row gets `seconds`, training time so far, summed over resumed parts.
-    """
-    import time
-
-    from transformers import TrainerCallback
-
-    path = output / "log.jsonl"
-
-    class LogWriter(TrainerCallback):
-        def __init__(self) -> None:
-            self.start = 0.0
-
-        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            rows = clean_log(state.log_history)
-            self.start = time.perf_counter() - (rows[-1].get("seconds", 0.0) if rows else 0.0)
-            if state.is_world_process_zero:
-                path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-
-        def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            row = state.log_history[-1]
-            row["seconds"] = round(time.perf_counter() - self.start, 3)
-            if not state.is_world_process_zero or "train_runtime" in row:
-                return
-            with open(path, "a", encoding="utf-8") as handle:
-                handle.write(json.dumps(row) + "\n")
-            if on_log is not None:
-                on_log(dict(row))
-
-    return LogWriter()
-
-
-def clean_log(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """TRL's log without its closing summary row."""
-    return [dict(row) for row in history if "train_runtime" not in row]
-
-
-def run_trainer(
-    trainer: Trainer,
-    tokenizer: Any,
-    output: Path,
-    resume: str | None,
-    n_examples: int,
-    dropped: int,
-    info: dict[str, Any],
-) -> TrainResult:
-    """Train (from `resume`, a TRL checkpoint, when there is one), save `checkpoint/`, then `result.json`."""
-    from transformers import PrinterCallback
-
-    trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=resume)
-    log = clean_log(trainer.state.log_history)
-    save_checkpoint(trainer, tokenizer, output / "checkpoint")
-    seconds = float(trainer.state.log_history[-1].get("seconds", 0.0))
-    info = {**info, "steps": trainer.state.global_step, "resumed_from": resume and Path(resume).name}
-    result = {
-        "seconds": seconds,
-        "n_examples": n_examples,
-        "dropped": dropped,
-        "info": info,
-    }
-    if trainer.is_world_process_zero():
-        write_json(output / "result.json", result)
-    return TrainResult(output / "checkpoint", log, seconds, n_examples, dropped, info)
-
-
-def save_checkpoint(trainer: Trainer, tokenizer: Any, folder: Path) -> None:
-    """Weights (LoRA merged into the base), configuration and tokenizer; the folder appears when it is whole."""
-    part = folder.with_name(folder.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    if hasattr(model, "merge_and_unload"):
-        if trainer.is_world_process_zero():
-            model.merge_and_unload().save_pretrained(part)
-    else:
-        trainer.save_model(str(part))
-    if not trainer.is_world_process_zero():
-        return
-    tokenizer.save_pretrained(part)
-    (part / "training_args.bin").unlink(missing_ok=True)  # a pickle; the settings are in inputs.json
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(part, folder)
+# --- the parts of a trainer -------------------------------------------------------------------------------------------
 
 
 def load_tokenizer(model: str) -> Any:
@@ -263,4 +197,5 @@ def training_arguments(settings: Common, output: Path, device: str, bf16: bool) 
         "save_total_limit": settings.keep or None,
         "disable_tqdm": True,
         "report_to": "none",
+        **({"ddp_backend": "gloo"} if device == "cpu" and world_size() > 1 else {}),
     }

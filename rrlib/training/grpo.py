@@ -8,13 +8,11 @@ linear, its loss is DAPO's, its KL has a bias correction, its beta is 0.
 
 from __future__ import annotations
 
-import logging
-import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 from rrlib.errors import InputError
 from rrlib.prompts import PromptBuilder, format_response
@@ -23,26 +21,28 @@ from rrlib.reward import MultiViewReward
 from rrlib.training.common import (
     Common,
     OnLog,
+    check_attention,
     choose_bf16,
     choose_device,
     load_tokenizer,
-    log_writer,
     lora_config,
     model_length,
+    one_of,
     require,
-    run_trainer,
     tamed_trl,
     training_arguments,
+    world_size,
 )
+from rrlib.training.completions import read_completions
 from rrlib.training.data import Encoded, Limits, encode_examples
 from rrlib.training.generation import small_model_rollouts
-from rrlib.training.resume import TrainResult, begin, fingerprint
+from rrlib.training.probe import probe
+from rrlib.training.resume import TrainResult, begin, fingerprint, locked
+from rrlib.training.runner import Facts, log_writer, run_trainer
+from rrlib.training.schedule import Batches, batches
 from rrlib.types import RankingExample
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-_LOGGER = logging.getLogger(__name__)
+__all__ = ["Batches", "GRPOSettings", "answer_decoder", "batches", "encode_for_grpo", "read_completions", "train_grpo"]
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,22 @@ class GRPOSettings(Common):
     """Settings of GRPO; see Common for the rest. A step here is one rollout batch, as in the paper.
 
     prompts: prompts per step. rollouts: completions per prompt. updates: optimiser updates per step.
-    steps: rollout batches. beta: weight of the KL to the starting checkpoint. clip: of the ratio; dual_clip: upper
-    bound of the ratio for negative advantages (verl: 3). max_prompt, max_completion: tokens; longer prompts are
-    refused or dropped, longer completions are cut and earn -1. save_every: steps between two resume points.
-    use_vllm: rollouts by vLLM in the trainer's process (GPU), else by transformers.
+    steps: rollout batches. beta: weight of the KL to the starting checkpoint. clip: of the ratio; clip_high: of the
+    ratio upwards where it differs (DAPO: 0.28), 0 = as clip; dual_clip: upper bound of the ratio for negative
+    advantages (verl: 3). max_prompt, max_completion: tokens; longer prompts are refused or dropped, longer completions
+    are cut and earn -1. save_every: steps between two resume points.
+
+    Beyond the paper, off by default:
+    loss: `grpo` (mean over a sequence, then over sequences: the paper's run), `dr_grpo` (arXiv 2503.20783: divided by a
+        constant length, and advantages not by the group's spread), `dapo` (arXiv 2503.14476: mean over all tokens).
+    normalize: `total` normalises the reward within a group, `views` each view on its own before they are summed (GDPO,
+        arXiv 2601.05242).
+    mask_truncated: completions that were cut off teach nothing, instead of earning -1 (they stay in the group's mean).
+
+    use_vllm: rollouts by vLLM, else by transformers. vllm_mode: `colocate` (in the trainer's processes, with
+        vllm_memory of each GPU, split over vllm_tensor_parallel GPUs) or `server` (vllm_server: its base URL).
+    vllm_correction: weigh tokens by the ratio of trainer's and vLLM's probabilities (truncated at 3, token by token);
+        off as in the paper's run.
     """
 
     learning_rate: float = 1e-6
@@ -70,8 +82,16 @@ class GRPOSettings(Common):
     max_prompt: int = 20480
     max_completion: int = 3072
     save_every: int = 25
+    clip_high: float = 0.0
+    loss: Literal["grpo", "dr_grpo", "dapo"] = "grpo"
+    normalize: Literal["total", "views"] = "total"
+    mask_truncated: bool = False
     use_vllm: bool = False
+    vllm_mode: Literal["colocate", "server"] = "colocate"
+    vllm_server: str = "http://localhost:8000"
     vllm_memory: float = 0.5
+    vllm_tensor_parallel: int = 1
+    vllm_correction: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -84,50 +104,23 @@ class GRPOSettings(Common):
             ("max_prompt", 1),
             ("max_completion", 1),
             ("save_every", 1),
+            ("clip_high", 0),
+            ("vllm_tensor_parallel", 1),
         ):
             require(self, name, low)
+        one_of(self, loss=("grpo", "dr_grpo", "dapo"), normalize=("total", "views"), vllm_mode=("colocate", "server"))
+        if not 0.0 < self.vllm_memory < 1.0:
+            raise InputError(f"vllm_memory is {self.vllm_memory}", remedy="it is a share of a GPU, such as 0.5")
+        if self.normalize == "views" and self.loss == "dr_grpo":
+            raise InputError(
+                "loss dr_grpo leaves out the spread by which normalize: views divides", remedy="choose one of them"
+            )
         if self.temperature <= 0:
             raise InputError(f"temperature is {self.temperature}", remedy="rollouts are sampled: 1.0 in the paper")
         if (self.prompts * self.rollouts) % self.updates:
             raise InputError(
                 f"{self.prompts} prompts x {self.rollouts} rollouts do not split into {self.updates} updates"
             )
-
-
-@dataclass(frozen=True, slots=True)
-class Batches:
-    """TRL's batch algebra for our settings.
-
-    accumulation: forward passes per update; per_generation: forward passes per rollout batch; max_steps: optimiser
-    updates in all; save_steps and logging_steps count updates too and fall on generation boundaries, the only places
-    where a resume is exact and where the reward is logged.
-    """
-
-    accumulation: int
-    per_generation: int
-    max_steps: int
-    save_steps: int
-    logging_steps: int
-
-
-def batches(settings: GRPOSettings, processes: int = 1) -> Batches:
-    """Raises InputError when the completions of an update do not split evenly over processes and micro-batches."""
-    update = settings.prompts * settings.rollouts // settings.updates
-    pass_size = settings.micro_batch * processes
-    if update % pass_size:
-        raise InputError(
-            f"an update of {update} completions does not split into passes of {settings.micro_batch} on "
-            f"{processes} processes",
-            remedy=f"choose a micro_batch that divides {update // processes if update % processes == 0 else update}",
-        )
-    accumulation = update // pass_size
-    return Batches(
-        accumulation,
-        accumulation * settings.updates,
-        settings.steps * settings.updates,
-        settings.save_every * settings.updates,
-        settings.updates,
-    )
 
 
 def encode_for_grpo(
@@ -176,91 +169,173 @@ def train_grpo(
     reward: its cut-off k should be window - stride (default 10, as 20 - 10).
 
     Returns the final checkpoint and a log with one row a step: reward, its views (`view/ndcg`, `view/recall`,
-    `view/rbo`), the shares of the format levels, lengths, KL, entropy, seconds of generation (`time/generate`).
+    `view/rbo`), the shares of the format levels, of groups without spread (`groups/no_spread`) and of completions cut
+    off (`completions/clipped_ratio`), lengths, KL, entropy, seconds of generation, scoring and update (`time/...`).
     Raises InputError for bad settings, prompts that are too long, or a reward that does not read the style's format;
     StageError for a folder begun with other inputs.
     """
     settings, reward = settings or GRPOSettings(), reward or MultiViewReward()
     path, out = resolve(model), Path(output)
+    device = choose_device(settings)
+    check_attention(settings, device)
     encoded = encode_for_grpo(examples, path, settings, style)
     _check_reward(encoded, reward, style)
-    split = batches(settings, int(os.environ.get("WORLD_SIZE", "1")))
-    inputs = fingerprint(settings, path, examples, stage="grpo", style=style, reward=repr(reward))
-    done, resume = begin(out, inputs)
-    if done is not None:
-        return done
+    inputs = fingerprint(
+        settings, path, examples, stage="grpo", style=style, reward=repr(reward), processes=world_size()
+    )
 
     from datasets import Dataset
-    from trl import GRPOConfig
 
+    if settings.use_vllm:
+        from rrlib.training.vllm_sync import prepare_vllm
+
+        prepare_vllm(device, settings.vllm_mode)
     tokenizer = load_tokenizer(path)
-    device = choose_device(settings)
     bf16 = choose_bf16(settings, device)
-    with tamed_trl():
-        config = GRPOConfig(
-            **training_arguments(settings, out, device, bf16),
-            gradient_accumulation_steps=split.accumulation,
-            steps_per_generation=split.per_generation,
-            num_generations=settings.rollouts,
-            num_iterations=1,
-            max_steps=split.max_steps,
-            lr_scheduler_type="constant",
-            beta=settings.beta,
-            use_bias_correction_kl=False,
-            epsilon=settings.clip,
-            delta=settings.dual_clip,
-            loss_type="grpo",  # mean over a sequence, then over sequences, as verl with one sequence a micro-batch
-            scale_rewards="group",
-            entropy_coef=settings.entropy,
-            temperature=settings.temperature,
-            top_p=1.0,
-            top_k=0,
-            max_completion_length=settings.max_completion,
-            mask_truncated_completions=False,
-            use_vllm=settings.use_vllm,
-            vllm_mode="colocate",
-            vllm_max_model_length=settings.max_prompt + settings.max_completion,
-            vllm_gpu_memory_utilization=settings.vllm_memory,
-            vllm_importance_sampling_correction=False,
-            log_completions=True,
-            logging_steps=split.logging_steps,
-            save_strategy="steps",
-            save_steps=split.save_steps,
-        )
+    decode = answer_decoder(tokenizer)
+    parts = reward.trl_parts(decode) if settings.normalize == "views" else ([reward.trl(decode)], [1.0])
+    with tamed_trl(), locked(out):
+        config = grpo_config(settings, out, device, bf16, world_size(), reward_weights=parts[1])
+        with config.main_process_first(local=False):  # one process clears the folder, then the others look at it
+            done, resume = begin(out, inputs)
+        if done is not None:
+            return done
         trainer = _trainer_class()(
             model=path,  # a path, since TRL reloads the reference from it
-            reward_funcs=reward.trl(decode=answer_decoder(tokenizer)),
+            reward_funcs=parts[0],
             args=config,
             train_dataset=Dataset.from_dict(_columns(encoded)),
             processing_class=tokenizer,
             peft_config=lora_config(settings),
-            callbacks=[log_writer(out, _watch(on_log))],
+            callbacks=[log_writer(out, on_log)],
         )
         info = {
             "device": device,
             "bf16": bf16,
+            "processes": world_size(),
+            "style": style,
+            "reward": repr(reward),
             "prompt_tokens_max": encoded.prompt_tokens,
             "completions_per_step": settings.prompts * settings.rollouts,
             "parameters": sum(p.numel() for p in trainer.model.parameters()),
         }
-        return run_trainer(trainer, tokenizer, out, resume, len(encoded.rows), encoded.dropped, info)
+        row = encoded.rows[0]
+        trainer.add_callback(probe(trainer, tokenizer, row, out, settings.max_completion, settings.updates))
+        facts = Facts("grpo", str(model), len(encoded.rows), encoded.dropped, asdict(settings), info)
+        return run_trainer(trainer, tokenizer, out, resume, facts)
+
+
+def grpo_config(settings: GRPOSettings, output: Path, device: str, bf16: bool, processes: int = 1, **more: Any) -> Any:
+    """TRL's GRPOConfig for our settings: every value that matters is set, and none is left to a default.
+
+    more: arguments of GRPOConfig that are not settings (the weights of the reward functions).
+    """
+    from trl import GRPOConfig
+
+    split = batches(settings, processes)
+    server = {"vllm_server_base_url": settings.vllm_server} if settings.vllm_mode == "server" else {}
+    return GRPOConfig(
+        **training_arguments(settings, output, device, bf16),
+        gradient_accumulation_steps=split.accumulation,
+        steps_per_generation=split.per_generation,
+        num_generations=settings.rollouts,
+        num_iterations=1,
+        max_steps=split.max_steps,
+        lr_scheduler_type="constant",
+        beta=settings.beta,
+        use_bias_correction_kl=False,
+        epsilon=settings.clip,
+        epsilon_high=settings.clip_high or settings.clip,
+        delta=settings.dual_clip,
+        loss_type=settings.loss,  # grpo: mean over a sequence, then over sequences, as verl with one a micro-batch
+        scale_rewards="none" if settings.loss == "dr_grpo" else "group",
+        multi_objective_aggregation="normalize_then_sum" if settings.normalize == "views" else "sum_then_normalize",
+        entropy_coef=settings.entropy,
+        temperature=settings.temperature,
+        top_p=1.0,
+        top_k=0,
+        max_completion_length=settings.max_completion,
+        mask_truncated_completions=settings.mask_truncated,
+        use_vllm=settings.use_vllm,
+        vllm_mode=settings.vllm_mode,
+        vllm_max_model_length=settings.max_prompt + settings.max_completion,
+        vllm_gpu_memory_utilization=settings.vllm_memory,
+        vllm_tensor_parallel_size=settings.vllm_tensor_parallel,
+        vllm_importance_sampling_correction=settings.vllm_correction,
+        vllm_importance_sampling_mode="token_truncate",
+        log_completions=True,
+        logging_steps=split.logging_steps,
+        save_strategy="steps",
+        save_steps=split.save_steps,
+        **server,
+        **more,
+    )
 
 
 def _trainer_class() -> type:
-    """GRPOTrainer with two additions: our prompt tokens, and the seconds of generation in the log."""
+    """GRPOTrainer with our prompt tokens, and a log that also says where the time goes, how groups spread, and whether
+    vLLM samples from the weights that are trained."""
+    import torch
     from trl import GRPOTrainer
 
     class RankingGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
+        _began: float | None = None  # when the running rollout batch began
+        _spent = 0.0  # seconds of it in generation and scoring
+
+        def _note(self, **values: float) -> None:
+            mode = "train" if self.model.training else "eval"
+            for name, value in values.items():
+                self._metrics[mode][name.replace("__", "/")].append(value)
+
         def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
             # The prompts are templated strings: encoded as the engines do it, without a second BOS token.
             return self.processing_class(text=prompts, add_special_tokens=False)["input_ids"], None, {}
 
         def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
             start = time.perf_counter()
+            self._began = self._began or start
             generated = small_model_rollouts(self, *args, **kwargs) or super()._generate_single_turn(*args, **kwargs)
-            mode = "train" if self.model.training else "eval"
-            self._metrics[mode]["time/generate"].append(time.perf_counter() - start)
+            seconds = time.perf_counter() - start
+            self._spent += seconds
+            self._note(time__generate=seconds)
             return generated
+
+        def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Any:
+            start = time.perf_counter()
+            rewards_GF = super()._calculate_rewards(*args, **kwargs)
+            seconds = time.perf_counter() - start
+            self._spent += seconds
+            totals = (
+                (rewards_GF * self.reward_weights.to(rewards_GF.device)).nansum(dim=1).view(-1, self.num_generations)
+            )
+            still = torch.isclose(totals.std(dim=1), torch.zeros((), device=totals.device), atol=1e-7)
+            self._note(time__score=seconds, groups__no_spread=still.float().mean().item())
+            return rewards_GF
+
+        def _generate_and_score_completions(self, inputs: Any) -> Any:
+            batch = super()._generate_and_score_completions(inputs)
+            if self.use_vllm and not self.vllm_importance_sampling_correction:
+                self._note(**self._sampling_gap(batch))
+            return batch
+
+        @torch.no_grad()
+        def _sampling_gap(self, batch: Any) -> dict[str, float]:
+            # TRL logs this only together with its correction. One pass is enough to see stale weights.
+            rows = slice(self.args.per_device_train_batch_size)
+            ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)[rows]
+            mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)[rows]
+            keep = batch["completion_ids"].shape[1]
+            trained, _, _ = self._get_per_token_logps_and_entropies(self.model, ids, mask, keep, batch_size=len(ids))
+            real = batch["completion_mask"][rows].bool()
+            gap = (trained - batch["sampling_per_token_logps"][rows]).abs()[real]
+            gap = self.accelerator.gather(gap[~gap.isnan()].mean().reshape(1))
+            return {"sampling__sampling_logp_difference__mean": gap.nanmean().item()}
+
+        def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+            if self._began is not None:  # the rest of a rollout batch: log probabilities, backward, optimiser
+                self._note(time__update=time.perf_counter() - self._began - self._spent)
+                self._began, self._spent = None, 0.0
+            super().log(logs, start_time)
 
     return RankingGRPOTrainer
 
@@ -293,24 +368,6 @@ def _check_reward(encoded: Encoded, reward: MultiViewReward, style: str) -> None
         )
 
 
-def _watch(on_log: OnLog | None) -> OnLog:
-    """Say once, aloud, when training goes on in silence without learning anything."""
-    told: set[str] = set()
-
-    def watch(row: dict[str, Any]) -> None:
-        for key, message in (
-            ("completions/clipped_ratio", "all completions were cut off: raise max_completion"),
-            ("frac_reward_zero_std", "no group has a spread of rewards, so nothing is learned: train SFT further"),
-        ):
-            if (row.get(key) or 0.0) >= 1.0 and key not in told:
-                told.add(key)
-                _LOGGER.warning("step %s: %s", row.get("step"), message)
-        if on_log is not None:
-            on_log(row)
-
-    return watch
-
-
 def _columns(encoded: Encoded) -> dict[str, list[Any]]:
     return {
         "prompt": [row.prompt for row in encoded.rows],
@@ -318,14 +375,3 @@ def _columns(encoded: Encoded) -> dict[str, list[Any]]:
         "relevance": [list(row.example.relevance) for row in encoded.rows],
         "gold": [list(row.example.gold) for row in encoded.rows],
     }
-
-
-def read_completions(output: str | Path) -> pd.DataFrame:
-    """Every kept completion of a GRPO training: step (optimiser update), prompt, completion, reward, level, views,
-    advantage. One row a completion. Raises InputError when there are none."""
-    import pandas as pd
-
-    files = sorted(Path(output).glob("trainer/completions/completions_*.parquet"))
-    if not files:
-        raise InputError("no completions here", path=output, remedy="name the output folder of train_grpo")
-    return pd.concat([pd.read_parquet(file) for file in files], ignore_index=True)

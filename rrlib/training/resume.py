@@ -1,7 +1,8 @@
 """An output folder of a training: what it depends on, where to go on, and what came out.
 
 It holds `inputs.json` (what the run depends on), `trainer/` (TRL's own checkpoints), `log.jsonl` (one line a logged
-step, written while training runs), `checkpoint/` (the result) and `result.json`, written last.
+step, written while training runs), `alarms.jsonl`, `answers.jsonl` (one query's answers), `checkpoint/` (the result)
+and `result.json`, written last.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,7 +77,7 @@ def begin(output: Path, inputs: Mapping[str, Any]) -> tuple[TrainResult | None, 
     known = _read_json(output / "inputs.json")
     finished = _read_json(output / "result.json")
     changed = sorted(k for k in known.keys() | inputs.keys() if known.get(k) != inputs.get(k)) if known else []
-    checkpoint = last_checkpoint(output / "trainer")
+    checkpoint = last_checkpoint(output / "trainer", int(known.get("processes", 1)))
     if finished and known and not changed and (output / "checkpoint").is_dir():
         return load_result(output), None
     if known and changed and not finished and checkpoint:
@@ -87,7 +89,7 @@ def begin(output: Path, inputs: Mapping[str, Any]) -> tuple[TrainResult | None, 
     if finished or changed or not known:
         for name in ("trainer", "checkpoint", "checkpoint.part"):
             shutil.rmtree(output / name, ignore_errors=True)
-        for name in ("result.json", "log.jsonl"):
+        for name in ("result.json", "log.jsonl", "alarms.jsonl", "answers.jsonl"):
             (output / name).unlink(missing_ok=True)
         checkpoint = None
     output.mkdir(parents=True, exist_ok=True)
@@ -95,15 +97,47 @@ def begin(output: Path, inputs: Mapping[str, Any]) -> tuple[TrainResult | None, 
     return None, checkpoint
 
 
-def last_checkpoint(folder: Path) -> str | None:
-    """The newest whole checkpoint of TRL in a folder. Half-written ones (killed while saving) are passed over."""
+def last_checkpoint(folder: Path, processes: int = 1) -> str | None:
+    """The newest whole checkpoint of TRL in a folder, of a training by so many processes. Half-written ones (killed
+    while saving) are removed."""
     found = sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]), reverse=True)
     for path in found:
-        state = _read_json(path / "trainer_state.json")  # the last file that is written
-        if state.get("global_step") == int(path.name.rpartition("-")[2]) and (path / "optimizer.pt").exists():
+        if _is_whole(path, processes):
             return str(path)
         shutil.rmtree(path, ignore_errors=True)
     return None
+
+
+def _is_whole(path: Path, processes: int) -> bool:
+    """trainer_state.json is written last; beside it must lie an optimiser (plain, FSDP's shards, or DeepSpeed's) and
+    the random numbers of every process."""
+    state = _read_json(path / "trainer_state.json")
+    optimiser = any((path / name).exists() for name in ("optimizer.pt", "optimizer.bin", "optimizer_0", "latest"))
+    randoms = list(path.glob("rng_state*.pth"))
+    return state.get("global_step") == int(path.name.rpartition("-")[2]) and optimiser and len(randoms) == processes
+
+
+@contextmanager
+def locked(output: Path) -> Iterator[None]:
+    """Keep a second training out of the same folder; the lock falls with the process, however that ends.
+
+    Raises StageError when another process trains there. Only the first process of a distributed training takes it.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    try:
+        import fcntl
+    except ImportError:  # no such locks on this system
+        yield
+        return
+    if os.environ.get("RANK", "0") != "0":
+        yield
+        return
+    with (output / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise StageError(f"{output}: another process trains here -> wait for it, or end it") from error
+        yield
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ model ran 4 epochs after the paper, 7 after the released file.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +18,22 @@ from rrlib.resources import resolve
 from rrlib.training.common import (
     Common,
     OnLog,
+    check_attention,
     choose_bf16,
     choose_device,
     load_tokenizer,
-    log_writer,
     lora_config,
     model_length,
+    one_of,
     require,
-    run_trainer,
     tamed_trl,
     training_arguments,
+    world_size,
 )
 from rrlib.training.data import Encoded, Limits, encode_examples
-from rrlib.training.resume import TrainResult, begin, fingerprint
+from rrlib.training.probe import probe
+from rrlib.training.resume import TrainResult, begin, fingerprint, locked
+from rrlib.training.runner import Facts, log_writer, run_trainer
 from rrlib.types import RankingExample
 
 
@@ -61,8 +64,7 @@ class SFTSettings(Common):
             raise InputError(f"epochs is {self.epochs}", remedy="give a positive number of passes")
         if not 0.0 <= self.warmup < 1.0:
             raise InputError(f"warmup is {self.warmup}", remedy="it is a share of the updates, such as 0.1")
-        if self.schedule not in ("cosine", "linear", "constant"):
-            raise InputError(f"schedule is {self.schedule!r}", remedy="use cosine, linear or constant")
+        one_of(self, schedule=("cosine", "linear", "constant"))
 
 
 def encode_for_sft(
@@ -94,7 +96,8 @@ def train_sft(
     examples: with reasoning, unless the style has no think block.
     model: checkpoint folder, hub name or `package:` reference.
     output: folder of this training. Called again with the same inputs it continues at its last resume point,
-        bit for bit on a CPU; once finished it returns the stored result.
+        bit for bit on a CPU; once finished it returns the stored result. Under torchrun or accelerate, all processes
+        call this, with one folder that all of them see.
     settings: defaults are the paper's for Qwen2.5-7B.
     style: prompt style; the prompt is the one inference will use.
     on_log: called with each row of the log.
@@ -107,14 +110,13 @@ def train_sft(
 
     settings = settings or SFTSettings()
     path, out = resolve(model), Path(output)
-    encoded = encode_for_sft(examples, path, settings, style)
-    done, resume = begin(out, fingerprint(settings, path, examples, stage="sft", style=style))
-    if done is not None:
-        return done
-    tokenizer = load_tokenizer(path)
     device = choose_device(settings)
+    check_attention(settings, device)
+    encoded = encode_for_sft(examples, path, settings, style)
+    inputs = fingerprint(settings, path, examples, stage="sft", style=style, processes=world_size())
+    tokenizer = load_tokenizer(path)
     bf16 = choose_bf16(settings, device)
-    with tamed_trl():
+    with tamed_trl(), locked(out):
         config = SFTConfig(
             **training_arguments(settings, out, device, bf16),
             gradient_accumulation_steps=settings.accumulation,
@@ -129,6 +131,10 @@ def train_sft(
             logging_steps=1,
             dataset_kwargs={"skip_prepare_dataset": True},  # our ids and labels go in as they are
         )
+        with config.main_process_first(local=False):  # one process clears the folder, then the others look at it
+            done, resume = begin(out, inputs)
+        if done is not None:
+            return done
         trainer = SFTTrainer(
             model=path,
             args=config,
@@ -140,11 +146,16 @@ def train_sft(
         info = {
             "device": device,
             "bf16": bf16,
+            "processes": world_size(),
+            "style": style,
             "prompt_tokens_max": encoded.prompt_tokens,
             "response_tokens_max": encoded.response_tokens,
             "parameters": sum(p.numel() for p in trainer.model.parameters()),
         }
-        return run_trainer(trainer, tokenizer, out, resume, len(encoded.rows), encoded.dropped, info)
+        room = min(2 * encoded.response_tokens, model_length(path) - encoded.prompt_tokens)
+        trainer.add_callback(probe(trainer, tokenizer, encoded.rows[0], out, max(room, 1), 1))
+        facts = Facts("sft", str(model), len(encoded.rows), encoded.dropped, asdict(settings), info)
+        return run_trainer(trainer, tokenizer, out, resume, facts)
 
 
 def _columns(encoded: Encoded) -> dict[str, list[Any]]:

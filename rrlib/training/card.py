@@ -1,0 +1,94 @@
+"""The model card that lies in every final checkpoint: what it is, from what, by which settings, and what it is not."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rrlib.training.runner import Facts
+
+_WHAT = {
+    "sft": "supervised fine-tuning on a teacher's reasoning and ranked lists; loss on the response alone",
+    "grpo": "GRPO with the multi-view ranking reward (NDCG, Recall, RBO, gated by format)",
+}
+_SHOWN = (
+    "loss", "mean_token_accuracy", "reward", "view/ndcg", "view/recall", "view/rbo", "share/valid", "share/bad_list",
+    "share/bad_format", "completions/mean_length", "completions/clipped_ratio", "kl", "entropy",
+)  # fmt: skip
+_PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate")
+
+
+def model_card(facts: Facts, info: Mapping[str, Any], log: Sequence[Mapping[str, Any]]) -> str:
+    """The text of README.md, with the header that model hubs read. No time and no path of a machine stands in it."""
+    base = _base_name(facts.model)
+    lines = [
+        "---",
+        "library_name: transformers",
+        "pipeline_tag: text-generation",
+        "tags: [reranking, reasoning, rrlib]",
+    ]
+    if "/" in base and not facts.model.startswith("package:"):
+        lines.append(f"base_model: {base}")
+    lines += ["---", "", f"# {base.rpartition('/')[2]}, after {facts.stage.upper()}", ""]
+    lines += [
+        f"A listwise reasoning reranker: {_WHAT.get(facts.stage, facts.stage)}. Prompt style `{info.get('style', '')}` "
+        "of rrlib; the model answers `<think> ... </think> <answer> [2] > [1] > ... </answer>` to a query and a window "
+        "of passages (method: ReasonRank, arXiv 2508.07050).",
+        "",
+        f"Trained on {facts.n_examples} examples ({facts.dropped} left out as too long), "
+        f"{info.get('steps', 0)} optimiser updates. Whoever passes this checkpoint on adds what data it was, "
+        "under which licence, and how it was evaluated.",
+        "",
+        "## Log",
+        "",
+        "| | first | last |",
+        "|---|---:|---:|",
+        *(f"| {key} | {_number(first)} | {_number(last)} |" for key, first, last in _ends(log)),
+        "",
+        "## Settings",
+        "",
+        "| | |",
+        "|---|---|",
+        *(f"| {key} | {value} |" for key, value in {**facts.settings, **info}.items() if key != "resumed_from"),
+        "",
+        "## Versions",
+        "",
+        ", ".join(f"{name} {_version(name)}" for name in _PACKAGES),
+        "",
+        "## Limits",
+        "",
+        "It ranks lists of the lengths and in the prompt format it was trained with. A passage is text of others: it "
+        "may try to steer the ranking. Reasoning that reads well is no proof of a good ranking: measure it.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _base_name(model: str) -> str:
+    if model.startswith("package:") or not Path(model).is_dir():
+        return model.removeprefix("package:")
+    path = Path(model)
+    return f"{path.parent.name}, {path.name}" if path.name == "checkpoint" else path.name
+
+
+def _ends(log: Sequence[Mapping[str, Any]]) -> list[tuple[str, float, float]]:
+    found = []
+    for key in _SHOWN:
+        values = [row[key] for row in log if isinstance(row.get(key), int | float) and math.isfinite(row[key])]
+        if values:
+            found.append((key, float(values[0]), float(values[-1])))
+    return found
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}"
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

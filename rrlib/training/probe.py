@@ -1,0 +1,97 @@
+"""One query's answer as training goes on: greedy, at step 0, in the middle and at the end.
+
+Curves say how much changed, an answer says what. The answers are drawn greedily, so they take nothing from the random
+numbers of the training: with and without them, and after a resume, its steps are the same.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rrlib.training.data import Row
+
+if TYPE_CHECKING:
+    from transformers import Trainer
+
+FILE = "answers.jsonl"
+
+
+def probe(trainer: Trainer, tokenizer: Any, row: Row, output: Path, max_new_tokens: int, updates: int) -> Any:
+    """A trainer callback that writes answers.jsonl: step, qid, query, text, tokens.
+
+    row: the query that is asked. updates: optimiser updates between two places where all processes stand still
+    together (1 for SFT, those of a rollout batch for GRPO); the middle is moved to such a place.
+    """
+    import torch
+    from transformers import TrainerCallback
+    from trl.distributed import DistributedBackend
+    from trl.models.utils import unwrap_model_for_generation
+
+    path = output / FILE
+
+    def answer(step: int) -> None:
+        if step in {known["step"] for known in read_answers(output)}:
+            return
+        args, device = trainer.args, trainer.accelerator.device
+        ids = torch.tensor([row.prompt_ids], device=device)
+        with (
+            unwrap_model_for_generation(
+                trainer.model_wrapped,
+                trainer.accelerator,
+                gradient_checkpointing_kwargs=args.gradient_checkpointing_kwargs,
+            ) as model,
+            torch.no_grad(),
+            DistributedBackend(trainer.accelerator).summon_full_params(trainer.model_wrapped, recurse=False),
+        ):
+            training = model.training
+            model.eval()
+            out = model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                temperature=None,
+                top_p=None,
+                top_k=None,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+            model.train(training)
+        new = out[0, ids.shape[1] :].tolist()
+        if trainer.is_world_process_zero():
+            text = tokenizer.decode(new, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+            query = row.example.query
+            record = {"step": step, "qid": query.qid, "query": query.text, "text": text, "tokens": len(new)}
+            with open(path, "a", encoding="utf-8") as handle:
+                handle.write(json.dumps(record, ensure_ascii=False) + "\n")
+        trainer.accelerator.wait_for_everyone()
+
+    class Probe(TrainerCallback):
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == 0:
+                answer(0)
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            middle = max(state.max_steps // 2 // updates, 1) * updates
+            if state.global_step == middle < state.max_steps:
+                answer(middle)
+
+        def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            answer(state.global_step)
+
+    return Probe()
+
+
+def read_answers(output: str | Path) -> list[dict[str, Any]]:
+    """The answers kept by a training, in the order of their steps; empty when there are none."""
+    path = Path(output) / FILE
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    found = []
+    for line in lines:
+        try:
+            found.append(json.loads(line))
+        except ValueError:  # the process was killed while it wrote this line
+            continue
+    return sorted(found, key=lambda record: int(record["step"]))
