@@ -136,6 +136,9 @@ class Table:
         unknown = [name for name in rows if name not in (*RECIPES, FIRST_STAGE)]
         if unknown:
             raise InputError(f"unknown rows {unknown}", remedy=f"use some of {', '.join(RECIPES)}")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self.path.is_file():
+            repair_tail(self.path)  # killed while it wrote a row
         done = {(r.row, r.seed) for r in self.results()}
         for seed in seeds:
             for name in rows:
@@ -151,10 +154,8 @@ class Table:
         return [r for r in self.results() if (r.row, r.seed) in wanted]
 
     def _keep(self, result: Result) -> None:
-        """Append one line, whole: after a kill a torn one is cut off here."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Append one line, whole."""
         with open(self.path, "a", encoding="utf-8") as handle:
-            repair_tail(self.path)
             handle.write(json.dumps(asdict(result), sort_keys=True) + "\n")
             handle.flush()
             os.fsync(handle.fileno())
@@ -308,7 +309,7 @@ def setting_of(profile: str | Path) -> Setting:
         corpus_options=synthesis["corpus_options"],
         teacher_options=synthesis["teacher_options"],
         alpha=synthesis["alpha"],
-        consistency_k=synthesis["consistency_k"],
+        consistency_k=synthesis.get("consistency_k", 10),
         temperature=synthesis["temperature"],
         window=synthesis["window"],
         stride=last["stride"],

@@ -48,3 +48,45 @@ def test_dl19_whole_at_depth_100(
     record_property("queries", f"{len(qids)} (real), model {MODEL}, depth 100, 128 new tokens")
     record_property("seconds for 387 windows", round(seconds))
     record_property("responses", ", ".join(f"{r.kind} {r.count}" for r in audit(rows) if r.count))
+
+
+@pytest.mark.timeout(5400)
+def test_the_miniature_learns(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
+    """The chain on params/miniature.yaml: first stage < SFT < SFT and GRPO, each step significant, in valid format."""
+    import os
+    import subprocess
+    import sys
+
+    from rrlib.responses import parse_strict
+
+    root = Path(__file__).resolve().parent.parent
+    command = [sys.executable, "-m", "rrlib", "run", str(root / "params" / "miniature.yaml")]
+    began = time.perf_counter()
+    subprocess.run(command, check=True, cwd=root, env={**os.environ, "RRLIB_OUTPUTS": str(tmp_path)})
+    record_property("seconds of the chain", round(time.perf_counter() - began))
+    run = tmp_path / "miniature"
+    stage = run / "04_evaluation"
+    collection = run / "01_synthesis" / "collection"
+    qrels, metric = read_qrels(collection / "qrels" / "test.tsv"), "nDCG@10"
+    paths = {"first stage": collection / "runs" / "test.trec"}
+    paths |= {name: stage / "runs" / f"{name}.trec" for name in ("backbone", "sft", "sft+rl")}
+    scores = {name: per_query(qrels, read_run(path), [metric])[metric] for name, path in paths.items()}
+    qids = sorted(qrels)
+    assert len(qids) >= 600
+    means = {}
+    for name, values in scores.items():
+        interval = bootstrap_interval([values[q] for q in qids], seed=7)
+        means[name] = interval.mean
+        record_property(name, f"{metric} {interval.mean:.4f} [{interval.low:.4f}, {interval.high:.4f}]")
+    for better, worse in (("sft", "first stage"), ("sft+rl", "sft")):
+        p = paired_test([scores[better][q] for q in qids], [scores[worse][q] for q in qids], seed=7)
+        record_property(f"p, {better} against {worse}", f"{p:.4f}")
+        assert means[better] > means[worse] and p < 0.01
+    assert means["first stage"] < 0.45
+    assert means["sft+rl"] - means["sft"] >= 0.02
+    for name in ("sft", "sft+rl"):
+        rows = [json.loads(line) for line in (stage / "windows" / f"{name}.jsonl").read_text().splitlines()]
+        valid = sum(parse_strict(row["text"] or "", len(row["order"])).level == "valid" for row in rows) / len(rows)
+        record_property(f"valid answers, {name}", f"{valid:.1%} of {len(rows)}")
+        assert valid >= 0.98
+    record_property("data", f"synthetic, {len(qids)} test queries, simulated teacher, seed 7")

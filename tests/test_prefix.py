@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from rrlib.engines.prefix import Sampling, _pick, decode, supports
+from rrlib.engines.prefix import Sampling, _pick, answer_logprobs, decode, supports
 
 SIZES = {
     "vocab_size": 50,
@@ -127,3 +127,41 @@ def test_models_it_does_not_know_are_left_to_generate():
     config = Qwen3Config(**SIZES, num_key_value_heads=2, head_dim=8, use_sliding_window=True, sliding_window=8)
     config.layer_types = ["sliding_attention", "full_attention"]
     assert not supports(Qwen3ForCausalLM(config))
+
+
+def rollout_batch():
+    """Three rows of one prompt and two of others, prompts padded on the left, answers on the right."""
+    torch.manual_seed(5)
+    ids = torch.randint(4, 50, (6, 13))
+    ids[1, :7], ids[2, :7] = ids[0, :7], ids[0, :7]
+    mask = torch.ones_like(ids)
+    mask[:3, :2] = 0
+    mask[2, 10:] = 0
+    mask[5, 12:] = 0
+    return ids * mask, mask
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_log_probabilities_and_gradients_are_those_of_one_plain_forward_pass(name):
+    model, answer = wide(MODELS[name]()), 6
+    ids, mask = rollout_batch()
+    real = mask[:, -answer:].bool()
+    logprobs = (model(input_ids=ids, attention_mask=mask).logits / 1.3).log_softmax(-1)
+    wanted = logprobs[:, :-1].gather(2, ids[:, 1:, None]).squeeze(2)[:, -answer:]
+    spread = -(logprobs.exp() * logprobs).sum(-1)[:, :-1][:, -answer:]
+    got, entropy = answer_logprobs(model, ids, mask, answer, temperature=1.3, entropy=True)
+    assert torch.allclose(got[real], wanted[real], atol=1e-5) and torch.allclose(entropy[real], spread[real], atol=1e-5)
+    assert not got[~real].any()
+    weights = list(model.parameters())
+    plain = torch.autograd.grad(wanted[real].pow(2).sum(), weights)
+    shared = torch.autograd.grad(got[real].pow(2).sum(), weights)
+    for one, other in zip(plain, shared, strict=True):
+        assert float((one - other).abs().max()) <= 1e-4 * max(1.0, float(one.abs().max()))
+
+
+def test_an_answer_of_one_token():
+    model = wide(MODELS["qwen3"]())
+    ids, mask = rollout_batch()
+    ids, mask = ids[:, :8], mask[:, :8]
+    wanted = model(input_ids=ids, attention_mask=mask).logits.log_softmax(-1)[:, -2].gather(1, ids[:, -1:])
+    assert torch.allclose(answer_logprobs(model, ids, mask, 1)[0], wanted, atol=1e-5)

@@ -523,3 +523,17 @@ def test_nothing_is_printed(trained: common.TrainResult, tmp_path: Path, capfd: 
     train_grpo(EXAMPLES, trained.checkpoint, tmp_path, dataclasses.replace(GRPO, steps=1))
     out, err = capfd.readouterr()
     assert len(out) + len(err) < 500, (out, err)
+
+
+def test_grpo_with_prompts_read_once_learns_as_with_trls_own_passes(
+    trained: common.TrainResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rrlib.training import grpo
+
+    settings = dataclasses.replace(GRPO, steps=2, dtype="fp32")
+    ours = train_grpo(EXAMPLES, trained.checkpoint, tmp_path / "ours", settings)
+    monkeypatch.setattr(grpo, "small_model_logprobs", lambda *args: None)
+    theirs = train_grpo(EXAMPLES, trained.checkpoint, tmp_path / "theirs", settings)
+    for one, other in zip(ours.log, theirs.log, strict=True):
+        for key in ("loss", "kl", "entropy", "grad_norm", "reward"):
+            assert one[key] == pytest.approx(other[key], rel=2e-3, abs=1e-5), key

@@ -73,6 +73,54 @@ def decode(
         model.train(training)
 
 
+def answer_logprobs(
+    model: Any,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor,
+    answer: int,
+    *,
+    temperature: float = 1.0,
+    entropy: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Log-probabilities of the last `answer` tokens of each row, with gradients; equal prompts are read once.
+
+    input_ids, attention_mask: (rows, width); prompts are padded on the left, answers on the right, as TRL lays them
+    out. Returns (log-probabilities, entropies or None), each (rows, answer), 0.0 on padding. The caller's autocast and
+    grad mode hold. Not for models under gradient checkpointing.
+    """
+    import torch
+
+    prompts, owner = torch.unique(input_ids[:, :-answer], dim=0, return_inverse=True)
+    first = torch.stack([(owner == i).nonzero()[0, 0] for i in range(len(prompts))])
+    seen = attention_mask[first, :-answer].bool()
+    real = attention_mask[:, -answer:].bool()
+    decoder, head = model.get_decoder(), model.get_output_embeddings()
+    cache = _SharedCache(seen, 1, 0)
+    with _attention(model):
+        places = (seen.long().cumsum(1) - 1).clamp(min=0)
+        read = decoder(input_ids=prompts, position_ids=places, past_key_values=cache, use_cache=True, shared=cache)
+        hidden = read.last_hidden_state[:, -1:][owner]
+        if answer > 1:
+            cache.reading, cache.owner = False, owner
+            places = seen.sum(1)[owner][:, None] + torch.arange(answer - 1, device=input_ids.device)
+            more = decoder(
+                input_ids=input_ids[:, -answer:-1],
+                position_ids=places,
+                past_key_values=cache,
+                use_cache=True,
+                shared=cache,
+            )
+            hidden = torch.cat([hidden, more.last_hidden_state], 1)
+    logits = head(hidden[real]).float() / temperature
+    logprobs = logits.log_softmax(-1)
+    chosen = logprobs.gather(1, input_ids[:, -answer:][real][:, None]).squeeze(1)
+    scores = torch.zeros(real.shape, device=real.device).masked_scatter(real, chosen)
+    if not entropy:
+        return scores, None
+    spread = -(logprobs.exp() * logprobs).sum(-1)
+    return scores, torch.zeros(real.shape, device=real.device).masked_scatter(real, spread)
+
+
 def _decode(
     model: Any,
     prompts: Sequence[Sequence[int]],
@@ -149,6 +197,7 @@ class _SharedCache:
         import torch
 
         self.copies, self.room, self.reading = copies, room, True
+        self.owner: torch.Tensor | None = None  # of whole answers: which prompt each belongs to
         self.prompt: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.answer: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.length: list[int] = []
@@ -164,7 +213,9 @@ class _SharedCache:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """While prompts are read: keep them. Later: add one token to the answers and return those alone."""
         if self.reading:
-            self.prompt.append((key.contiguous(), value.contiguous()))
+            self.prompt.append((key, value))
+            return key, value
+        if self.owner is not None:
             return key, value
         if len(self.answer) <= layer_idx:
             shape = (key.shape[0], key.shape[1], self.room, key.shape[3])
@@ -214,6 +265,8 @@ def _attend(
         )
         return out.transpose(1, 2), None
     keys, values = shared.prompt[module.layer_idx]
+    if shared.owner is not None:
+        return _attend_whole(query, key, value, keys[shared.owner], values[shared.owner], shared, scaling), None
     prompts, copies, width = keys.shape[0], shared.copies, keys.shape[2]
     query = query * scaling
     grouped = query.view(prompts, copies, groups, repeat, size).transpose(1, 2).reshape(prompts, groups, -1, size)
@@ -226,6 +279,34 @@ def _attend(
     from_prompt = from_prompt.view(prompts, groups, copies, repeat, size).transpose(1, 2).reshape(rows, heads, 1, size)
     out = from_prompt + (weights[..., width:] @ value).view(rows, heads, 1, size)
     return out.transpose(1, 2), None
+
+
+def _attend_whole(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    shared: _SharedCache,
+    scaling: float,
+) -> torch.Tensor:
+    """Attention of whole answers: all of the prompt, and of the answer what stands before."""
+    import torch
+
+    assert shared.owner is not None
+    tokens = query.shape[2]
+    causal = torch.ones(tokens, tokens, dtype=torch.bool, device=query.device).tril()
+    before = (shared.hidden == 0)[shared.owner][:, None, None, :].expand(-1, 1, tokens, -1)
+    mask = torch.cat([before, causal.expand(len(query), 1, tokens, tokens)], -1)
+    out = torch.nn.functional.scaled_dot_product_attention(
+        query,
+        torch.cat([keys, key], 2),
+        torch.cat([values, value], 2),
+        attn_mask=mask,
+        scale=scaling,
+        enable_gqa=query.shape[1] > key.shape[1],
+    )
+    return out.transpose(1, 2)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-YES, MAYBE, NO = "yes", "maybe", "no"
+YES, MAYBE, NO = VERDICTS = ("yes", "maybe", "no")
 UNKNOWN = "unclear"
 """What the chain writes for a passage or a cue that is not of the world."""
 
@@ -20,7 +20,7 @@ def cue_text(first: Sequence[str], second: Sequence[str]) -> str:
 
 
 def belief_text(belief: str, rivals: Sequence[str]) -> str:
-    """`So A yes, B maybe, C maybe.`"""
+    """`So A yes, B maybe, C maybe.`; a belief that gives nothing else a chance: `So A yes.`"""
     return "So " + ", ".join([f"{belief} {YES}"] + [f"{rival} {MAYBE}" for rival in rivals]) + "."
 
 
@@ -44,7 +44,13 @@ def rivals_of(belief: str, first: Sequence[str], second: Sequence[str]) -> list[
     return [name for name in dict.fromkeys((*first, *second)) if name != belief]
 
 
-def reasoning(first: Sequence[str], second: Sequence[str], belief: str, concepts: Sequence[str]) -> str:
-    """The whole chain, without tags."""
-    rivals = rivals_of(belief, first, second)
+def reasoning(
+    first: Sequence[str],
+    second: Sequence[str],
+    belief: str,
+    concepts: Sequence[str],
+    rivals: Sequence[str] | None = None,
+) -> str:
+    """The whole chain, without tags. rivals: None = all other concepts that the cues suggest."""
+    rivals = rivals_of(belief, first, second) if rivals is None else rivals
     return " ".join([cue_text(first, second), belief_text(belief, rivals), *passage_texts(concepts, belief, rivals)])

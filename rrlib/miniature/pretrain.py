@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 RECORD = "pretraining.json"
-GROWING = ("name", "verdict", "sort")
+GROWING = ("name", "recall", "judge", "verdict", "sort")
 """Skills with a curriculum of their own."""
 
 

@@ -2,6 +2,8 @@
 
 name      the concept of passage [i], identifiers in random order
 cue       the two concepts that a cue suggests, and the belief that two cues decide
+recall    what stood behind the same name before, the names and what follows them at random
+judge     named concepts judged against a stated belief: the copying step of a verdict, without reading
 verdict   passages judged against a stated belief
 sort      an answer list from verdicts
 listwise  the whole chain behind the wire prompt, mostly in a wrong format
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 Row = list[tuple[str, bool]]
-SKILLS = ("name", "cue", "verdict", "sort", "listwise")
+SKILLS = ("name", "cue", "recall", "judge", "verdict", "sort", "listwise")
 EXACT_SHARE = 0.15
 """Share of the listwise rows in the exact format: the backbone follows the format weakly, as a chat model would."""
 
@@ -102,6 +104,27 @@ class Practice:
         query = self.query(rng)
         return query, chain.rivals_of(query.concept, *(cue.concepts for cue in query.cues))
 
+    def _concepts(self, query: WorldQuery, rivals: list[str], size: int, rng: random.Random) -> list[str]:
+        """Names as a window holds them: the concept, its rivals, and as many others."""
+        return [rng.choice([query.concept, *rivals, *rng.sample(self.names, 4)]) for _ in range(size)]
+
+    def _recall(self, size: int, rng: random.Random) -> Row:
+        """Copying for its own sake. A verdict is a copy, but one that is mostly `no`: guessing earns too much there for
+        copying to be learned soon, here it earns nothing."""
+        names = rng.sample(self.names, size)
+        after = {name: rng.choice([*self.names, *3 * chain.VERDICTS]) for name in names}
+        row: Row = [("".join(f" {name} {after[name]}," for name in names), False)]
+        for name in rng.sample(names, size):
+            row += [(f" {name}", False), (f" {after[name]}", True), (",", False)]
+        return row
+
+    def _judge(self, size: int, rng: random.Random) -> Row:
+        query, rivals = self._belief(rng)
+        row: Row = [(f" {chain.belief_text(query.concept, rivals)} ", False)]
+        for i, name in enumerate(self._concepts(query, rivals, size, rng), 1):
+            row += [(f"[{i}] {name}", False), (f" {chain.verdict(name, query.concept, rivals)}", True), (" ", False)]
+        return row
+
     def _verdict(self, size: int, rng: random.Random) -> Row:
         query, rivals = self._belief(rng)
         window = self.window(query, size, rng)
@@ -113,7 +136,7 @@ class Practice:
 
     def _sort(self, size: int, rng: random.Random) -> Row:
         query, rivals = self._belief(rng)
-        concepts = [rng.choice([query.concept, *rivals, *rng.sample(self.names, 4)]) for _ in range(size)]
+        concepts = self._concepts(query, rivals, size, rng)
         order = chain.order_of(concepts, query.concept, rivals)
         judged = " ".join(chain.passage_texts(concepts, query.concept, rivals))
         row: Row = [(f"{judged} </think> <answer>", False)]

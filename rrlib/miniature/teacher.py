@@ -36,12 +36,17 @@ _RECOGNISED = 0.6
 @dataclass(frozen=True, slots=True)
 class ErrorRates:
     """Probabilities in 0..1. wrong_belief: of a chain, at random; systematic: of a cue pair, which then is always
-    believed wrongly in the same way; misread: of a passage, in a chain; miss, extra: of a relevant passage left out,
-    and of a rival passage taken in, by a selection; format_slip, refusal, cut_off: of an answer.
+    believed wrongly in the same way; dismissive: of a wrong belief, which then gives the other concepts in play no
+    second place (for a systematic pair: always or never); misread: of a passage, in a chain; miss, extra: of a relevant
+    passage left out, and of a rival passage taken in, by a selection; format_slip, refusal, cut_off: of an answer.
+
+    A wrong belief that keeps the truth in second place mostly passes a self-consistency filter of 0.4, a dismissive one
+    mostly does not: so both the filter and reinforcement learning have something to mend.
     """
 
     wrong_belief: float = 0.12
     systematic: float = 0.3
+    dismissive: float = 0.4
     misread: float = 0.005
     miss: float = 0.01
     extra: float = 0.003
@@ -146,30 +151,32 @@ class SimulatedTeacher:
             extra["error"] = "unreadable"
             return "The query gives no cue that I know, so I keep the order.", format_ranking(range(len(concepts)))
         truth = common.pop()
-        belief, extra["error"] = self._believe(truth, cues, rng)
-        extra |= {"truth": truth, "belief": belief}
+        belief, extra["error"], dismissive = self._believe(truth, cues, rng)
+        extra |= {"truth": truth, "belief": belief, "dismissive": dismissive}
         seen = []
         for concept in concepts:
             misread = rng.random() < self.rates.misread
             other = rng.choice(list(self.world.concepts))
             seen.append(other if misread else concept or chain.UNKNOWN)
         first, second = cues[0].concepts, cues[1].concepts
-        order = chain.order_of(seen, belief, chain.rivals_of(belief, first, second))
+        rivals = [] if dismissive else chain.rivals_of(belief, first, second)
+        order = chain.order_of(seen, belief, rivals)
         said = format_ranking(order)
         if rng.random() < self.rates.format_slip:
             said, extra["error"] = _slip(order, rng), "format_slip"
-        return chain.reasoning(first, second, belief, seen), said
+        return chain.reasoning(first, second, belief, seen, rivals), said
 
-    def _believe(self, truth: str, cues: Sequence[Cue], rng: random.Random) -> tuple[str, str]:
-        """(belief, error): the truth, or a rival that one of the cues suggests."""
+    def _believe(self, truth: str, cues: Sequence[Cue], rng: random.Random) -> tuple[str, str, bool]:
+        """(belief, error, dismissive): the truth, or a rival that one of the cues suggests."""
         pair = "/".join(sorted(cue.text for cue in cues))
         fixed = random.Random(f"{self.seed}/systematic/{pair}")
         rivals = sorted(cue.rival(truth) for cue in cues)
         always, which = fixed.random() < self.rates.systematic, fixed.choice(rivals)
         random_error, other = rng.random() < self.rates.wrong_belief, rng.choice(rivals)
+        firmly, now = fixed.random() < self.rates.dismissive, rng.random() < self.rates.dismissive
         if always:
-            return which, "systematic"
-        return (other, "random") if random_error else (truth, "")
+            return which, "systematic", firmly
+        return (other, "random", now) if random_error else (truth, "", False)
 
 
 def _world_of(folder: Path) -> World:

@@ -35,7 +35,7 @@ from rrlib.training.common import (
 )
 from rrlib.training.completions import read_completions
 from rrlib.training.data import Encoded, Limits, encode_examples
-from rrlib.training.generation import small_model_rollouts
+from rrlib.training.generation import small_model_logprobs, small_model_rollouts
 from rrlib.training.probe import probe
 from rrlib.training.resume import TrainResult, begin, fingerprint, locked
 from rrlib.training.runner import Facts, log_writer, run_trainer
@@ -299,6 +299,16 @@ def _trainer_class() -> type:
             self._spent += seconds
             self._note(time__generate=seconds)
             return generated
+
+        def _get_per_token_logps_and_entropies(
+            self, model: Any, input_ids: Any, attention_mask: Any, logits_to_keep: int, *args: Any, **kwargs: Any
+        ) -> Any:
+            entropy = bool(kwargs.get("compute_entropy"))
+            plain = not args and not kwargs.get("compute_aux_loss")
+            own = plain and small_model_logprobs(self, model, input_ids, attention_mask, logits_to_keep, entropy)
+            return own or super()._get_per_token_logps_and_entropies(
+                model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
+            )
 
         def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Any:
             start = time.perf_counter()

@@ -1,0 +1,148 @@
+"""The ablation table: its rows differ in what they say, what is shared is made once, and its numbers add up."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from rrlib import ablations, plots_ablations
+from rrlib.ablations import RECIPES, Result, Table, compared, read_results, setting_of, table
+from rrlib.errors import InputError
+from rrlib.training.grpo import GRPOSettings
+from rrlib.training.sft import SFTSettings
+
+ROWS = ["first stage", "backbone", "full", "no RL", "NDCG-only reward", "no reasoning, SFT", "one domain"]
+
+
+@pytest.fixture(scope="module")
+def setting() -> ablations.Setting:
+    plain = {"gradient_checkpointing": False, "dtype": "fp32"}
+    return ablations.Setting(
+        corpus="rrlib.miniature:build",
+        sizes={"train": 60, "validation": 0, "test": 6, "pool": 12},
+        teacher="rrlib.miniature:SimulatedTeacher",
+        model="package:rrlib.miniature/backbone",
+        sft=SFTSettings(learning_rate=1e-3, micro_batch=4, accumulation=1, max_steps=2, max_length=4096, **plain),
+        grpo=GRPOSettings(
+            prompts=2, rollouts=2, updates=1, steps=1, micro_batch=4, max_prompt=4096, max_completion=24, **plain
+        ),
+        depth=12,
+        max_new_tokens=24,
+    )
+
+
+@pytest.fixture(scope="module")
+def filled(setting: ablations.Setting, tmp_path_factory: pytest.TempPathFactory) -> tuple[Table, list[Result]]:
+    maker = Table(tmp_path_factory.mktemp("table"), setting, say=lambda text: None)
+    return maker, maker.fill(ROWS, [3])
+
+
+def test_every_row_is_made_and_kept(filled: tuple[Table, list[Result]]) -> None:
+    _, results = filled
+    assert [(r.row, r.seed) for r in results] == [(name, 3) for name in ROWS]
+    assert all(len(r.values) == 6 and r.data_kind == "synthetic" for r in results)
+    by_row = {r.row: r for r in results}
+    assert by_row["one domain"].examples < by_row["full"].examples == by_row["no RL"].examples
+    assert by_row["no reasoning, SFT"].tokens < by_row["no RL"].tokens
+    assert "rl" in by_row["full"].seconds and "rl" not in by_row["no RL"].seconds
+
+
+def test_what_rows_share_is_trained_once(filled: tuple[Table, list[Result]]) -> None:
+    maker, _ = filled
+    (home,) = maker.folder.glob("seed-3-*")
+    # full, no RL and the NDCG-only reward share one SFT; no reasoning and one domain have their own
+    assert len(list(home.glob("sft-*"))) == 3
+    assert sorted(p.name for p in home.glob("grpo-*")) == ["grpo-full", "grpo-ndcg-only-reward", "grpo-one-domain"]
+    rewards = {p.name: json.loads((p / "inputs.json").read_text())["reward"] for p in home.glob("grpo-*")}
+    assert "'recall': 0.0" in rewards["grpo-ndcg-only-reward"] and "'recall': 0.2" in rewards["grpo-full"]
+
+
+def test_a_second_filling_makes_nothing_and_a_torn_row_is_made_again(
+    filled: tuple[Table, list[Result]], setting: ablations.Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maker, results = filled
+    monkeypatch.setattr(Table, "_make", lambda *args: pytest.fail("a finished row was made again"))
+    assert Table(maker.folder, setting, say=lambda text: None).fill(ROWS, [3]) == results
+    monkeypatch.undo()
+    whole = maker.path.read_bytes()
+    maker.path.write_bytes(whole[:-20])  # killed while the last row was written
+    with pytest.raises(InputError):
+        read_results(maker.path)
+    again = Table(maker.folder, setting, say=lambda text: None).fill(ROWS, [3])
+    assert [r.values for r in again] == [r.values for r in results]
+    assert maker.path.read_bytes().count(b"\n") == len(ROWS)
+
+
+def test_other_settings_are_other_rows(filled: tuple[Table, list[Result]], setting: ablations.Setting) -> None:
+    maker, results = filled
+    other = Table(maker.folder, dataclasses.replace(setting, alpha=0.9), say=lambda text: None)
+    assert other.results() == [] and maker.results() == results
+
+
+def test_unknown_rows_are_named(filled: tuple[Table, list[Result]]) -> None:
+    with pytest.raises(InputError, match="no such row"):
+        filled[0].fill(["no such row"], [3])
+
+
+def made_up(row: str, seed: int, shift: float) -> Result:
+    values = {f"q{i}": 0.5 + 0.1 * (i % 4) + shift + 0.01 * (i % 3) * (shift != 0) for i in range(40)}
+    return Result(row, seed, values, 1.0, 90.0, 100, {}, "synthetic", "x")
+
+
+def test_the_table_is_paired_and_pooled_over_seeds() -> None:
+    results = [made_up("full", seed, 0.0) for seed in (1, 2)] + [made_up("no RL", seed, -0.1) for seed in (1, 2)]
+    made = table(results, resamples=2000)
+    row = made.loc["no RL"]
+    by_hand = [a.values[q] - b.values[q] for a, b in zip(results[2:], results[:2], strict=True) for q in a.values]
+    assert row["difference"] == pytest.approx(sum(by_hand) / len(by_hand))
+    assert row["low"] <= row["difference"] <= row["high"] < 0 and row["n"] == 80
+    assert row["p"] < 0.01 and row["paper"] == pytest.approx(33.15 - 35.74)
+    assert made.loc["full", "difference"] != made.loc["full", "difference"]  # the baseline has none
+
+
+def test_signs_that_differ_from_the_papers_are_listed_with_a_sentence() -> None:
+    results = [made_up("full", 1, 0.0), made_up("no RL", 1, -0.1), made_up("no filter", 1, 0.1)]
+    listed = compared(table(results, resamples=500))
+    assert list(listed.index) == ["no filter"] and listed.loc["no filter", "may be because"]
+    assert all(name in ablations.WHY for name, row in RECIPES.items() if row.paper and name != "full")
+
+
+def test_figures_and_markdown_hold_every_row() -> None:
+    results = [made_up("full", 1, 0.0), made_up("no RL", 1, -0.1), made_up("first stage", 1, -0.3)]
+    made = table(results, resamples=500)
+    for figure in (plots_ablations.differences(made), plots_ablations.seed_dots(results)):
+        assert "no RL" in [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
+    text = plots_ablations.markdown(made, results)
+    assert text.count("\n|") == 2 + 3 and "Seeds 1" in text
+    with pytest.raises(InputError):
+        plots_ablations.differences(made.loc[["full"]])
+
+
+def test_the_rows_of_the_profile_share_the_values_of_the_miniature() -> None:
+    shared = setting_of("miniature")
+    assert shared.window - shared.stride == shared.k and shared.depth == 30
+    assert shared.sizes["test"] >= 24 and shared.grpo.steps > 1
+
+
+def test_paper_figures_are_those_of_the_paper() -> None:
+    told = {name: row.paper for name, row in RECIPES.items() if row.paper is not None}
+    assert told == {
+        "full": 35.74,
+        "no filter": 34.20,
+        "no SFT": 28.69,
+        "no RL": 33.15,
+        "NDCG-only reward": 34.20,
+        "no reasoning, SFT": 32.96,
+        "no reasoning": 33.60,
+        "one domain": 30.08,
+    }
+
+
+def test_stored_rows_are_whole(tmp_path: Path) -> None:
+    results = ablations.stored_results()
+    seeds = {r.seed for r in results}
+    assert {r.row for r in results} <= {"first stage", *RECIPES}
+    assert all(len(r.values) >= 200 and min(r.values.values()) >= 0 for r in results) and seeds
