@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rrlib.errors import InputError
+from rrlib.engines.base import Request
+from rrlib.errors import EngineError, InputError
 from rrlib.metrics import Floats, ndcg
 from rrlib.reward import PAPER_WEIGHTS, MultiViewReward
 from rrlib.strategies import Permutation, Strategy, StrategySpec, Window
+
+if TYPE_CHECKING:
+    from rrlib.rerank import Reranker
+    from rrlib.types import Passage
 
 Ask = Callable[[Window], Permutation]
 
@@ -209,3 +214,38 @@ def pull(orders: Sequence[Sequence[int] | None], weights: Sequence[float]) -> Fl
         place[np.asarray(order)] = np.arange(size)
         total += weight * ((size - 1) / 2 - place)
     return total / len(orders)
+
+
+def labels_of(docids: Sequence[str], grades: Mapping[str, int]) -> list[int]:
+    """The pointwise labels of a window's documents: their grade where it is positive, else 0."""
+    return [max(0, grades.get(docid, 0)) for docid in docids]
+
+
+def gold_of(relevance: Sequence[int]) -> list[int]:
+    """A gold list where no teacher wrote one: by label, equal ones in the order shown. 0-based positions."""
+    return sorted(range(len(relevance)), key=lambda i: -relevance[i])
+
+
+def busiest(records: Sequence[Mapping[str, Any]], grades: Mapping[str, int]) -> Mapping[str, Any]:
+    """The window record that shows the most relevant passages; of several, the one asked first."""
+    if not records:
+        raise InputError("no window records", remedy="rerank a query first")
+    return max(records, key=lambda record: sum(label > 0 for label in labels_of(record["docids"], grades)))
+
+
+def rollouts(reranker: Reranker, query: str, passages: Sequence[Passage], count: int = 8, seed: int = 0) -> list[str]:
+    """Answers of a reranker's model to one window, drawn at temperature 1: a group as GRPO sees it.
+
+    Raises EngineError when a call fails.
+    """
+    decoding = replace(reranker.decoding, temperature=1.0, seed=seed)
+    messages = reranker.prompts.messages(query, passages)
+    prompt = reranker.prompts.render(query, passages) if reranker.prompts.tokenizer is not None else None
+    reranker.engine.submit([Request(i, messages, prompt) for i in range(count)], decoding)
+    found: dict[int, str] = {}
+    while len(found) < count:
+        for number, reply in reranker.engine.collect():
+            if reply.error is not None:
+                raise EngineError(f"a rollout failed: {reply.error}")
+            found[number] = reply.text
+    return [found[i] for i in range(count)]

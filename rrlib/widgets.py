@@ -273,3 +273,10 @@ def run_compare(
         return lesson_plots.run_compare(runs[before], runs[after], qrels, qid, (before, after), k), words
 
     return Panel("compare", {"before": first, "after": second, "place": place}, draw)
+
+
+def show(panel: w.Widget) -> None:
+    """Display a widget from inside an `if`, where a notebook shows no last value."""
+    from IPython.display import display
+
+    display(panel)
