@@ -24,7 +24,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SHOTS = ROOT / "outputs" / "browser"
-READY = 90  # seconds for server, page and kernel to come up on a busy machine
+READY = 180  # seconds for server, page and kernel to come up on a busy machine
 
 
 def chromium() -> str | None:
