@@ -84,7 +84,7 @@ def reward_window(
         ]
         for i, o in enumerate(shown)
     }
-    figure, (axis, bars) = _canvas(10.4, 1.1 + 1.15 * len(shown), 2)
+    figure, (axis, bars) = _canvas(9.6, 1.1 + 1.15 * len(shown), 2)
     axis.set_box_aspect(None)
     for i, (name, o) in enumerate(zip(rows, shown, strict=True)):
         y, k = -2.6 * i, o.size - o.stride
@@ -201,7 +201,7 @@ def response_reading(
         parse_strict(text, n, rule.think),
         rule.score(text, relevance, gold),
     )
-    figure, (axis, bars) = _canvas(10.4, 2.3, 2)
+    figure, (axis, bars) = _canvas(9.6, 2.3, 2)
     _strip(axis, [str(i + 1) for i in read.order], [relevance[i] > 0 for i in read.order])
     repairs = f" ({', '.join(read.repairs)})" if read.repairs else ""
     axis.set_title(f"Inference: {read.verdict}{repairs}", loc="left", fontsize=10)
@@ -264,7 +264,7 @@ def group_update(
     orders = [parse_strict(text, len(relevance), rule.think).order for text in texts]
     rewards = [r.total for r in records]
     given = advantages(rewards, scale)
-    figure, axes = _canvas(10.4, 3.1, 3)
+    figure, axes = _canvas(9.6, 3.1, 3)
     places = np.arange(1, len(texts) + 1)
     for axis, name, values in ((axes[0], "reward", np.array(rewards)), (axes[1], "advantage", given)):
         bars = axis.bar(places, values, color=[PALETTE[0] if v >= 0 else PALETTE[1] for v in values], edgecolor="black")
@@ -325,7 +325,7 @@ def run_compare(
         bar.set_hatch("" if gap >= 0 else "//")
     axis.axhline(0, color="black", linewidth=0.8)
     axis.annotate(
-        "shown", (place, gaps[place]), xytext=(0, 14), textcoords="offset points", ha="center", va="bottom",
+        "shown", (place, max(0.0, gaps[place])), xytext=(0, 14), textcoords="offset points", ha="center", va="bottom",
         arrowprops={"arrowstyle": "->"}, fontsize=9, annotation_clip=False,
     )  # fmt: skip
     rose, fell = sum(g > 1e-9 for g in gaps), sum(g < -1e-9 for g in gaps)

@@ -21,6 +21,7 @@ from typing import Any
 
 import psutil
 import pytest
+from smoke_chain import Chain
 
 ROOT = Path(__file__).resolve().parents[2]
 SHOTS = ROOT / "outputs" / "browser"
@@ -47,11 +48,16 @@ class Lab:
 
 
 @pytest.fixture(scope="session")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """JupyterLab on copies of the notebooks; in that of 00 the parameter `interactive` is True."""
+def lab(tmp_path_factory: pytest.TempPathFactory, chain: Chain) -> Iterator[Lab]:
+    """JupyterLab on copies of the notebooks, as a person finds them who has run the smoke profile.
+
+    In the copy of 00 the parameter `interactive` is True. Every cell is executed; what a stage finds done, a training
+    or an answer of the teacher, it takes from its folder, as the notebooks do for anybody who opens them again.
+    """
     home = tmp_path_factory.mktemp("lab")
     notebooks, outputs = home / "notebooks", home / "outputs"
     notebooks.mkdir()
+    shutil.copytree(chain.outputs, outputs)
     for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")):
         text = path.read_text(encoding="utf-8")
         if path.stem == "00_tour":
