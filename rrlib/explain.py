@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from rrlib.rerank import Reranker
     from rrlib.types import Passage
 
-Ask = Callable[[Window], Permutation]
+Ask = Callable[[Window], Any]
+"""Answers a window: a permutation of it, or a number where the window asks for the score of its one passage."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +41,14 @@ class Frame:
 
 
 def by_labels(relevance: Sequence[int]) -> Ask:
-    """A perfect ranker: sorts a window by the labels of its passages, equal ones in the order they are shown."""
+    """A perfect ranker: sorts a window by the labels of its passages, equal ones in the order they are shown.
 
-    def ask(window: Window) -> Permutation:
+    A window that asks for a score (pointwise strategies) is answered with the label of its passage.
+    """
+
+    def ask(window: Window) -> Permutation | float:
+        if getattr(window, "score", False):
+            return float(relevance[window.items[0]])
         return sorted(range(len(window.items)), key=lambda i: -relevance[window.items[i]])
 
     return ask
@@ -60,7 +66,8 @@ def play(strategy: Strategy, n: int, ask: Ask) -> list[Frame]:
             answers = [ask(window) for window in windows]
             calls += len(windows)
             for window, answer in zip(windows, answers, strict=True):
-                if sorted(order[p] for p in window.positions) == sorted(window.items):
+                listed = isinstance(answer, Sequence | range)
+                if listed and sorted(order[p] for p in window.positions) == sorted(window.items):
                     for position, source in zip(window.positions, answer, strict=True):
                         order[position] = window.items[source]
             frames.append(Frame(tuple(order), tuple(windows), calls, len(frames)))

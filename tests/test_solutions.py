@@ -94,10 +94,6 @@ def test_no_constant_passes_the_check(path: Path, name: str) -> None:
         assert verdict(constant, cases, names).startswith("not yet:")
 
 
-def test_no_solution_is_left_over() -> None:
-    assert {p.stem for p in (ROOT / "notebooks" / "solutions").glob("*.py")} <= {p.stem for p in NOTEBOOKS}
-
-
 def test_no_notebook_shows_a_solution() -> None:
     for path in NOTEBOOKS:
         solution = path.parent / "solutions" / f"{path.stem}.py"
