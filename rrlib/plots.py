@@ -156,11 +156,12 @@ def rollout_group(rewards: Sequence[float], advantages: Sequence[float], levels:
         bars = axis.bar(places, values, color=colours, edgecolor="black", linewidth=0.6)
         for bar, hatch in zip(bars, hatches, strict=True):
             bar.set_hatch(hatch)
-        axis.axhline(float(np.mean(values)), color="black", linestyle="--", linewidth=1, label="group mean")
+        mean = float(np.mean(values))
+        axis.axhline(mean, color="black", linestyle="--", linewidth=1)
+        axis.annotate("mean", (1.01, mean), xycoords=("axes fraction", "data"), va="center", fontsize=9)
         axis.set(xlabel="rollout", ylabel=name, xticks=places)
     axes[0].set_title("Rewards of one group")
     axes[1].set_title("Advantages: above the group's mean or below")
-    axes[0].legend(frameon=True, loc="lower right")
     return figure
 
 

@@ -16,10 +16,13 @@ import platform
 from collections.abc import Generator
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
+
+if TYPE_CHECKING:
+    from smoke_chain import Chain
 
 CI = os.environ.get("RRLIB_CI") == "1"
 """In CI a skipped test is a failed one, and property tests draw the same examples every time."""
@@ -43,6 +46,14 @@ def realdata() -> Path:
     if folder is None:
         pytest.skip("RRLIB_REALDATA names no folder of real data")
     return folder
+
+
+@pytest.fixture(scope="session")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
+    """The smoke profile, run once for all tests that look at what it leaves. Copy its folder to change anything."""
+    from smoke_chain import run_smoke
+
+    return run_smoke(tmp_path_factory.mktemp("outputs"), tmp_path_factory.mktemp("elsewhere"))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -11,52 +11,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from smoke_chain import ROOT, SMOKE, Chain, environment, rrlib_run
 
 from rrlib.cli import main
 from rrlib.errors import InputError, StageError
 from rrlib.params import STAGES
 from rrlib.run import ROW_KEYS, SYSTEMS, render_results, run_chain, stage_named, write_results
-
-ROOT = Path(__file__).resolve().parent.parent
-SMOKE = ROOT / "params" / "smoke.yaml"
-
-
-@dataclass(frozen=True)
-class Chain:
-    outputs: Path
-    out: str
-    seconds: float
-
-    @property
-    def run(self) -> Path:
-        return self.outputs / "smoke"
-
-
-def environment(outputs: Path) -> dict[str, str]:
-    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
-    return {**os.environ, "RRLIB_OUTPUTS": str(outputs), "PYTHONPATH": os.pathsep.join(p for p in paths if p)}
-
-
-def rrlib_run(outputs: Path, cwd: Path, *arguments: str) -> tuple[subprocess.CompletedProcess[str], float]:
-    begun = time.monotonic()
-    command = [sys.executable, "-m", "rrlib", "run", *arguments]
-    done = subprocess.run(command, cwd=cwd, env=environment(outputs), capture_output=True, text=True, timeout=590)
-    return done, time.monotonic() - begun
-
-
-@pytest.fixture(scope="module")
-def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
-    """All four stages of the smoke profile, from another working directory."""
-    outputs, elsewhere = tmp_path_factory.mktemp("outputs"), tmp_path_factory.mktemp("elsewhere")
-    done, seconds = rrlib_run(outputs, elsewhere, str(SMOKE))
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert list(elsewhere.iterdir()) == []
-    return Chain(outputs, done.stdout, seconds)
 
 
 @pytest.fixture

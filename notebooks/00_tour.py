@@ -1,0 +1,294 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: python3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 00 Tour: a reranker that thinks, in ten minutes
+#
+# **The one question:** what does a model do that reads a query and ten passages, *thinks*, and answers with an order,
+# and why is it trained with a reward that looks at the whole list?
+#
+# **Data:** *synthetic*, a small written world; the checkpoint was trained on it and comes with the library. Nothing is
+# downloaded, and nothing is trained here.
+# **Time:** under a minute on a CPU; about ten minutes to read.
+#
+# Press run-all, then read from the top. At each **Predict**, stop and answer before you look further down.
+
+# %% [markdown]
+# ## Set-up
+
+# %%
+import pandas as pd
+
+from rrlib import explain, lesson_plots
+from rrlib.engines.base import Decoding
+from rrlib.formats import read_collection
+from rrlib.params import collect
+from rrlib.rerank import Reranker
+from rrlib.reward import MultiViewReward
+from rrlib.run import begin
+from rrlib.stages import check_exercise, open_corpus, passages_table
+from rrlib.strategies import StrategySpec
+
+# %% [markdown]
+# Every number you may want to change stands in the next cell.
+
+# %% tags=["parameters"]
+run = "tour"  # name of the run: a folder below outputs/
+seed = 7  # of everything drawn at random (integer)
+interactive = False  # True shows widgets under the figures; only in Jupyter
+corpus = "rrlib.miniature:build"  # a collection folder, or module:callable that writes one
+corpus_options = {}  # more arguments for that callable (name: value)
+queries = 24  # test queries to rerank (count)
+pool = 30  # first-stage candidates of each query (passages)
+model = "package:rrlib.miniature/reranker"  # a trained checkpoint: folder, hub name or package:module/folder
+engine_options = {"batch_size": 64}  # arguments for the transformers engine (name: value)
+window = 10  # passages the model sees at once (count)
+stride = 5  # how far the window moves (passages)
+max_new_tokens = 256  # longest answer (tokens)
+group_size = 8  # answers drawn for one prompt, as in training (count)
+
+# %%
+config = collect("00_tour", globals())
+stage = begin(config)
+folder = open_corpus(stage, corpus, corpus_options, train=20, validation=2, test=queries, pool=pool)
+test = read_collection(folder, "test")
+stage.data_kind = test.data_kind
+print(f"{len(test.queries)} queries, {pool} candidates each, {test.data_kind} data")
+
+# %% [markdown]
+# ## Two rankers
+#
+# The *first stage* is BM25: it counts the words that query and passage share. It is fast, and it finds the candidates.
+# The *reranker* is a language model; it puts the candidates into a better order. Here is a tiny one, at work.
+#
+# **Predict:** for how many of the queries will the reranker's order be worse than that of BM25?
+
+# %%
+reranker = Reranker(
+    model,
+    "transformers",
+    window=window,
+    stride=stride,
+    depth=pool,
+    decoding=Decoding(max_new_tokens=max_new_tokens),
+    log=stage.path("windows.jsonl"),
+    **engine_options,
+)
+outcome = reranker.rerank(test.candidates())
+before = {qid: [hit.docid for hit in hits] for qid, hits in test.run.items()}
+after = outcome.run(test.name)
+
+# %%
+stage.figure("compare", lesson_plots.run_compare(before, after, test.qrels, labels=("BM25", "reranked")))
+
+# %% [markdown]
+# What to see: each bar is a query. On the right is the one that gained most; its relevant passages are the thick lines.
+# We follow this query from here on. It is the best case; the bars are all cases.
+
+# %%
+if interactive:
+    from rrlib import widgets
+
+    widgets.show(widgets.run_compare({"BM25": before, "reranked": after}, test.qrels))
+
+# %% [markdown]
+# ## One hard query
+#
+# **Predict:** read the query. What is it after? Which of its words will lead BM25 astray?
+
+# %%
+scores = lesson_plots.per_query(before, after, test.qrels)
+qid = list(scores)[-1]
+grades, query = test.qrels[qid], test.queries[qid]
+print(query.text)
+print(f"NDCG@10 of BM25: {scores[qid][0]:.3f}, reranked: {scores[qid][1]:.3f}")
+
+# %%
+first = [test.corpus[docid] for docid in before[qid][:5]]
+passages_table(first, explain.labels_of([p.docid for p in first], grades))
+
+# %% [markdown]
+# What to see: the first five of BM25 share words with the query. The passages that would help need not: the query never
+# names what it asks for, so one has to *work out* what that is. Words alone cannot.
+
+# %% [markdown]
+# ## What the model thinks
+#
+# The model sees a window of ten passages, writes its reasoning, and then the order. This is the window with the most
+# relevant passages in it.
+#
+# **Predict:** in which order will it do things: judge the passages first, or find out first what the query is after?
+
+# %%
+records = [record for record in outcome.records if record["qid"] == qid]
+shown = explain.busiest(records, grades)
+relevance = explain.labels_of(shown["docids"], grades)
+print(shown["text"])
+
+# %%
+stage.figure("citations", lesson_plots.citation_map(shown["reasoning"], relevance))
+
+# %% [markdown]
+# What to see: the first part of the reasoning cites nothing. It settles what the query is after. Only then come the
+# passages, one by one, each with a verdict, and the list follows the verdicts.
+
+# %%
+if interactive:
+    passages = [test.corpus[docid] for docid in shown["docids"]]
+    widgets.show(widgets.trace_reader(shown["reasoning"], passages, relevance))
+
+# %% [markdown]
+# ## How a window moves passages
+#
+# The list is longer than the window. So the window starts at the *end* of the list, and each time it moves up by the
+# stride, it takes its best passages along.
+#
+# **Predict:** how many windows does the whole list need? Where must a passage stand in a window, to be seen again?
+
+# %%
+orders, spans = explain.film(before[qid], records)
+relevant = [docid for docid in before[qid] if grades.get(docid, 0) > 0]
+stage.figure("film", lesson_plots.window_film(orders, spans, relevant))
+
+# %% [markdown]
+# What to see: a passage climbs with the window for as long as it stays in its upper part. Where it falls behind the
+# overlap, it is left where it is, for good.
+#
+# A sliding window is one strategy of several. Here it runs beside others on the same list, with a *perfect* ranker, so
+# that only calls to the model, and how many of them must wait for each other (depth), make the difference.
+#
+# **Predict:** which strategy needs fewer calls, the wide window or the narrow one? And what does it pay for that?
+
+# %%
+labels = explain.labels_of(before[qid], grades)
+strategies = {
+    f"window {window}/{stride}": StrategySpec("sliding_window", window, stride),
+    f"window {2 * window}/{window}": StrategySpec("sliding_window", 2 * window, window),
+    "full list": StrategySpec("full_list"),
+}
+frames = explain.play_all(labels, strategies)
+stage.figure("strategies", lesson_plots.player(frames, 2, labels))
+
+# %% [markdown]
+# What to see: after two rounds the narrow window is still at work near the end of the list; the wide ones are done.
+# They pay with longer prompts, and a model that reads thirty passages at once makes more mistakes than a perfect one.
+
+# %%
+if interactive:
+    widgets.show(widgets.window_player(labels, strategies))
+
+# %% [markdown]
+# ## What the reward sees
+#
+# In training the model is rewarded for its *list*: NDCG (are relevant passages on top?), Recall (are they carried into
+# the next window?), and RBO (does the list agree with the teacher's?). An answer that is no list earns nothing, and one
+# without its tags is punished. There is no teacher's list here; the labels stand in for it.
+#
+# **Predict:** what does the answer above earn, if its `>` were commas?
+
+# %%
+reward = MultiViewReward(k=window - stride)
+gold = explain.gold_of(relevance)
+stage.figure("reading", lesson_plots.response_reading(shown["text"], relevance, gold, reward))
+
+# %%
+broken = {"as written": shown["text"], "commas": shown["text"].replace(" > ", ", "), "cut off": shown["text"][:-60]}
+pd.DataFrame(reward.score_group(list(broken.values()), relevance, gold), index=list(broken)).round(3)
+
+# %% [markdown]
+# What to see: training is strict, or the model would learn to be sloppy. Inference is lenient: it reads what can be
+# read, keeps the order of the window where nothing can, and never loses a passage.
+
+# %%
+if interactive:
+    widgets.show(widgets.response_inspector(shown["text"], relevance, gold, reward))
+
+# %% [markdown]
+# ## Why one number is not enough
+#
+# Take a window of 20 that moves by 10, as in the paper, with two relevant passages. One answer puts them at places 1
+# and 11, another at 9 and 10.
+#
+# **Predict:** which answer has the higher NDCG? Which one leads to the better list *after the next window*?
+
+# %%
+pair = [explain.outlook([1, 11]), explain.outlook([9, 10])]
+stage.figure("pair", lesson_plots.reward_window(pair))
+
+# %%
+paper = [o.views[0] + 0.2 * o.views[1] for o in pair]
+print(f"NDCG@10 + 0.2 Recall@10: {paper[0]:.3f} for 1 and 11, {paper[1]:.3f} for 9 and 10 (RBO left out)")
+flip = explain.flip_weight(*pair, weights=(1.0, 0.2, 0.0))
+stage.figure("flip", lesson_plots.recall_weight(pair, flip))
+
+# %% [markdown]
+# What to see: 9 and 10 are worse now and better later, since both are carried on, and the next window can put them
+# first. Recall is in the reward to say so. But with the paper's weight of 0.2 the reward *still* prefers 1 and 11; the
+# figure shows the weight at which it would change its mind. A view that points the right way need not be loud enough.
+
+# %%
+if interactive:
+    widgets.show(widgets.reward_explorer())
+
+# %% [markdown]
+# ## How it was trained: one group
+#
+# In reinforcement training (GRPO) the model answers the same prompt several times, at random. What is better than the
+# group's mean becomes more likely, what is worse less. Nobody judges the reasoning; the reward of the list is enough.
+#
+# **Predict:** this model is trained already. How much will its answers to one prompt differ?
+
+# %%
+texts = explain.rollouts(reranker, query.text, [test.corpus[d] for d in shown["docids"]], group_size, seed)
+reranker.engine.close()
+stage.figure("group", lesson_plots.group_update(texts, relevance, gold, reward))
+
+# %% [markdown]
+# What to see: where all answers earn the same, all advantages are zero, and there is nothing to learn from this prompt.
+# The panel on the right adds the group up: which passages would the update move up?
+
+# %%
+if interactive:
+    widgets.show(widgets.group_explorer(texts, relevance, gold, k=window - stride))
+
+# %% [markdown]
+# ## Exercise: who is carried on?
+#
+# Write how many of the relevant passages of a window are seen again in the next one. `places` are their places in the
+# answer, 1 for the best; the window holds `size` passages and moves up by `stride`.
+#
+# <details><summary>Hint</summary>The next window shares its last <code>size - stride</code> places with this one: the
+# first ones of the answer.</details>
+
+
+# %% tags=["exercise"]
+def carried_on(places, size, stride):
+    """How many of the places are seen again in the next window."""
+    return None
+
+
+# %%
+check_exercise(carried_on, [(([1, 11], 20, 10), 1), (([9, 10], 20, 10), 2), (([5, 6, 7], 10, 5), 1), (([], 20, 10), 0)])
+
+# %% [markdown]
+# ## Done
+#
+# Notebook 01 makes the training examples, 02 imitates a teacher, 03 trains with the reward you have just seen, and 04
+# measures whether it helped, on queries that nobody has seen.
+
+# %%
+assert sorted(after[qid]) == sorted(before[qid]), "nothing is lost, nothing is doubled"
+assert orders[-1] == after[qid], "the film ends where the run does"
+assert scores[qid][1] >= scores[qid][0] and len(texts) == group_size
+means = pd.DataFrame(scores.values(), columns=["BM25", "reranked"]).mean()
+stage.finish(queries=len(scores), **{f"nDCG@10 {name}": round(float(mean), 4) for name, mean in means.items()})

@@ -1,0 +1,147 @@
+"""The pages of docs/: every name exists, every example runs, every command parses, every claim of form holds."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import itertools
+import re
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from rrlib.cli import commands, main
+from rrlib.params import load_profile
+from rrlib.strategies import STRATEGIES
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+PAGES = ("method", "formats", "profiles", "adding-a-domain", "adding-a-strategy", "adding-an-engine", "faq", "teaching")
+SHORT = ("adding-a-domain", "adding-a-strategy", "adding-an-engine")
+NAME = re.compile(r"`(rrlib(?:\.\w+)*):([\w.]+)`")
+
+
+def text_of(page: str) -> str:
+    return (DOCS / f"{page}.md").read_text(encoding="utf-8")
+
+
+def fenced(page: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text_of(page), re.MULTILINE | re.DOTALL)
+
+
+def named(module: str, name: str) -> Any:
+    return reduce(getattr, name.split("."), importlib.import_module(module))
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if fenced(page, "python")])
+def test_the_examples_run_from_top_to_bottom(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("rrlib.strategies.STRATEGIES", STRATEGIES)
+    known = dict(STRATEGIES)
+    try:
+        names: dict[str, Any] = {"__name__": f"docs_{page}"}
+        for number, block in enumerate(fenced(page, "python"), 1):
+            exec(compile(block, f"docs/{page}.md, block {number}", "exec"), names)
+    finally:
+        STRATEGIES.clear()
+        STRATEGIES.update(known)
+    assert capsys.readouterr().out.strip()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_named_functions_exist(page: str) -> None:
+    for module, name in NAME.findall(text_of(page)):
+        assert named(module, name) is not None
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_named_files_and_commands_exist(page: str) -> None:
+    text = text_of(page)
+    for path in re.findall(r"`((?:rrlib|notebooks|params|tests|docs|benchmarks)/[\w./-]+)`", text):
+        assert (ROOT / path).exists() or (ROOT / f"{path}.py").exists(), path
+    for command in re.findall(r"`rrlib (\w+)", text):
+        assert command in commands(), command
+    assert not re.search(r"""["'(\s`]/(home|root|tmp|work|Users|mnt|data)\b""", text)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_command_lines_parse(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import typer
+
+    from rrlib.cli import build_app
+
+    group: Any = typer.main.get_command(build_app())  # type: ignore[arg-type]
+    for line in "\n".join(fenced(page, "bash")).replace("\\\n", " ").splitlines():
+        words = line.split("#")[0].split()
+        if words[:1] == ["rrlib"]:
+            command = group.commands[words[1]]
+            command.make_context(words[1], words[2:], resilient_parsing=False)
+
+
+def test_the_method_quotes_lines_that_are_in_the_code() -> None:
+    rows = re.findall(r"^\|[^|]+\|[^|]+\| `(rrlib[\w.]*):([\w.]+)` \| `(.+)` \|$", text_of("method"), re.MULTILINE)
+    assert len(rows) >= 12
+    for module, name, line in rows:
+        assert line in inspect.getsource(named(module, name)), f"{module}:{name} does not hold: {line}"
+
+
+@pytest.mark.parametrize("page", SHORT)
+def test_how_to_add_something_is_under_a_page(page: str) -> None:
+    text = text_of(page)
+    assert len(text.splitlines()) <= 75 and len(text.split()) <= 600
+    assert fenced(page, "python")
+
+
+def test_the_profiles_page_lists_every_profile_as_it_is() -> None:
+    text = text_of("profiles")
+    rows = dict(re.findall(r"^\| `params/([\w.-]+)\.yaml` \| (.+?) \|$", text, re.MULTILINE))
+    for path in sorted((ROOT / "params").glob("*.yaml")):
+        hardware = str(yaml.safe_load(path.read_text(encoding="utf-8")).get("hardware", ""))
+        assert path.stem in rows, f"add to docs/profiles.md: | `params/{path.name}` | what it is | {hardware} |"
+        assert rows[path.stem].endswith(f"| {hardware}"), f"{path.stem}: its hardware is {hardware!r}"
+    assert set(rows) == {path.stem for path in (ROOT / "params").glob("*.yaml")}
+    (example,) = fenced("profiles", "yaml")
+    target = ROOT / "params" / "smoke.yaml"
+    assert target.is_file() and "shared:" in example
+
+
+def test_the_profile_of_the_page_is_a_profile(tmp_path: Path) -> None:
+    (example,) = fenced("profiles", "yaml")
+    (tmp_path / "mine.yaml").write_text(example)
+    assert load_profile(tmp_path / "mine.yaml").sections["01_synthesis"]["alpha"] == 0.5
+
+
+def test_every_answer_of_the_faq_cites_where_it_was_asked() -> None:
+    entries = re.split(r"^## ", text_of("faq"), flags=re.MULTILINE)[1:]
+    cited = [re.findall(r"\b[\w.-]+/[\w.-]+#\d+\b", entry) for entry in entries]
+    assert len(entries) >= 10 and sum(map(bool, cited)) >= len(entries) - 1
+    assert len({c for found in cited for c in found}) >= 25
+    assert all(entry.splitlines()[0].endswith(("?", ".")) for entry in entries)
+
+
+def test_the_log_of_experiments_is_a_table_with_dates_and_negative_results() -> None:
+    rows = [line for line in text_of("experiments").splitlines() if re.match(r"\| (\d{4}-\d\d-\d\d|before) \|", line)]
+    assert len(rows) >= 8 and all(row.count(" | ") == 4 for row in rows)
+    assert sum("**negative**" in row for row in rows) >= 3
+    dates = [row[2:12] for row in rows if row[2].isdigit()]
+    assert dates == sorted(dates, reverse=True), "newest first"
+
+
+def test_the_plans_add_up() -> None:
+    tables = re.split(r"^## ", text_of("teaching"), flags=re.MULTILINE)[1:3]
+    for table, minutes in zip(tables, (60, 180), strict=True):
+        spans = [(int(a), int(b)) for a, b in re.findall(r"^\| (\d+)-(\d+) \|", table, re.MULTILINE)]
+        assert spans[0][0] == 0 and spans[-1][1] == minutes
+        assert all(end == start for (_, end), (start, _) in itertools.pairwise(spans))
+
+
+def test_the_lesson_command_of_the_teaching_page_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (line,) = [line for line in fenced("teaching", "bash")[0].splitlines() if line.startswith("rrlib lesson")]
+    assert main(line.split("#")[0].split()[1:]) == 0
+    assert (tmp_path / "outputs" / "lesson" / "README.md").is_file()

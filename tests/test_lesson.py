@@ -1,0 +1,93 @@
+"""`rrlib lesson`: student copies, never written over anything; `rrlib html`: pages that need only themselves."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from rrlib.cli import main
+from rrlib.lesson import MARK, build_lesson, export_html, lesson_notebooks, question
+
+PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII="
+
+
+@pytest.fixture
+def executed(tmp_path: Path) -> Path:
+    """A small executed notebook with a table, a picture and a widget."""
+    notebook = nbformat.v4.new_notebook()
+    cell = nbformat.v4.new_code_cell("x")
+    cell.outputs = [
+        nbformat.v4.new_output("execute_result", {"text/html": "<table><tr><td>0.613</td></tr></table>"}),
+        nbformat.v4.new_output("display_data", {"image/png": PNG, "text/plain": "<Figure>"}),
+        nbformat.v4.new_output(
+            "display_data", {"application/vnd.jupyter.widget-view+json": {"model_id": "1"}, "text/plain": "Panel()"}
+        ),
+    ]
+    notebook.cells = [nbformat.v4.new_markdown_cell("# A title\n\n$x^2$"), cell]
+    notebook.metadata["widgets"] = {"application/vnd.jupyter.widget-state+json": {"state": {}}}
+    path = tmp_path / "executed.ipynb"
+    nbformat.write(notebook, path)
+    return path
+
+
+def test_student_copies_have_no_outputs_and_no_solutions(tmp_path: Path) -> None:
+    copies = build_lesson(tmp_path / "class")
+    assert [copy.name for copy in copies] == [path.name for path in lesson_notebooks()]
+    assert not list((tmp_path / "class").rglob("*.py")) and not (tmp_path / "class" / "solutions").exists()
+    for copy, original in zip(copies, lesson_notebooks(), strict=True):
+        cells = json.loads(copy.read_text(encoding="utf-8"))["cells"]
+        assert all(c["outputs"] == [] and c["execution_count"] is None for c in cells if c["cell_type"] == "code")
+        theirs = json.loads(original.read_text(encoding="utf-8"))["cells"]
+        changed = [(a, b) for a, b in zip(cells, theirs, strict=True) if "".join(a["source"]) != "".join(b["source"])]
+        ((ours, before),) = changed  # the parameters cell, where the widgets are turned on
+        assert "".join(ours["source"]) == "".join(before["source"]).replace("interactive = False", "interactive = True")
+    readme = (tmp_path / "class" / "README.md").read_text(encoding="utf-8")
+    assert all(question(path) in readme and path.name in readme for path in lesson_notebooks())
+
+
+def test_copies_may_stay_without_widgets(tmp_path: Path) -> None:
+    for copy, original in zip(build_lesson(tmp_path / "a", interactive=False), lesson_notebooks(), strict=True):
+        assert json.loads(copy.read_text()) == json.loads(original.read_text())
+
+
+def test_nothing_of_a_student_is_written_over(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("my work")
+    assert main(["lesson", str(tmp_path)]) == 2
+    assert main(["lesson", str(tmp_path), "--fresh"]) == 2
+    assert main(["lesson", str(tmp_path / "mine.txt")]) == 2
+    assert (tmp_path / "mine.txt").read_text() == "my work"
+
+
+def test_a_lesson_is_put_away_only_when_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "class"
+    assert main(["lesson", str(folder)]) == 0
+    (folder / "00_tour.ipynb").write_text("edited")
+    assert main(["lesson", str(folder)]) == 2
+    assert "--fresh" in capsys.readouterr().err and (folder / "00_tour.ipynb").read_text() == "edited"
+    assert main(["lesson", str(folder), "--fresh", "--no-interactive"]) == 0
+    assert (folder / MARK).is_file() and (folder / "00_tour.ipynb").read_text() != "edited"
+
+
+def test_a_page_holds_everything_and_fetches_nothing(executed: Path, tmp_path: Path) -> None:
+    assert main(["html", str(executed), "--output", str(tmp_path / "pages")]) == 0
+    page = (tmp_path / "pages" / "executed.html").read_text(encoding="utf-8")
+    assert "A title" in page and "0.613" in page and PNG in page.replace("\n", "")
+    assert "a widget: open the notebook in Jupyter" in page
+    assert "<script" not in page and not re.search(r"""(src|href)\s*=\s*["']https?:""", page)
+    assert not re.search(r"@import|url\(\s*['\"]?https?:", page)
+
+
+@pytest.mark.parametrize(
+    "content", [None, "no notebook", '{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}']
+)
+def test_what_is_no_executed_notebook_is_refused(content: str | None, tmp_path: Path) -> None:
+    path = tmp_path / "a.ipynb"
+    if content is not None:
+        path.write_text(content)
+    assert main(["html", str(path), "--output", str(tmp_path)]) == 2
+    with pytest.raises(ValueError, match=r"-> "):
+        export_html(path, tmp_path)
