@@ -293,7 +293,7 @@ def test_a_dismissive_belief_gives_the_truth_no_second_place(folder: Path, train
         teacher = SimulatedTeacher(folder, seed=1, **rates)
         for labels, _, ranked, extra in asked(teacher, train, 80, depth=10):
             assert ranked.extra["dismissive"] is firmly and ranked.extra["belief"] != extra["concept"]
-            assert (f"{extra['concept']} maybe" in ranked.reasoning) is not firmly
+            assert (f"maybe {extra['concept']}" in ranked.reasoning) is not firmly
             if any(labels) and not all(labels):
                 gold = read_ranking(ranked.text, 10, reasoning=ranked.reasoning).gold
                 found[firmly].append(ndcg(gold, labels, 5))
@@ -373,7 +373,7 @@ def test_teacher_of_another_world(tmp_path: Path, folder: Path) -> None:
 def test_chain() -> None:
     thought = chain.reasoning(("a", "b"), ("c", "a"), "a", ["b", "a", "x", "c", "a"])
     assert thought == (
-        "The first cue suggests a or b, the second c or a. So a yes, b maybe, c maybe. "
+        "The first cue suggests a or b, the second c or a. So yes a, maybe b, maybe c. "
         "[1] b maybe [2] a yes [3] x no [4] c maybe [5] a yes"
     )
     assert chain.order_of(["b", "a", "x", "c", "a"], "a", ["b", "c"]) == [1, 4, 0, 3, 2]

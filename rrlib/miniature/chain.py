@@ -2,14 +2,14 @@
 
 First what each cue suggests, then the belief with a verdict for every concept in play, then passage by passage its
 concept and the verdict. The belief and its rivals come before the passages so that the verdict of a passage is a copy
-of what followed the same name: a step that a model of a million parameters can learn.
+of what stood by the same name: a step that a model of a million parameters can learn.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-YES, MAYBE, NO = VERDICTS = ("yes", "maybe", "no")
+YES, MAYBE, NO = "yes", "maybe", "no"
 UNKNOWN = "unclear"
 """What the chain writes for a passage or a cue that is not of the world."""
 
@@ -20,8 +20,12 @@ def cue_text(first: Sequence[str], second: Sequence[str]) -> str:
 
 
 def belief_text(belief: str, rivals: Sequence[str]) -> str:
-    """`So A yes, B maybe, C maybe.`; a belief that gives nothing else a chance: `So A yes.`"""
-    return "So " + ", ".join([f"{belief} {YES}"] + [f"{rival} {MAYBE}" for rival in rivals]) + "."
+    """`So yes A, maybe B, maybe C.`; a belief that gives nothing else a chance: `So yes A.`
+
+    The verdict stands before its name, the other way round than behind a passage: whoever finds the same name again
+    finds at that place what stood before it, while what stands behind it would have to be looked up one place further.
+    """
+    return "So " + ", ".join([f"{YES} {belief}"] + [f"{MAYBE} {rival}" for rival in rivals]) + "."
 
 
 def verdict(concept: str, belief: str, rivals: Sequence[str]) -> str:

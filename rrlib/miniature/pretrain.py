@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 RECORD = "pretraining.json"
-GROWING = ("name", "recall", "judge", "verdict", "sort")
+GROWING = ("name", "judge", "verdict", "sort")
 """Skills with a curriculum of their own."""
 
 

@@ -2,7 +2,6 @@
 
 name      the concept of passage [i], identifiers in random order
 cue       the two concepts that a cue suggests, and the belief that two cues decide
-recall    what stood behind the same name before, the names and what follows them at random
 judge     named concepts judged against a stated belief: the copying step of a verdict, without reading
 verdict   passages judged against a stated belief
 sort      an answer list from verdicts
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 Row = list[tuple[str, bool]]
-SKILLS = ("name", "cue", "recall", "judge", "verdict", "sort", "listwise")
+SKILLS = ("name", "cue", "judge", "verdict", "sort", "listwise")
 EXACT_SHARE = 0.15
 """Share of the listwise rows in the exact format: the backbone follows the format weakly, as a chat model would."""
 
@@ -107,16 +106,6 @@ class Practice:
     def _concepts(self, query: WorldQuery, rivals: list[str], size: int, rng: random.Random) -> list[str]:
         """Names as a window holds them: the concept, its rivals, and as many others."""
         return [rng.choice([query.concept, *rivals, *rng.sample(self.names, 4)]) for _ in range(size)]
-
-    def _recall(self, size: int, rng: random.Random) -> Row:
-        """Copying for its own sake. A verdict is a copy, but one that is mostly `no`: guessing earns too much there for
-        copying to be learned soon, here it earns nothing."""
-        names = rng.sample(self.names, size)
-        after = {name: rng.choice([*self.names, *3 * chain.VERDICTS]) for name in names}
-        row: Row = [("".join(f" {name} {after[name]}," for name in names), False)]
-        for name in rng.sample(names, size):
-            row += [(f" {name}", False), (f" {after[name]}", True), (",", False)]
-        return row
 
     def _judge(self, size: int, rng: random.Random) -> Row:
         query, rivals = self._belief(rng)
