@@ -37,12 +37,18 @@ def _strip(axis: Axes, labels: Sequence[str], marked: Sequence[bool], y: float =
         axis.add_patch(
             Rectangle((x + i, y), 0.92, 0.8, facecolor=DARK if dark else LIGHT, edgecolor=EDGE, linewidth=0.8)
         )
-        text = f"{label}★" if dark else label
+        text = (f"{label}\n★" if len(labels) > 12 else f"{label}★") if dark else label
         colour, weight = ("white", "bold") if dark else ("black", "normal")
         axis.text(
-            x + i + 0.46, y + 0.4, text, ha="center", va="center", fontsize=8 if len(text) < 3 else 6.5, color=colour,
+            x + i + 0.46,
+            y + 0.4,
+            text,
+            ha="center",
+            va="center",
+            fontsize=6.5 if dark and len(labels) > 12 else 8,
+            color=colour,
             weight=weight,
-        )  # fmt: skip
+        )
 
 
 def _bare(axis: Axes) -> None:

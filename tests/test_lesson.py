@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
 import nbformat
 import pytest
+from smoke_chain import ROOT, Chain
 
 from rrlib.cli import main
 from rrlib.lesson import MARK, build_lesson, export_html, lesson_notebooks, question
@@ -91,3 +93,21 @@ def test_what_is_no_executed_notebook_is_refused(content: str | None, tmp_path: 
     assert main(["html", str(path), "--output", str(tmp_path)]) == 2
     with pytest.raises(ValueError, match=r"-> "):
         export_html(path, tmp_path)
+
+
+def test_the_executed_chain_reads_offline(chain: Chain, tmp_path: Path) -> None:
+    for notebook in sorted((chain.run / "notebooks").glob("*.ipynb")):
+        page = export_html(notebook, tmp_path).read_text(encoding="utf-8")
+        assert page.count("data:image/png;base64,") >= 1 and "<script" not in page
+        assert not re.search(r"""(src|href)\s*=\s*["']https?:""", page)
+        assert len(page) < 3_000_000
+
+
+def test_the_repository_stays_small() -> None:
+    """Under 25 MB without what git ignores: checkpoints of the miniature, stored results and all."""
+    total = 0
+    for folder, folders, files in os.walk(ROOT):
+        ignored = {"outputs", "build", "dist", "__pycache__"}
+        folders[:] = [name for name in folders if not name.startswith(".") and name not in ignored]
+        total += sum((Path(folder) / name).stat().st_size for name in files)
+    assert total < 25_000_000, f"{total / 1e6:.1f} MB"
