@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from rrlib.errors import InputError
-from rrlib.prompts import PromptBuilder, format_response
+from rrlib.prompts import PromptBuilder, format_target
 from rrlib.types import Passage, RankingExample
 
 IGNORED = -100
@@ -142,7 +142,7 @@ def _response_ids(example: RankingExample, tokenizer: Any, builder: PromptBuilde
             f"example {example.query.qid} has no reasoning, but the style {style.name!r} has a think block",
             remedy="train a style without one, or make examples with reasoning",
         )
-    text = format_response(example.reasoning, example.gold, style.name)
+    text = format_target(example, style.name)
     ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     special = set(tokenizer.all_special_ids) & set(ids)
     if special:
