@@ -110,7 +110,7 @@ def test_transformers_stops_at_a_string_and_at_the_requests_own_limit(tiny: str)
     stop = free.text[12:15]  # wherever its tokens begin and end
     cut = ask(stop=(stop, "never said"))
     assert cut.finish_reason == "stop" and cut.text == free.text[: free.text.index(stop)]
-    assert cut.tokens_out < free.tokens_out
+    assert cut.tokens_out <= free.tokens_out
 
 
 def alternatives(text: str) -> dict[str, float]:
