@@ -178,6 +178,7 @@ class PromptBuilder:
         self.tokenizer, self.style, self.max_passage_tokens = tokenizer, get_style(style), max_passage_tokens
         self.specials: tuple[str, ...] = tuple(tokenizer.all_special_tokens) if tokenizer is not None else ()
         self._passages: dict[Passage, str] = {}
+        self._tokens: dict[Passage, int] = {}
         self.cut = 0
         """How many distinct passages were longer than the limit."""
 
@@ -190,6 +191,14 @@ class PromptBuilder:
             text = neutralise(rewrite_ids(self._cut(text)), self.specials)
             known = self._passages[passage] = text
         return known
+
+    def tokens(self, passage: Passage) -> int:
+        """Tokens of a passage as the window shows it; cached. The builder must have a tokenizer."""
+        if passage not in self._tokens:
+            assert self.tokenizer is not None
+            ids = self.tokenizer(self.passage(passage), add_special_tokens=False, verbose=False)["input_ids"]
+            self._tokens[passage] = len(ids)
+        return self._tokens[passage]
 
     def query(self, text: str) -> str:
         """The query as the window shows it. The released code does not pass it through ftfy on its own."""

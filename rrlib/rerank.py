@@ -265,15 +265,8 @@ class _Run:
             return
         room = limit - self.owner.decoding.max_new_tokens
         size = {"sliding_window": self.owner.strategy.size, "pointwise": 1}.get(self.owner.strategy.name)
-        lengths: dict[Passage, int] = {}
         for job in self.jobs:
-            for passage in job.head:
-                if passage not in lengths:
-                    text = self.owner.prompts.passage(passage)
-                    lengths[passage] = len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) + 6
-            longest = sorted((lengths[p] for p in job.head), reverse=True)[:size]
-            query = self.owner.prompts.render(job.candidates.query.text, [])
-            bound = len(tokenizer(query, add_special_tokens=False, verbose=False)["input_ids"]) + sum(longest)
+            bound = prompt_bound(self.owner.prompts, job.candidates.query.text, job.head, size)
             if bound > room and len(job.head) > 1:
                 raise InputError(
                     f"query {job.candidates.query.qid}: a window may hold {bound} prompt tokens, and the model takes "
@@ -481,6 +474,16 @@ class _Run:
             self.log.close(finished=finished)
         if not finished:
             self.engine.close()
+
+
+def prompt_bound(prompts: PromptBuilder, query: str, passages: Sequence[Passage], size: int | None) -> int:
+    """An upper bound on the prompt tokens of any window that a query could show: its `size` longest passages (None:
+    all of them). The builder must have a tokenizer; it keeps the lengths of passages that it has seen."""
+    longest = sorted((prompts.tokens(p) + 6 for p in passages), reverse=True)[:size]
+    tokenizer = prompts.tokenizer
+    assert tokenizer is not None
+    frame = tokenizer(prompts.render(query, []), add_special_tokens=False, verbose=False)["input_ids"]
+    return len(frame) + sum(longest)
 
 
 def _closed(reply: Reply, onward: Request, asked: Request) -> Reply:
