@@ -152,8 +152,9 @@ def load_benchmark(
     ----------
     root: folder of the local copies. split: which judgements.
     run: a first stage of your own, a TREC file (gzip or not); excluded documents are removed from it too.
-    first_stage: the stem of a file in runs/ (`reasonir` for runs/reasonir.trec.gz); `bm25s` makes that file where it
-        is not there. By default the only run of the folder, or the one named after the split.
+    first_stage: the stem of a file in runs/ (`reasonir` for runs/reasonir.trec.gz); `bm25s` (or `bm25s-rewritten`, for
+        retrieval with rewritten queries) makes that file where it is not there. By default the only run of the folder,
+        or the one named after the split.
     fetch: get what is missing from the hub or ir_datasets (network). overrides: fields of Benchmark, such as depth.
 
     Raises MissingFileError that says what to fetch and where to put it, and InputError for qrels whose queries have no
@@ -208,11 +209,12 @@ def _first_stage(data: BenchmarkData, split: str, given: str | Path | None, name
     if given is not None:
         path = Path(given)
     elif name:
-        path = _find(folder, f"runs/{name}.trec", f"runs/{name}.{split}.trec", f"runs/{name}.txt")
-        if path is None and name.startswith("bm25"):
+        stem = name if split == "test" else f"{name}.{split}"
+        path = _find(folder, f"runs/{stem}.trec", f"runs/{stem}.txt")
+        if path is None and name in ("bm25s", "bm25s-rewritten"):
             from rrlib.evaluation.firststage import bm25_run
 
-            return bm25_run(data), "bm25s"
+            return bm25_run(data, form="rewritten" if name.endswith("rewritten") else "original"), name
         if path is None:
             raise MissingFileError(
                 f"no first stage {name!r}", path=folder / "runs" / f"{name}.trec", remedy="put the TREC run there"

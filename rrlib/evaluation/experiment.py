@@ -169,10 +169,7 @@ def _prepare(
     if twice:
         raise InputError(f"benchmarks twice: {few(twice)}", remedy="give each a name of its own")
     data = [one.limited(queries) for one in data]
-    names = [metrics] if isinstance(metrics, str) else list(metrics)
-    if names:
-        parse_metrics(" ".join(names))
-    return chosen, data, names
+    return chosen, data, [str(measure) for measure in parse_metrics(metrics)] if metrics else []
 
 
 def check_experiment(systems: Mapping[str, System], data: Sequence[BenchmarkData]) -> dict[tuple[str, str], Cost]:

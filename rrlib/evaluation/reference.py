@@ -100,6 +100,8 @@ def reported_table(benchmarks: Sequence[str] | None = None) -> pd.DataFrame:
     import pandas as pd
 
     rows = REPORTED if benchmarks is None else reported_for(benchmarks)
-    frame = pd.DataFrame([{"system": r.system, "benchmark": r.benchmark, "value": 100 * r.value} for r in rows])
+    frame = pd.DataFrame(
+        [{"system": r.system, "benchmark": r.benchmark, "value": round(100 * r.value, 2)} for r in rows]
+    )
     order = list(dict.fromkeys(frame["benchmark"]))
     return frame.groupby(["system", "benchmark"], sort=False)["value"].first().unstack()[order]
