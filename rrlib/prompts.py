@@ -179,6 +179,7 @@ class PromptBuilder:
         self.specials: tuple[str, ...] = tuple(tokenizer.all_special_tokens) if tokenizer is not None else ()
         self._passages: dict[Passage, str] = {}
         self._tokens: dict[Passage, int] = {}
+        self._others: dict[str, PromptBuilder] = {}
         self.cut = 0
         """How many distinct passages were longer than the limit."""
 
@@ -191,6 +192,16 @@ class PromptBuilder:
             text = neutralise(rewrite_ids(self._cut(text)), self.specials)
             known = self._passages[passage] = text
         return known
+
+    def in_style(self, style: str) -> PromptBuilder:
+        """A builder of another style over the same tokenizer and limit, sharing the cut passages; cached."""
+        if style == self.style.name:
+            return self
+        if style not in self._others:
+            other = PromptBuilder(self.tokenizer, style, self.max_passage_tokens)
+            other._passages, other._tokens, other._others = self._passages, self._tokens, self._others
+            self._others[style] = other
+        return self._others[style]
 
     def tokens(self, passage: Passage) -> int:
         """Tokens of a passage as the window shows it; cached. The builder must have a tokenizer."""
