@@ -29,6 +29,20 @@ STAGES: dict[str, tuple[str, ...]] = {
 }
 """Stage (= notebook) -> the stages whose folders it reads, in the order in which the chain runs."""
 
+EXTRAS: dict[str, tuple[str, ...]] = {"05_ablations": (), "06_efficiency": ("01_synthesis", "02_sft", "03_rl")}
+"""Stages beside the chain: a profile names them under `stages`."""
+
+NOTEBOOKS = {**STAGES, **EXTRAS}
+
+STANDS_ALONE = {"04_evaluation": "benchmarks"}
+"""Stages that read no other stage when this parameter of theirs is set."""
+
+
+def inputs_of(stage: str, values: Mapping[str, Any]) -> tuple[str, ...]:
+    """The stages whose folders a stage reads with these parameters."""
+    return () if values.get(STANDS_ALONE.get(stage, "")) else NOTEBOOKS[stage]
+
+
 RESERVED = {
     "run": "set by --name, or by the profile's `name`",
     "profile": "the profile's `name`",
@@ -37,7 +51,7 @@ RESERVED = {
 }
 """Parameters that the runner sets itself; no section of a profile may."""
 
-TOP_LEVEL = ("name", "seed", "description", "hardware", "shared", *STAGES)
+TOP_LEVEL = ("name", "seed", "description", "hardware", "stages", "shared", *NOTEBOOKS)
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)[eE][+-]?\d+")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -53,7 +67,10 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Profile:
-    """A profile that fits the notebooks. `sections` holds what it sets for each stage; the rest stays at default."""
+    """A profile that fits the notebooks. `sections` holds what it sets for each stage; the rest stays at default.
+
+    stages: what it runs, in order; the chain unless it says otherwise.
+    """
 
     path: Path
     name: str
@@ -61,6 +78,7 @@ class Profile:
     description: str = ""
     hardware: str = ""
     sections: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    stages: tuple[str, ...] = tuple(STAGES)
 
     def parameters(self, stage: str, *, run: str | None = None, notebooks: Path | None = None) -> dict[str, Any]:
         """All parameters of a stage, defaults included, as the runner injects them; `run` defaults to the name."""
@@ -171,23 +189,47 @@ def load_profile(path: str | Path, notebooks: Path | None = None) -> Profile:
             line=lines.get(("name",)),
             remedy="use letters, digits, dot, dash, underscore",
         )
-    sections: dict[str, dict[str, Any]] = {stage: {} for stage in STAGES}
-    declared = {stage: declared_parameters(notebook_path(stage, notebooks)) for stage in STAGES}
-    for section in ("shared", *STAGES):
+    stages = _stages(data.get("stages"), path, lines.get(("stages",)))
+    sections: dict[str, dict[str, Any]] = {stage: {} for stage in stages}
+    declared = {stage: declared_parameters(notebook_path(stage, notebooks)) for stage in stages}
+    for section in ("shared", *NOTEBOOKS):
         values = data.get(section)
         if values is None:
             continue
+        if section != "shared" and section not in stages:
+            raise ProfileError(
+                f"there is a section {section}, which this profile does not run",
+                path=path,
+                line=lines.get((section,)),
+                remedy="add it to `stages`, or remove the section",
+            )
         if not isinstance(values, dict):
             raise ProfileError(_wrong_type(section, values, dict), path=path, line=lines.get((section,)))
         for key, value in values.items():
             line = lines.get((section, key))
-            homes = [s for s in (STAGES if section == "shared" else (section,)) if key in declared[s]]
+            homes = [s for s in (stages if section == "shared" else (section,)) if key in declared[s]]
             _check_key(section, key, homes, declared, path, line)
             for stage in homes:
                 check_value(key, value, declared[stage][key].default, path=path, line=line, section=section)
                 if section != "shared" or key not in (data.get(stage) or {}):
                     sections[stage][key] = value
-    return Profile(path, data["name"], data["seed"], data.get("description", ""), data.get("hardware", ""), sections)
+    return Profile(
+        path, data["name"], data["seed"], data.get("description", ""), data.get("hardware", ""), sections, stages
+    )
+
+
+def _stages(value: Any, path: Path, line: int | None) -> tuple[str, ...]:
+    """What `stages` asks for, in the order of the notebooks; the chain where the key is not there."""
+    if value is None:
+        return tuple(STAGES)
+    if not isinstance(value, list) or not value or len(set(map(str, value))) < len(value):
+        raise ProfileError("`stages` is a list of notebooks, each once", path=path, line=line)
+    unknown = [name for name in value if name not in NOTEBOOKS]
+    if unknown:
+        raise ProfileError(
+            f"unknown stages {unknown}", path=path, line=line, remedy=f"use some of {', '.join(NOTEBOOKS)}"
+        )
+    return tuple(name for name in NOTEBOOKS if name in value)
 
 
 def _check_key(
@@ -204,7 +246,7 @@ def _check_key(
         )
     if homes:
         return
-    near = _nearest(str(key), [name for stage in STAGES for name in declared[stage]])
+    near = _nearest(str(key), [name for parameters in declared.values() for name in parameters])
     where = "no notebook declares it" if section == "shared" else f"notebooks/{section}.ipynb does not declare it"
     raise ProfileError(
         f"{section}: unknown key {key!r}; {where}",

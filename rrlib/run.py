@@ -19,10 +19,10 @@ from typing import Any
 
 from rrlib.errors import InputError, StageError
 from rrlib.manifest import Stage, identity, open_stage, outputs_root, read_json, stage_state, write_json
-from rrlib.params import STAGES, Config, Profile, load_profile, notebook_path, repository
+from rrlib.params import NOTEBOOKS, Config, Profile, inputs_of, load_profile, notebook_path, repository
 
 SYSTEMS = ("first-stage", "backbone", "sft", "sft+rl", "oracle")
-"""The rows of a results table, in this order."""
+"""The rows of the chain's results table, in this order; systems of other names come behind them."""
 
 ROW_KEYS = ("system", "collection", "metric", "mean", "low", "high", "n", "seed", "profile", "data_kind")
 
@@ -50,7 +50,7 @@ def begin(config: Config, *, fresh: bool = False) -> Stage:
     Raises StageError when the stage was begun with other settings (then: `begin(config, fresh=True)`).
     """
     run_dir = outputs_root() / config.run
-    inputs = STAGES.get(config.stage, ())
+    inputs = inputs_of(config.stage, config.as_dict())
     missing = [name for name in inputs if read_json(run_dir / name / "manifest.json") is None]
     if missing and not os.environ.get(CHAIN_MARK):
         print(f"{config.stage} reads {', '.join(missing)}, not made yet in run {config.run!r}: made now at SMOKE SIZE")
@@ -70,10 +70,10 @@ def begin(config: Config, *, fresh: bool = False) -> Stage:
 
 def stage_named(text: str) -> str:
     """The stage that `03`, `3` or `03_rl` names. Raises InputError with the choices."""
-    for stage in STAGES:
+    for stage in NOTEBOOKS:
         if text == stage or (text.isdecimal() and int(text) == int(stage[:2])):
             return stage
-    raise InputError(f"no stage {text!r}", remedy=f"name one of {', '.join(s[:2] for s in STAGES)}")
+    raise InputError(f"no stage {text!r}", remedy=f"name one of {', '.join(s[:2] for s in NOTEBOOKS)}")
 
 
 def run_chain(
@@ -86,7 +86,7 @@ def run_chain(
     echo: Echo = print,
     live: bool | None = None,
 ) -> ChainResult:
-    """Run the stages `start`..`until` (default: all four) of a profile into outputs/<name>.
+    """Run the stages `start`..`until` (default: all it has) of a profile into outputs/<name>.
 
     A finished stage with the same settings is skipped. With `start`, the stages before it must be finished and are
     taken as they are. `fresh` starts each of the stages over. `live` shows the running cell in place (default: on a
@@ -97,12 +97,15 @@ def run_chain(
     if not run or run.strip(".") == "" or "/" in run or os.sep in run:
         raise InputError(f"run name {run!r} cannot be a folder's name", remedy="use letters, digits, dot, dash")
     run_dir = outputs_root() / run
-    first = stage_named(start) if start else next(iter(STAGES))
-    last = stage_named(until) if until else list(STAGES)[-1]
-    chosen = [stage for stage in STAGES if first <= stage <= last]
+    first = stage_named(start) if start else loaded.stages[0]
+    last = stage_named(until) if until else loaded.stages[-1]
+    chosen = [stage for stage in loaded.stages if first <= stage <= last]
     if not chosen:
-        raise InputError(f"--from {first[:2]} is after --until {last[:2]}", remedy="swap them")
-    for stage in STAGES:
+        raise InputError(
+            f"the profile runs no stage from {first[:2]} to {last[:2]}",
+            remedy=f"it runs {', '.join(loaded.stages)}; --from comes before --until",
+        )
+    for stage in loaded.stages:
         if stage < first and read_json(run_dir / stage / "manifest.json") is None:
             raise StageError(f"--from {first[:2]} needs {stage}, not finished in {run_dir} -> leave --from out")
     threads = os.environ.get("OMP_NUM_THREADS", "1")
@@ -118,7 +121,7 @@ def run_chain(
 
 def _run_stage(profile: Profile, run_dir: Path, stage: str, fresh: bool, echo: Echo, live: bool | None) -> float | None:
     parameters = profile.parameters(stage, run=run_dir.name)
-    state, changes = stage_state(run_dir, stage, identity(run_dir, stage, parameters, STAGES[stage]))
+    state, changes = stage_state(run_dir, stage, identity(run_dir, stage, parameters, inputs_of(stage, parameters)))
     folder = run_dir / stage
     if fresh and folder.exists():
         shutil.rmtree(folder)
@@ -164,7 +167,7 @@ def _locked(run_dir: Path) -> Iterator[None]:
 
 def _publish(run_dir: Path, result: ChainResult) -> None:
     """Gather what all stages left so far, and write results.json when the evaluation is among them."""
-    for stage in STAGES:
+    for stage in NOTEBOOKS:
         manifest = read_json(run_dir / stage / "manifest.json")
         executed = run_dir / "notebooks" / f"{stage}.ipynb"
         if manifest is None:
@@ -189,8 +192,10 @@ def write_results(stage: Stage, rows: Sequence[Mapping[str, Any]]) -> Path:
         if set(row) != set(ROW_KEYS):
             raise StageError(f"results row with keys {sorted(row)} -> the keys are {', '.join(ROW_KEYS)}")
         key = (row["system"], row["collection"], row["metric"])
-        if row["system"] not in SYSTEMS or key in seen:
-            raise StageError(f"results row {key}: unknown system, or there twice -> systems are {', '.join(SYSTEMS)}")
+        if not row["system"] or key in seen:
+            raise StageError(
+                f"results row {key}: a system without a name, or there twice -> one row a system and metric"
+            )
         if not 0.0 <= row["low"] <= row["mean"] <= row["high"] <= 1.0:
             raise StageError(f"results row {key}: {row['low']} <= {row['mean']} <= {row['high']} are no fractions")
         seen.add(key)
@@ -200,13 +205,21 @@ def write_results(stage: Stage, rows: Sequence[Mapping[str, Any]]) -> Path:
 
 
 def render_results(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The results as text: one line a system, one column a metric (mean with its 95% interval)."""
+    """The results as text, a table a collection: one line a system, one column a metric (mean with 95% interval)."""
     if not rows:
         return "no results"
+    return "\n\n".join(
+        _render_collection([row for row in rows if row["collection"] == name])
+        for name in dict.fromkeys(row["collection"] for row in rows)
+    )
+
+
+def _render_collection(rows: Sequence[Mapping[str, Any]]) -> str:
     metrics = list(dict.fromkeys(row["metric"] for row in rows))
     head = ["system", *metrics, "n", "data"]
     table = [head]
-    for system in (s for s in SYSTEMS if any(row["system"] == s for row in rows)):
+    known = [*SYSTEMS, *(row["system"] for row in rows)]
+    for system in (s for s in dict.fromkeys(known) if any(row["system"] == s for row in rows)):
         mine = {row["metric"]: row for row in rows if row["system"] == system}
         cells = [_cell(mine[metric]) if metric in mine else "" for metric in metrics]
         any_row = next(iter(mine.values()))

@@ -144,3 +144,96 @@ def test_it_parses_and_imports_only_what_the_environment_has(path: Path) -> None
             modules = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             modules += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             assert {module.split(".")[0] for module in modules} <= allowed
+
+
+# --- the order of the cells (what a reader may rely on in every notebook) --------------------------------------------
+
+
+def kinds(path: Path) -> list[str]:
+    """What each cell is for, in order; text cells are `text`."""
+    found = []
+    for cell in read(path)["cells"]:
+        source = cell["source"]
+        if cell["cell_type"] == "markdown":
+            kind = "title" if source.startswith("# ") else "exercise text" if "## Exercise" in source else "text"
+        elif {"parameters", "exercise"} & set(cell["tags"]):
+            kind = next(tag for tag in ("parameters", "exercise") if tag in cell["tags"])
+        elif all(isinstance(node, ast.Import | ast.ImportFrom) for node in ast.parse(source).body):
+            kind = "imports"
+        elif "config = collect(" in source:
+            kind = "config"
+        elif source.startswith("if interactive:"):
+            kind = "widget"
+        elif "check_exercise(" in source:
+            kind = "check"
+        elif "stage.finish(" in source:
+            kind = "finish"
+        else:
+            kind = "figure" if "stage.figure(" in source else "code"
+        found.append(kind)
+    return found
+
+
+def test_the_cells_come_in_the_order_of_the_house(path: Path) -> None:
+    order = kinds(path)
+    for kind in ("title", "imports", "parameters", "config", "finish"):
+        assert order.count(kind) == 1, f"{order.count(kind)} cells are {kind}"
+    places = [order.index(kind) for kind in ("title", "imports", "parameters", "config", "exercise", "check", "finish")]
+    assert places == sorted(places)
+    assert places[0] == 0 and places[-1] == len(order) - 1
+    assert {"code", "figure", "widget"}.isdisjoint(order[: order.index("config")])
+
+
+def test_an_exercise_is_text_then_stub_then_check(path: Path) -> None:
+    order, cells = kinds(path), read(path)["cells"]
+    for i, kind in enumerate(order):
+        if kind == "exercise":
+            assert order[i - 1] == "exercise text" and order[i + 1] == "check"
+            assert "Hint</summary>" in cells[i - 1]["source"]
+            (stub,) = ast.parse(cells[i]["source"]).body
+            assert isinstance(stub, ast.FunctionDef) and ast.get_docstring(stub)
+            assert ast.unparse(stub.body[-1]) == "return None" and len(stub.body) == 2
+            assert stub.name in cells[i + 1]["source"]
+
+
+def test_a_figure_is_asked_for_and_spoken_about(path: Path) -> None:
+    """In the section of each figure there is a question before it, or a text right behind it that says what to see."""
+    cells, order = read(path)["cells"], kinds(path)
+    for i, kind in enumerate(order):
+        if kind != "figure":
+            continue
+        start = max(j for j in range(i) if cells[j]["source"].startswith("## "))
+        asked = any(
+            "**Predict:**" in cells[j]["source"] for j in range(start, i) if cells[j]["cell_type"] == "markdown"
+        )
+        told = [cells[j] for j in range(i + 1, min(i + 3, len(cells))) if cells[j]["cell_type"] == "markdown"]
+        assert asked or told, cells[i]["source"]
+
+
+def test_a_widget_comes_behind_something_that_a_page_can_show(path: Path) -> None:
+    order = kinds(path)
+    for i, kind in enumerate(order):
+        if kind == "widget":
+            assert {"figure", "code"} & set(order[order.index("config") + 1 : i])
+
+
+def test_questions_keep_step_with_results(path: Path) -> None:
+    figures = kinds(path).count("figure")
+    questions = sum(text.count("**Predict:**") for text in texts(path))
+    assert questions >= max(2, figures / 2), f"{questions} questions for {figures} figures"
+
+
+def test_imports_stand_in_one_place(path: Path) -> None:
+    for cell in code_cells(path):
+        late = [n for n in ast.walk(ast.parse(cell["source"])) if isinstance(n, ast.Import | ast.ImportFrom)]
+        whole = all(isinstance(n, ast.Import | ast.ImportFrom) for n in ast.parse(cell["source"]).body)
+        assert not late or whole or cell["source"].startswith("if interactive:"), cell["source"]
+
+
+def test_cell_ids_are_unique(path: Path) -> None:
+    ids = [cell["id"] for cell in read(path)["cells"]]
+    assert len(set(ids)) == len(ids) and all(ids)
+
+
+def test_a_notebook_is_small_before_it_runs(path: Path) -> None:
+    assert path.stat().st_size < 60_000
