@@ -5,6 +5,8 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: python3
 #     language: python
@@ -17,7 +19,8 @@
 # **The one question:** how far does each stage of training lift the ranking of queries that nobody has seen, and is
 # the difference more than chance?
 #
-# **Data:** the test split of the collection of notebook 01 (*synthetic* with the default parameters).
+# **Data:** the test split of the collection of notebook 01 (*synthetic* with the default parameters), or any benchmark
+# that a profile names (*real*).
 # **Time:** about a minute on a CPU with the default parameters.
 #
 # The lists are longer than the window, so the model slides: it ranks the last window, carries its best passages
@@ -28,20 +31,34 @@
 
 # %%
 from rrlib import plots
+from rrlib import plots_evaluation as figures
 from rrlib.engines.base import Decoding
-from rrlib.evaluation.tables import compare, gap_closed, oracle_run
-from rrlib.formats import ranking_to_run, write_run
+from rrlib.evaluation import Experiment, Interpolated, Listwise, plan_experiment
+from rrlib.evaluation.chain import (
+    against,
+    chain_checkpoints,
+    evaluation_data,
+    length_table,
+    result_rows,
+    window_traces,
+)
+from rrlib.formats import write_run
 from rrlib.params import collect
-from rrlib.rerank import Reranker
-from rrlib.run import begin, write_results
-from rrlib.stages import check_exercise, collection_of, comparison, cost_table, verdicts_of
-from rrlib.strategies import plan, sliding_spans
+from rrlib.run import SYSTEMS, begin, write_results
+from rrlib.stages import check_exercise, verdicts_of
+from rrlib.strategies import plan, sliding_spans, sliding_window
 
 # %% tags=["parameters"]
 run = "smoke"  # name of the run: a folder below outputs/
 profile = "smoke"  # name of the profile, written into the results
 seed = 7  # of bootstrap and randomisation test (integer)
 interactive = False  # True shows widgets; only in Jupyter, never under papermill
+benchmarks = []  # names such as bright or beir/scifact; none = the test split of notebook 01 (names)
+checkpoints = {}  # systems to compare (name: folder or hub name); none = those of notebooks 02 and 03
+data_root = ""  # folder of the benchmarks' local copies; empty = the environment variable RRLIB_DATA
+first_stage = ""  # run of each benchmark to rerank (file name in its runs/, without ending); empty = its only one
+fetch = False  # True gets benchmarks that are missing from the network
+queries = 0  # queries of each benchmark, from the first on, for trials (count; 0 = all)
 model = "package:rrlib.miniature/backbone"  # the checkpoint before training: folder, hub name or package:module/folder
 style = "reasonrank"  # prompt style (name in rrlib.prompts)
 engine = "transformers"  # what runs the model: transformers or vllm
@@ -49,9 +66,11 @@ engine_options = {}  # more arguments for the engine (name: value)
 depth = 30  # candidates reranked; the rest keeps its place behind them (passages)
 window = 10  # passages the model sees at once (count)
 stride = 5  # how far the window moves (passages)
-max_passage_tokens = 512  # a longer passage is cut (tokens)
+max_passage_tokens = 512  # a longer passage is cut (tokens; 0 = the benchmark's own limit)
 max_new_tokens = 512  # longest answer (tokens)
+temperature = 0.0  # of decoding; 0 is greedy (number)
 metrics = ["nDCG@10", "R@5", "RR"]  # names of ir-measures; the first is the headline
+mix = True  # also mix the last checkpoint with the first stage (weight chosen on validation queries)
 resamples = 10000  # of bootstrap and randomisation test (count)
 
 # %% [markdown]
@@ -60,9 +79,11 @@ resamples = 10000  # of bootstrap and randomisation test (count)
 # %%
 config = collect("04_evaluation", globals())
 stage = begin(config)
-test = collection_of(stage, "test")
-candidates = test.candidates()
-print(f"{test.name}: {len(candidates)} queries, {len(candidates[0].passages)} candidates each, {test.data_kind} data")
+sizes = {"window": window, "stride": stride, "depth": depth, "max_passage_tokens": max_passage_tokens}
+loading = {"root": data_root or None, "first_stage": first_stage, "fetch": fetch}
+data = evaluation_data(stage, benchmarks, sizes, queries, **(loading if benchmarks else {}))
+for one in data:
+    print(f"{one.name}: {len(one.qrels)} queries, first stage {one.first_stage}, {one.data_kind} data")
 
 # %% [markdown]
 # ## How the window slides
@@ -70,107 +91,142 @@ print(f"{test.name}: {len(candidates)} queries, {len(candidates[0].passages)} ca
 # **Predict:** how many windows does a list need? How many of them must wait for another?
 
 # %%
-reranker_options = {"style": style, "window": window, "stride": stride, "depth": depth}
-print("windows, first to last:", sliding_spans(min(depth, len(candidates[0].passages)), window, stride))
+longest = max(len(hits[:depth]) for one in data for hits in one.need_run().values())
+print("windows, first to last:", sliding_spans(longest, window, stride))
 
 # %% [markdown]
 # All of them wait: each window begins with the winners of the one before. Different queries do not wait for each other,
 # so the engine is kept full with windows of many queries.
 
 # %% [markdown]
-# ## Reranking with three checkpoints
+# ## The systems
 #
-# The same code, prompts and candidates; only the weights differ. Each window is logged as it ends, and a run that is
-# killed goes on from its log.
+# The same code, prompts and candidates; only the weights differ. Around them stand what a sceptic asks for: the *first
+# stage* (what we started from), a *random* order, the *oracle* (the same candidates in the best possible order: no
+# reranker can do better), and the last checkpoint mixed with the first stage, with a weight chosen on validation
+# queries, never on the test queries.
 
 # %%
-checkpoints = {
-    "backbone": model,
-    "sft": str(stage.input("02_sft", "sft", "checkpoint")),
-    "sft+rl": str(stage.input("03_rl", "grpo", "checkpoint")),
-}
-decoding = Decoding(max_new_tokens=max_new_tokens)
-options = reranker_options | {"max_passage_tokens": max_passage_tokens, "decoding": decoding} | engine_options
+decoding = Decoding(max_new_tokens, temperature)
+shared = {"engine": engine, "engine_options": engine_options, "style": style, "decoding": decoding}
+found = chain_checkpoints(stage, model, checkpoints)
+models = {name: Listwise(where, **shared) for name, where in found.items()}
+last = list(models)[-1]
+mixed = {f"{last} + first stage": Interpolated(last, metric=metrics[0])}
+mixed = mixed if mix and all(one.validation for one in data) else {}
+systems = {"first-stage": "first-stage", "random": "random", **models, **mixed, "oracle": "oracle"}
+
+# %% [markdown]
+# Everything is checked before any model is loaded: texts that are missing, queries without judgements, prompts that are
+# too long. What it will take is known then too: calls exactly, tokens as upper bounds.
 
 # %%
-rankings, records = {}, {}
-for name, checkpoint in checkpoints.items():
-    with stage.timed(name):
-        reranker = Reranker(checkpoint, engine, log=stage.path("windows", f"{name}.jsonl"), **options)
-        outcome = reranker.rerank(candidates)
-        reranker.engine.close()
-    rankings[name], records[name] = outcome.run(test.name), outcome.records
-    write_run(stage.path("runs", f"{name}.trec"), rankings[name], name)
-    print(f"{name}: {outcome.counts['windows']} windows, {stage.timings[name]:.0f} s")
+plan_experiment(systems, data)
+
+# %% [markdown]
+# ## One call
+#
+# Each window is logged as it ends, and a run that is killed goes on from its log. A second run reads what is there.
+
+# %%
+with stage.timed("experiment"):
+    result = Experiment(
+        systems,
+        data,
+        metrics,
+        baseline="first-stage",
+        seed=seed,
+        resamples=resamples,
+        output=stage.path("experiment"),
+        profile=profile,
+        echo=print,
+    )
 
 # %% [markdown]
 # ### Could the answers be read?
 #
-# **Predict:** whose answers are valid rankings: the backbone's, which never saw a whole task, or those of the trained
-# ones?
+# **Predict:** whose answers are valid rankings: those of a checkpoint that never saw a whole task, or of trained ones?
 
 # %%
+records = {name: [r for one in data for r in result.records(name, one.name)] for name in models}
 stage.figure("answers", plots.verdict_shares(verdicts_of(records)))
 
 # %% [markdown]
-# Nothing is ever lost: where no answer can be read, a window keeps its order and is counted. What it cost:
+# Nothing is ever lost: where no answer can be read, a window keeps its order and is counted. What it cost, per query
+# (`seconds` is the wall clock over all queries, `latency` what one query or window waits for):
 
 # %%
-cost_table(records, stage.timings)
+result.costs.set_index(["benchmark", "system"]).round(3)
 
 # %% [markdown]
 # ## Results
 #
-# Two fixed points frame the table: the *first stage* (what we started from), and the *oracle* (the same candidates in
-# the best possible order: no reranker can do better).
-#
 # **Predict:** which part of the way from the first stage to the oracle does each checkpoint go?
 
 # %%
-runs = {"first-stage": test.run} | {name: ranking_to_run(found) for name, found in rankings.items()}
-runs["oracle"] = oracle_run(test.qrels, candidates)
-notes = []
-rows = compare(
-    test.qrels,
-    runs,
-    metrics,
-    baseline="first-stage",
-    seed=seed,
-    collection=test.name,
-    profile=profile,
-    data_kind=test.data_kind,
-    resamples=resamples,
-    notes=notes,
-)
-comparison(rows, metrics[0])
+print(*result.notes, sep="\n")
+result
 
 # %% [markdown]
 # Each mean stands with its 95% bootstrap interval over queries. Differences are paired, query by query, against the
-# first stage; p is that of a randomisation test, corrected (Holm) because there are several systems.
+# first stage; p is that of a randomisation test, corrected (Holm) because there are several systems; w/t/l counts the
+# queries won, tied and lost. Rows marked *reported* are the paper's figures, for benchmarks that it reports.
 
 # %%
-print(*notes, sep="\n")
-written = [row.to_json() for row in rows]
-stage.figure("means", plots.means_with_intervals(written, metrics[0]))
+first = data[0].name
+rows = [row for row in result.rows(metrics[0]) if row["benchmark"] == first]
+stage.figure("means", plots.means_with_intervals(rows, metrics[0]))
 
 # %% [markdown]
 # What to see: intervals that overlap do not say that there is no difference, since the comparison is paired. But an
-# interval as wide as the gap says: too few queries. Is reinforcement learning better than imitation alone?
+# interval as wide as the gap says: too few queries. Is the last checkpoint better than the one before it?
 
 # %%
-comparison(compare(test.qrels, {n: runs[n] for n in ("sft", "sft+rl")}, metrics, seed=seed), metrics[0])
+against(result, list(models)[-2] if len(models) > 1 else "first-stage", [last])
+
+# %% [markdown]
+# ## Who gains, who loses
+#
+# A mean hides its queries. Here each query is a bar: what it gained or lost against the first stage.
+#
+# **Predict:** does a better mean mean that no query got worse?
+
+# %%
+gaps = {name: list(result.differences(name, metrics[0], first)) for name in models}
+stage.figure("differences", figures.sorted_differences(gaps, "first stage", metrics[0]))
+
+# %% [markdown]
+# What to see: the share of bars below zero. A system that helps many and hurts few is another thing than one that
+# helps and hurts as many.
+
+# %% [markdown]
+# ## Does thinking longer help?
+#
+# **Predict:** are the queries with long answers ranked better, or worse?
+
+# %%
+lengths = length_table(result, list(models), metrics[0])
+stage.figure("lengths", figures.length_and_quality(lengths, metrics[0]))
+
+# %% [markdown]
+# What to see: a slope says that length and quality go together, not that one makes the other: difficult queries may
+# both need more words and fail more often. Notebook 06 cuts the chain short to find out.
 
 # %% [markdown]
 # ## What moved
 #
-# Every dot is a relevant passage; above the dashed line it rose.
+# The rank of every relevant passage after each window, from the tail of the list to its head.
 #
 # **Predict:** can a passage rise from place 30 to place 1 in one pass? Can a passage at place 1 fall to 30?
 
 # %%
-first_stage = {qid: [hit.docid for hit in hits] for qid, hits in test.run.items()}
-figure = plots.relevant_movement(first_stage, rankings["sft+rl"], test.qrels, ("first stage", "sft+rl"))
-stage.figure("movement", figure)
+before = result.ranking("first-stage", first)
+traces = window_traces(result.records(last, first), before, data[0].qrels)
+stage.figure("windows", figures.window_movement(traces, f"Relevant passages through the windows: {last}"))
+
+# %%
+after = result.ranking(last, first)
+stage.figure("movement", plots.relevant_movement(before, after, data[0].qrels, ("first stage", last)))
 
 # %% [markdown]
 # What to see: rising has no limit, since winners are carried along from window to window. Falling has one: a passage
@@ -181,8 +237,19 @@ if interactive:
     from ipywidgets import Dropdown, interact
 
     names = ("first stage", "reranked")
+    rankings = {name: result.ranking(name, first) for name in models}
     menu = Dropdown(options=list(rankings), description="system")
-    interact(lambda system: plots.relevant_movement(first_stage, rankings[system], test.qrels, names), system=menu)
+    interact(lambda system: plots.relevant_movement(before, rankings[system], data[0].qrels, names), system=menu)
+
+# %% [markdown]
+# ## The ceiling
+#
+# Where no relevant passage is among the candidates, no reranker can help.
+#
+# **Predict:** how far is the ceiling from 1, and who comes nearest to it?
+
+# %%
+stage.figure("ceiling", figures.ceiling_and_gap(rows, metrics[0]))
 
 # %% [markdown]
 # ## Exercise: the share of the gap closed
@@ -201,19 +268,23 @@ def share_of_gap(system, first_stage, oracle):
 
 # %%
 print(check_exercise(share_of_gap, [((0.5, 0.4, 0.6), 0.5), ((0.4, 0.4, 0.9), 0.0), ((0.3, 0.4, 0.6), -0.5)]))
-means = {row.system: row.mean for row in rows if row.metric == metrics[0]}
-for name in checkpoints:
-    print(f"{name}: {gap_closed(means[name], means['first-stage'], means['oracle']):.2f} of the gap closed")
+for row in rows:
+    print(f"{row['system']}: {row['gap_closed']:.2f} of the gap closed")
 
 # %% [markdown]
 # ## Done
 #
-# The stage leaves the runs, every window with its text, and the results table.
+# The stage leaves the runs, every window with its text, and the tables as Markdown, LaTeX, JSON and CSV.
 
 # %%
-assert all(sorted(ranking) == sorted(first_stage[qid]) for found in rankings.values() for qid, ranking in found.items())
+means = {row["system"]: row["mean"] for row in rows}
+for name in models:
+    write_run(stage.path("runs", f"{name}.trec"), result.ranking(name, first), name.replace(" ", "-"))
+assert all(sorted(after[qid]) == sorted(before[qid]) for qid in after), "a passage was lost or doubled"
 assert means["oracle"] >= max(means.values()) - 1e-9, "nothing can beat the oracle"
-expected = sum(plan(reranker.strategy.start, min(depth, len(c.passages))).calls for c in candidates)
-assert all(len(found) == expected for found in records.values()), "a window is missing"
-write_results(stage, written)
-stage.finish(queries=len(candidates), **{f"{metrics[0]} {name}": round(mean, 4) for name, mean in means.items()})
+counts = [plan(lambda n: sliding_window(n, window, stride), len(hits[:depth])).calls for hits in before.values()]
+assert all(len(result.records(name, first)) == sum(counts) for name in models), "a window is missing"
+write_results(stage, result_rows(result, profile, () if benchmarks else SYSTEMS))
+stage.finish(
+    queries=sum(len(one.qrels) for one in data), **{f"{metrics[0]} {n}": round(m, 4) for n, m in means.items()}
+)

@@ -29,10 +29,19 @@ STAGES: dict[str, tuple[str, ...]] = {
 }
 """Stage (= notebook) -> the stages whose folders it reads, in the order in which the chain runs."""
 
-EXTRAS: dict[str, tuple[str, ...]] = {"05_ablations": ()}
+EXTRAS: dict[str, tuple[str, ...]] = {"05_ablations": (), "06_efficiency": ("01_synthesis", "02_sft", "03_rl")}
 """Stages beside the chain: a profile names them under `stages`."""
 
 NOTEBOOKS = {**STAGES, **EXTRAS}
+
+STANDS_ALONE = {"04_evaluation": "benchmarks"}
+"""Stages that read no other stage when this parameter of theirs is set."""
+
+
+def inputs_of(stage: str, values: Mapping[str, Any]) -> tuple[str, ...]:
+    """The stages whose folders a stage reads with these parameters."""
+    return () if values.get(STANDS_ALONE.get(stage, "")) else NOTEBOOKS[stage]
+
 
 RESERVED = {
     "run": "set by --name, or by the profile's `name`",

@@ -18,7 +18,7 @@ from functools import lru_cache
 from typing import Any, Protocol
 
 from rrlib.errors import InputError
-from rrlib.types import Passage
+from rrlib.types import Passage, RankingExample
 
 # --- the protocol, quoted from PAPER section B.2 (figure 12) and the released inference code ------------------------
 _ROLE = "You are RankLLM, an intelligent assistant that can rank passages based on their relevance to the query."
@@ -43,6 +43,10 @@ LAST_QWEN3 = (
     "</answer>. The format of ranked list should be [] > [], e.g., [2] > [1]. Only respond with the ranking results, "
     "do not say any word or explain."
 )
+POINT = (  # Rank1 (Weller et al. 2025), as its released code sends it
+    "Determine if the following passage is relevant to the query. Answer only with 'true' or 'false'.\n"
+    "Query: {query}\nPassage: {passage}\n"
+)
 LAST_PLAIN = (
     "The output format should be [] > [], e.g., [2] > [1]. Only respond with the ranking results, do not say any word "
     "or explain."
@@ -64,6 +68,11 @@ class PromptStyle:
     tags: bool
     think: bool
     switch: bool = False
+    words: tuple[str, str] | None = None
+    """Pointwise styles: the words for relevant and not relevant, whose probabilities score a passage."""
+    raw: bool = False
+    """The prompt goes out without a chat template, and its last text is `prefill`."""
+    prefill: str = ""
 
 
 WINDOW_STYLES: dict[str, PromptStyle] = {
@@ -81,13 +90,25 @@ WINDOW_STYLES: dict[str, PromptStyle] = {
     )
 }
 
+POINT_STYLES: dict[str, PromptStyle] = {
+    style.name: style
+    for style in (
+        # The released Rank1 checkpoints: no chat template, the chain begun for the model.
+        PromptStyle("rank1", "", "", False, think=True, words=(" true", " false"), raw=True, prefill="<think>"),
+        # The same words as a user's turn, for models trained here: with a chain, and with the word alone.
+        PromptStyle("pointwise", "", "", False, think=True, words=(" true", " false")),
+        PromptStyle("pointwise_nothink", "", "", False, think=False, switch=True, words=("true", "false")),
+    )
+}
+
 
 def get_style(name: str) -> PromptStyle:
     """The style of that name. Raises InputError that lists the known ones."""
-    try:
-        return WINDOW_STYLES[name]
-    except KeyError:
-        raise InputError(f"unknown prompt style {name!r}", remedy=f"use one of {', '.join(WINDOW_STYLES)}") from None
+    found = WINDOW_STYLES.get(name) or POINT_STYLES.get(name)
+    if found is None:
+        known = ", ".join([*WINDOW_STYLES, *POINT_STYLES])
+        raise InputError(f"unknown prompt style {name!r}", remedy=f"use one of {known}")
+    return found
 
 
 # --- texts -----------------------------------------------------------------------------------------------------------
@@ -157,6 +178,8 @@ class PromptBuilder:
         self.tokenizer, self.style, self.max_passage_tokens = tokenizer, get_style(style), max_passage_tokens
         self.specials: tuple[str, ...] = tuple(tokenizer.all_special_tokens) if tokenizer is not None else ()
         self._passages: dict[Passage, str] = {}
+        self._tokens: dict[Passage, int] = {}
+        self._others: dict[str, PromptBuilder] = {}
         self.cut = 0
         """How many distinct passages were longer than the limit."""
 
@@ -169,6 +192,24 @@ class PromptBuilder:
             text = neutralise(rewrite_ids(self._cut(text)), self.specials)
             known = self._passages[passage] = text
         return known
+
+    def in_style(self, style: str) -> PromptBuilder:
+        """A builder of another style over the same tokenizer and limit, sharing the cut passages; cached."""
+        if style == self.style.name:
+            return self
+        if style not in self._others:
+            other = PromptBuilder(self.tokenizer, style, self.max_passage_tokens)
+            other._passages, other._tokens, other._others = self._passages, self._tokens, self._others
+            self._others[style] = other
+        return self._others[style]
+
+    def tokens(self, passage: Passage) -> int:
+        """Tokens of a passage as the window shows it; cached. The builder must have a tokenizer."""
+        if passage not in self._tokens:
+            assert self.tokenizer is not None
+            ids = self.tokenizer(self.passage(passage), add_special_tokens=False, verbose=False)["input_ids"]
+            self._tokens[passage] = len(ids)
+        return self._tokens[passage]
 
     def query(self, text: str) -> str:
         """The query as the window shows it. The released code does not pass it through ftfy on its own."""
@@ -195,6 +236,12 @@ class PromptBuilder:
 
     def _messages(self, query: str, texts: Sequence[str]) -> tuple[dict[str, str], ...]:
         num = str(len(texts))
+        if self.style.words is not None:
+            if len(texts) > 1:
+                raise InputError(f"{num} passages for the pointwise style {self.style.name!r}", remedy="show one")
+            before, _, after = POINT.partition("{passage}")
+            text = before.replace("{query}", query) + (texts[0] if texts else "") + after
+            return ({"role": "user", "content": text},)
         parts = [PREFIX.replace("{num}", num).replace("{query}", query)]
         parts += [f"[{i}] {text}\n" for i, text in enumerate(texts, 1)]
         parts.append(SUFFIX.replace("{query}", query).replace("{num}", num) + self.style.last)
@@ -208,6 +255,8 @@ class PromptBuilder:
 
     def _render(self, messages: Sequence[dict[str, str]]) -> str:
         assert self.tokenizer is not None
+        if self.style.raw:
+            return messages[0]["content"] + self.style.prefill
         switch = {"enable_thinking": False} if self.style.switch else {}
         raw: str = self.tokenizer.apply_chat_template(
             list(messages), tokenize=False, add_generation_prompt=True, **switch
@@ -232,12 +281,31 @@ def format_response(reasoning: str, order: Sequence[int], style: str = "reasonra
     """The SFT target (section 4.1): reasoning and list joined in tags. No-think styles leave the reasoning out: the
     answer block alone (`nothink_tags`), or the plain list."""
     chosen = get_style(style)
+    if chosen.words is not None:
+        raise InputError(f"the style {style!r} judges one passage", remedy="use format_judgement")
     ranking = format_ranking(order)
     if not chosen.tags:
         return ranking
     if not chosen.think:
         return f"<answer> {ranking} </answer>"
     return f"<think> {reasoning.strip()} </think> <answer> {ranking} </answer>"
+
+
+def format_judgement(reasoning: str, relevant: bool, style: str = "pointwise") -> str:
+    """The SFT target of a pointwise style: the chain in its block (what the prompt has begun is left out), then the
+    word; the word alone without a chain."""
+    chosen = get_style(style)
+    if chosen.words is None:
+        raise InputError(f"the style {style!r} ranks a list", remedy="use format_response")
+    word = chosen.words[0 if relevant else 1]
+    return f"<think> {reasoning.strip()} </think>{word}".removeprefix(chosen.prefill) if chosen.think else word
+
+
+def format_target(example: RankingExample, style: str = "reasonrank") -> str:
+    """What SFT teaches for an example in a style: its reasoning and list, or the judgement of its one passage."""
+    if get_style(style).words is not None:
+        return format_judgement(example.reasoning, example.relevance[0] > 0, style)
+    return format_response(example.reasoning, example.gold, style)
 
 
 TokenCounter = Callable[[str], int]

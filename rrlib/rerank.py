@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,12 @@ from rrlib.engines.replay import MISSING, Key
 from rrlib.errors import EngineError, InputError
 from rrlib.prompts import PromptBuilder, get_style
 from rrlib.responses import parse_lenient
-from rrlib.strategies import Strategy, StrategySpec, Window, plan
+from rrlib.strategies import Answer, Strategy, StrategySpec, Window, plan
 from rrlib.types import Candidates, Passage, Query
 from rrlib.windowlog import WindowLog
+
+CLOSING = " </think> <answer>"
+"""What closes a chain that has used up its budget; the model goes on from there."""
 
 GIVE_UP_AFTER = 10  # if the first ten windows all fail, the fault is not theirs
 
@@ -91,18 +95,32 @@ class _Job:
     depth: int
     rounds: int = 0
     windows: list[Window] = field(default_factory=list)
-    answers: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    answers: dict[int, Answer] = field(default_factory=dict)
 
     def key(self, window: Window) -> Key:
         return self.candidates.collection, self.candidates.query.qid, window.pass_no, window.positions
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """A request in flight: where its answer belongs, and what was answered before, if it goes on from there."""
+
+    job: int
+    window: int
+    prompt_hash: str | None
+    request: Request
+    before: Reply | None = None
 
 
 class Reranker:
     """Reranks candidates with an engine, a prompt style and a strategy.
 
     model: a folder, a hub name, `package:module/folder`, or an engine already made.
-    style: a prompt style (rrlib.prompts.WINDOW_STYLES). depth: how many candidates are reranked; the tail keeps its
-    place behind them. log: a JSONL file that keeps every window and from which a killed run goes on.
+    style: a prompt style (rrlib.prompts.WINDOW_STYLES; POINT_STYLES with strategy `pointwise`, where a passage's score
+    is the probability of the word for relevant, of both words). depth: how many candidates are reranked; the tail keeps
+    its place behind them. log: a JSONL file that keeps every window and from which a killed run goes on.
+    budget: reasoning tokens (0 or more; None: no limit of its own). A chain that is longer is closed there and the
+    answer still asked for, within decoding.max_new_tokens in all; the prompt must be known (a tokenizer).
     retry_failed: on resume, ask windows again whose call had failed. engine_options: see rrlib.engines.make_engine.
     """
 
@@ -123,6 +141,7 @@ class Reranker:
         fresh: bool = False,
         retry_failed: bool = False,
         progress: bool = False,
+        budget: int | None = None,
         **engine_options: Any,
     ) -> None:
         self.style = get_style(style)
@@ -132,12 +151,39 @@ class Reranker:
         self.depth, self.max_passage_tokens = depth, max_passage_tokens
         self.decoding = decoding or Decoding()
         self.log_path, self.fresh, self.retry_failed, self.progress = log, fresh, retry_failed, progress
+        self.budget = budget
+        self._check_style()
         self.engine: Engine = make_engine(engine, model, **engine_options) if isinstance(model, str) else model
         tokenizer = getattr(self.engine, "tokenizer", None)
+        continues = budget is not None or (self.style.words is not None and self.style.think)
+        if continues and tokenizer is None and self.engine.name != "replay":
+            raise InputError(
+                "a chain can only be continued where the model's tokenizer is known",
+                remedy="name the server's tokenizer (--tokenizer), or leave budget and pointwise reasoning out",
+            )
         self.prompts = PromptBuilder(tokenizer, style, max_passage_tokens)
+
+    def _check_style(self) -> None:
+        """Raise InputError where style, strategy and budget do not go together."""
+        if (self.style.words is not None) != (self.strategy.name == "pointwise"):
+            raise InputError(
+                f"style {self.style.name!r} with strategy {self.strategy.name!r}",
+                remedy="the pointwise strategy takes a pointwise style, and the others a listwise one",
+            )
+        if self.budget is None:
+            return
+        if not self.style.think:
+            raise InputError(f"a budget with style {self.style.name!r}, which does not reason", remedy="leave it out")
+        least = 1 if self.style.words is None else 0  # a pointwise answer is read, not written
+        if not 0 <= self.budget <= self.decoding.max_new_tokens - least:
+            raise InputError(
+                f"a budget of {self.budget} with {self.decoding.max_new_tokens} new tokens in all",
+                remedy="leave room for the answer: raise max_new_tokens, or lower the budget",
+            )
 
     def settings(self) -> dict[str, Any]:
         """What every log line records, and what must be equal for a resume."""
+        limits = {} if self.budget is None else {"budget": self.budget}
         return {
             "engine": self.engine.name,
             "model": self.engine.model,
@@ -150,6 +196,7 @@ class Reranker:
             "depth": self.depth,
             "max_passage_tokens": self.max_passage_tokens,
             "decoding": asdict(self.decoding),
+            **limits,
         }
 
     def rank(self, query: str, docs: Sequence[str | Passage], doc_ids: Sequence[str] | None = None) -> Ranking:
@@ -185,7 +232,7 @@ class _Run:
         self.records: list[dict[str, Any]] = []
         self.counts: Counter[str] = Counter()
         self.ready: list[tuple[int, int, int, int]] = []  # (-remaining depth, job, round, window)
-        self.flight: dict[int, tuple[int, int, str | None]] = {}
+        self.flight: dict[int, _Sent] = {}
         self.rankings: dict[tuple[str, str], list[str]] = {}
         self.log: WindowLog | None = None
         self.bar: Any = None
@@ -217,16 +264,9 @@ class _Run:
         if limit is None or tokenizer is None:
             return
         room = limit - self.owner.decoding.max_new_tokens
-        size = self.owner.strategy.size if self.owner.strategy.name == "sliding_window" else None
-        lengths: dict[Passage, int] = {}
+        size = {"sliding_window": self.owner.strategy.size, "pointwise": 1}.get(self.owner.strategy.name)
         for job in self.jobs:
-            for passage in job.head:
-                if passage not in lengths:
-                    text = self.owner.prompts.passage(passage)
-                    lengths[passage] = len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) + 6
-            longest = sorted((lengths[p] for p in job.head), reverse=True)[:size]
-            query = self.owner.prompts.render(job.candidates.query.text, [])
-            bound = len(tokenizer(query, add_special_tokens=False, verbose=False)["input_ids"]) + sum(longest)
+            bound = prompt_bound(self.owner.prompts, job.candidates.query.text, job.head, size)
             if bound > room and len(job.head) > 1:
                 raise InputError(
                     f"query {job.candidates.query.qid}: a window may hold {bound} prompt tokens, and the model takes "
@@ -241,9 +281,18 @@ class _Run:
             self._fill()
             if not self.flight:
                 continue  # every ready window was in the log
+            further: list[Request] = []
             for number, reply in self.engine.collect():
-                index, window_index, prompt_hash = self.flight.pop(number)
-                self._finish(index, window_index, prompt_hash, reply)
+                sent = self.flight.pop(number)
+                reply = reply if sent.before is None else _joined(sent.before, reply)
+                onward = self._onward(sent, reply)
+                if onward is None:
+                    self._finish(sent.job, sent.window, sent.prompt_hash, reply)
+                else:
+                    self.flight[onward.id] = replace(sent, request=onward, before=_closed(reply, onward, sent.request))
+                    further.append(onward)
+            if further:
+                self.engine.submit(further, self.owner.decoding)
         if self.counts["asked"] and self.counts["failed"] == self.counts["asked"] and self.engine.name != "replay":
             raise EngineError(f"every call failed; the last reason: {self.records[-1]['error']}")
         return RerankResult(self.rankings, self.records, dict(self.counts))
@@ -265,9 +314,15 @@ class _Run:
                 continue
             if self.log is not None:
                 self.log.asked(key)
-            self.flight[request.id] = (index, window_index, prompt_hash)
+            sent = _Sent(index, window_index, prompt_hash, request)
+            if self.owner.budget == 0 and request.prompt is not None:  # nothing to think: close the chain at once
+                nothing = Reply(finish_reason="length")
+                onward = self._onward(sent, nothing)
+                assert onward is not None
+                sent = replace(sent, request=onward, before=_closed(nothing, onward, request))
+            self.flight[sent.request.id] = sent
             self.counts["asked"] += 1
-            batch.append(request)
+            batch.append(sent.request)
         if batch:
             self.engine.submit(batch, self.owner.decoding)
 
@@ -292,11 +347,37 @@ class _Run:
         prompts, key = self.owner.prompts, job.key(window)
         if self.engine.name == "replay":
             return Request(self._next_id, key=key), None
+        style, budget = self.owner.style, self.owner.budget
         messages = prompts.messages(query.text, passages)
         prompt = prompts.render(query.text, passages) if prompts.tokenizer is not None else None
-        shown = prompt if prompt is not None else messages[0]["content"] + "\n" + messages[1]["content"]
+        shown = prompt if prompt is not None else "\n".join(message["content"] for message in messages)
         digest = hashlib.sha256(shown.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-        return Request(self._next_id, messages, prompt, key=key), digest
+        if style.words is not None and not style.think:
+            return Request(self._next_id, messages, prompt, key=key, choices=style.words), digest
+        stop = ("</think>",) if style.words is not None else ()
+        return Request(self._next_id, messages, prompt, key=key, max_new_tokens=budget, stop=stop), digest
+
+    def _onward(self, sent: _Sent, reply: Reply) -> Request | None:
+        """The request that continues an answer: the score behind a pointwise chain, or the list behind a chain that
+        was closed at its budget. None where the answer is whole."""
+        style, budget, asked = self.owner.style, self.owner.budget, sent.request
+        if reply.error is not None or asked.prompt is None or asked.choices or self.engine.name == "replay":
+            return None
+        self._next_id += 1
+        begun = style.prefill + reply.text
+        chain = reply.text if "<think>" in begun else "<think>" + reply.text
+        if style.words is not None:
+            prompt = asked.prompt + chain.rstrip() + " </think>"
+            return Request(self._next_id, prompt=prompt, key=asked.key, choices=style.words)
+        if budget is None or sent.before is not None or reply.finish_reason != "length":
+            return None
+        if "</think>" in chain:  # the chain is closed and the list cut off: let it go on
+            prompt = asked.prompt + chain
+        else:
+            self.counts["closed_at_budget"] += 1
+            prompt = asked.prompt + chain.rstrip("\ufffd").rstrip() + CLOSING
+        room = self.owner.decoding.max_new_tokens - budget
+        return Request(self._next_id, prompt=prompt, key=asked.key, max_new_tokens=room)
 
     def _finish(self, index: int, window_index: int, prompt_hash: str | None, reply: Reply) -> None:
         """Parse an answer, log it, and let its query go on."""
@@ -310,10 +391,17 @@ class _Run:
         record.update(start=first, end=last)
         if window.positions != tuple(range(first, last)):
             record["positions"] = list(window.positions)
+        score = self._score(window, reply)
+        if reply.error is None and window.score and score is None:
+            reply = replace(reply, error="no log-probabilities")
         if reply.error is not None:
             order, verdict, reasoning = tuple(range(n)), "failed", ""
             repairs: tuple[str, ...] = ()
             self.counts["missing" if reply.error == MISSING else "failed"] += 1
+        elif window.score:
+            order, repairs = (0,), ()
+            reasoning = reply.text.partition("</think>")[0].strip().removeprefix("<think>").strip()
+            verdict = "truncated" if reply.finish_reason == "length" else "ok"  # scored, but its chain was cut off
         else:
             parsed = parse_lenient(reply.text, n, self.owner.style.name, reply.finish_reason or None)
             order, verdict, repairs = parsed.order, parsed.verdict, parsed.repairs
@@ -333,6 +421,11 @@ class _Run:
             retries=reply.retries,
             error=reply.error,
         )
+        if window.score:
+            record.update(score=score, logprobs={word: round(value, 6) for word, value in reply.logprobs.items()})
+        if job.rounds:
+            record["round"] = job.rounds
+        record.update({key: reply.extra[key] for key in ("requests", "closed") if reply.extra.get(key)})
         if self.log is not None:
             self.log.append(job.key(window), record)
         self._take(index, window_index, record)
@@ -340,21 +433,29 @@ class _Run:
         if self.engine.name != "replay" and self.counts["failed"] == done == GIVE_UP_AFTER:
             raise EngineError(f"the first {done} calls all failed; the last reason: {reply.error}")
 
+    def _score(self, window: Window, reply: Reply) -> float | None:
+        """The probability of the word for relevant, among both words; None where there is none."""
+        words = self.owner.style.words
+        if not window.score or words is None or not all(word in reply.logprobs for word in words):
+            return None
+        gap = reply.logprobs[words[1]] - reply.logprobs[words[0]]
+        return 1.0 / (1.0 + math.exp(min(gap, 700.0)))
+
     def _take(self, index: int, window_index: int, record: dict[str, Any]) -> None:
         job = self.jobs[index]
         self.records.append(record)
         self.counts[f"verdict_{record['verdict']}"] += 1
-        job.answers[window_index] = tuple(record["order"])
+        job.answers[window_index] = record.get("score") if job.windows[window_index].score else tuple(record["order"])
         if self.bar is not None:
             self.bar.update(1)
         if len(job.answers) == len(job.windows):
             self._advance(index, [job.answers[i] for i in range(len(job.windows))])
 
-    def _advance(self, index: int, answers: list[tuple[int, ...]] | None) -> None:
+    def _advance(self, index: int, answers: list[Answer] | None) -> None:
         """Send a query's strategy its answers, and put its next windows into the ready queue."""
         job = self.jobs[index]
         try:
-            windows = next(job.strategy) if answers is None else job.strategy.send([list(a) for a in answers])
+            windows = next(job.strategy) if answers is None else job.strategy.send(answers)
         except StopIteration as stop:
             order = stop.value
             tail = job.candidates.passages[len(job.head) :]
@@ -373,3 +474,38 @@ class _Run:
             self.log.close(finished=finished)
         if not finished:
             self.engine.close()
+
+
+def prompt_bound(prompts: PromptBuilder, query: str, passages: Sequence[Passage], size: int | None) -> int:
+    """An upper bound on the prompt tokens of any window that a query could show: its `size` longest passages (None:
+    all of them). The builder must have a tokenizer; it keeps the lengths of passages that it has seen."""
+    longest = sorted((prompts.tokens(p) + 6 for p in passages), reverse=True)[:size]
+    tokenizer = prompts.tokenizer
+    assert tokenizer is not None
+    frame = tokenizer(prompts.render(query, []), add_special_tokens=False, verbose=False)["input_ids"]
+    return len(frame) + sum(longest)
+
+
+def _closed(reply: Reply, onward: Request, asked: Request) -> Reply:
+    """What an answer is so far, with the text that was put behind it to go on; `closed`: its chain was cut off."""
+    assert onward.prompt is not None and asked.prompt is not None
+    text = onward.prompt.removeprefix(asked.prompt)
+    cut = reply.finish_reason == "length" and "</think>" not in reply.text
+    return replace(reply, text=text, extra={**reply.extra, "closed": cut})
+
+
+def _joined(before: Reply, after: Reply) -> Reply:
+    """Two parts of one answer: text, tokens and seconds together; the end of the second (of a score: of the first)."""
+    if after.error is not None:
+        return replace(after, tokens_out=before.tokens_out, seconds=before.seconds + after.seconds)
+    word = max(after.logprobs, key=lambda w: after.logprobs[w]) if after.logprobs else ""
+    return replace(
+        after,
+        text=before.text + after.text + word,
+        finish_reason=before.finish_reason if after.logprobs else after.finish_reason,
+        tokens_in=before.tokens_in + after.tokens_in,
+        tokens_out=before.tokens_out + after.tokens_out,
+        seconds=before.seconds + after.seconds,
+        retries=before.retries + after.retries,
+        extra={**before.extra, **after.extra, "requests": 2 if before.seconds or before.tokens_in else 1},
+    )

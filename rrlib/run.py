@@ -19,10 +19,10 @@ from typing import Any
 
 from rrlib.errors import InputError, StageError
 from rrlib.manifest import Stage, identity, open_stage, outputs_root, read_json, stage_state, write_json
-from rrlib.params import NOTEBOOKS, Config, Profile, load_profile, notebook_path, repository
+from rrlib.params import NOTEBOOKS, Config, Profile, inputs_of, load_profile, notebook_path, repository
 
 SYSTEMS = ("first-stage", "backbone", "sft", "sft+rl", "oracle")
-"""The rows of a results table, in this order."""
+"""The rows of the chain's results table, in this order; systems of other names come behind them."""
 
 ROW_KEYS = ("system", "collection", "metric", "mean", "low", "high", "n", "seed", "profile", "data_kind")
 
@@ -50,7 +50,7 @@ def begin(config: Config, *, fresh: bool = False) -> Stage:
     Raises StageError when the stage was begun with other settings (then: `begin(config, fresh=True)`).
     """
     run_dir = outputs_root() / config.run
-    inputs = NOTEBOOKS[config.stage]
+    inputs = inputs_of(config.stage, config.as_dict())
     missing = [name for name in inputs if read_json(run_dir / name / "manifest.json") is None]
     if missing and not os.environ.get(CHAIN_MARK):
         print(f"{config.stage} reads {', '.join(missing)}, not made yet in run {config.run!r}: made now at SMOKE SIZE")
@@ -121,7 +121,7 @@ def run_chain(
 
 def _run_stage(profile: Profile, run_dir: Path, stage: str, fresh: bool, echo: Echo, live: bool | None) -> float | None:
     parameters = profile.parameters(stage, run=run_dir.name)
-    state, changes = stage_state(run_dir, stage, identity(run_dir, stage, parameters, NOTEBOOKS[stage]))
+    state, changes = stage_state(run_dir, stage, identity(run_dir, stage, parameters, inputs_of(stage, parameters)))
     folder = run_dir / stage
     if fresh and folder.exists():
         shutil.rmtree(folder)
@@ -192,8 +192,10 @@ def write_results(stage: Stage, rows: Sequence[Mapping[str, Any]]) -> Path:
         if set(row) != set(ROW_KEYS):
             raise StageError(f"results row with keys {sorted(row)} -> the keys are {', '.join(ROW_KEYS)}")
         key = (row["system"], row["collection"], row["metric"])
-        if row["system"] not in SYSTEMS or key in seen:
-            raise StageError(f"results row {key}: unknown system, or there twice -> systems are {', '.join(SYSTEMS)}")
+        if not row["system"] or key in seen:
+            raise StageError(
+                f"results row {key}: a system without a name, or there twice -> one row a system and metric"
+            )
         if not 0.0 <= row["low"] <= row["mean"] <= row["high"] <= 1.0:
             raise StageError(f"results row {key}: {row['low']} <= {row['mean']} <= {row['high']} are no fractions")
         seen.add(key)
@@ -203,13 +205,21 @@ def write_results(stage: Stage, rows: Sequence[Mapping[str, Any]]) -> Path:
 
 
 def render_results(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The results as text: one line a system, one column a metric (mean with its 95% interval)."""
+    """The results as text, a table a collection: one line a system, one column a metric (mean with 95% interval)."""
     if not rows:
         return "no results"
+    return "\n\n".join(
+        _render_collection([row for row in rows if row["collection"] == name])
+        for name in dict.fromkeys(row["collection"] for row in rows)
+    )
+
+
+def _render_collection(rows: Sequence[Mapping[str, Any]]) -> str:
     metrics = list(dict.fromkeys(row["metric"] for row in rows))
     head = ["system", *metrics, "n", "data"]
     table = [head]
-    for system in (s for s in SYSTEMS if any(row["system"] == s for row in rows)):
+    known = [*SYSTEMS, *(row["system"] for row in rows)]
+    for system in (s for s in dict.fromkeys(known) if any(row["system"] == s for row in rows)):
         mine = {row["metric"]: row for row in rows if row["system"] == system}
         cells = [_cell(mine[metric]) if metric in mine else "" for metric in metrics]
         any_row = next(iter(mine.values()))

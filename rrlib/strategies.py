@@ -15,6 +15,9 @@ from rrlib.errors import InputError
 Permutation = Sequence[int]
 """Where a window's passages go: 0-based positions within the window, best first."""
 
+Answer = Permutation | float | None
+"""What a window's question is answered with: a permutation, or (windows with `score`) a number, None if it failed."""
+
 
 @dataclass(frozen=True, slots=True)
 class Window:
@@ -22,18 +25,21 @@ class Window:
 
     items: indices into the candidates as first given, in the order shown to the model.
     positions: where in the current list they stand; for a sliding window a contiguous range.
-    pass_no: 0-based pass over the list.
+    pass_no: 0-based pass over the list. score: asks for a number, the higher the better, of its one passage.
     """
 
     items: tuple[int, ...]
     positions: tuple[int, ...]
     pass_no: int = 0
+    score: bool = False
 
 
-Strategy = Generator[list[Window], list[Permutation], tuple[int, ...]]
+Strategy = Generator[list[Window], Sequence[Answer], tuple[int, ...]]
 
 
-def _apply(order: list[int], window: Window, permutation: Permutation) -> None:
+def _apply(order: list[int], window: Window, permutation: Answer) -> None:
+    if not isinstance(permutation, Sequence):
+        raise InputError(f"a window of {len(window.items)} was answered with {permutation!r}", remedy="give an order")
     if sorted(permutation) != list(range(len(window.items))):
         raise InputError(f"not a permutation of a window of {len(window.items)}: {list(permutation)[:30]}")
     for position, source in zip(window.positions, permutation, strict=True):
@@ -97,6 +103,22 @@ def full_list(n: int) -> Strategy:
     return tuple(order)
 
 
+def pointwise(n: int) -> Strategy:
+    """One question a passage, all of which may be asked at once; the order is by score, ties in input order.
+
+    A passage whose question failed (None) keeps its place; the others fill the places that are left. A list of one is
+    not asked about.
+    """
+    if n < 0:
+        raise InputError(f"a list of {n} candidates", remedy="n is 0 or more")
+    if n < 2:
+        return tuple(range(n))
+    answers = yield [Window((i,), (i,), score=True) for i in range(n)]
+    scores = {i: float(a) for i, a in enumerate(answers) if isinstance(a, int | float)}
+    best = iter(sorted(scores, key=lambda i: -scores[i]))
+    return tuple(next(best) if i in scores else i for i in range(n))
+
+
 @dataclass(frozen=True)
 class StrategySpec:
     """A strategy with its parameters, ready to be started for lists of any length."""
@@ -119,6 +141,7 @@ class StrategySpec:
 STRATEGIES: dict[str, Callable[[StrategySpec, int], Strategy]] = {
     "sliding_window": lambda spec, n: sliding_window(n, spec.size, spec.stride, spec.passes),
     "full_list": lambda spec, n: full_list(n),
+    "pointwise": lambda spec, n: pointwise(n),
 }
 
 
@@ -138,12 +161,12 @@ def plan(start: Callable[[int], Strategy], n: int) -> Plan:
         windows = next(strategy)
         while True:
             calls, depth = calls + len(windows), depth + 1
-            windows = strategy.send([range(len(w.items)) for w in windows])
+            windows = strategy.send([0.0 if w.score else range(len(w.items)) for w in windows])
     except StopIteration:
         return Plan(calls, depth)
 
 
-def drive(strategy: Strategy, ask: Callable[[Window], Permutation]) -> tuple[int, ...]:
+def drive(strategy: Strategy, ask: Callable[[Window], Answer]) -> tuple[int, ...]:
     """Run a strategy to its end with `ask` answering each window; returns the final order."""
     try:
         windows = next(strategy)

@@ -14,7 +14,9 @@ from rrlib.errors import InputError
 from rrlib.prompts import PromptBuilder, format_ranking, format_response, get_style
 from rrlib.responses import parse_lenient, parse_strict
 from rrlib.reward import MultiViewReward
+from rrlib.training.data import Limits, encode_examples
 from rrlib.training.grpo import read_completions, train_grpo
+from rrlib.training.mix import both_modes, mix_styles, own_chain, pointwise_examples
 from rrlib.training.sft import encode_for_sft, train_sft
 from rrlib.types import Passage
 
@@ -102,3 +104,69 @@ def test_grpo_refuses_a_reward_of_the_other_mode(trained: Path, tmp_path: Path) 
     settings = dataclasses.replace(GRPO, max_prompt=900)
     with pytest.raises(InputError, match="think="):
         train_grpo(EXAMPLES, trained, tmp_path / "out", settings, MultiViewReward(k=2), STYLE)
+
+
+# --- both modes from one checkpoint -----------------------------------------------------------------------------------
+def test_shares_are_exact_and_seeded() -> None:
+    mixed = mix_styles(EXAMPLES, {"reasonrank": 3, STYLE: 1}, seed=1)
+    names = [e.meta["style"] for e in mixed]
+    assert names.count("reasonrank") == 6 and names.count(STYLE) == 2
+    assert [replace_style(e) for e in mixed] == EXAMPLES
+    assert names == [e.meta["style"] for e in mix_styles(EXAMPLES, {"reasonrank": 0.75, STYLE: 0.25}, seed=1)]
+    assert any(names != [e.meta["style"] for e in mix_styles(EXAMPLES, {"reasonrank": 3, STYLE: 1}, s)] for s in (2, 3))
+    thirds = mix_styles(EXAMPLES, {"reasonrank": 1, STYLE: 1, "nothink": 1})
+    assert sorted([e.meta["style"] for e in thirds].count(n) for n in ("reasonrank", STYLE, "nothink")) == [2, 3, 3]
+    assert {e.meta["style"] for e in mix_styles(EXAMPLES, {"reasonrank": 0, STYLE: 1})} == {STYLE}
+    assert len(both_modes(EXAMPLES, ["reasonrank", STYLE])) == 16
+    for bad in ({"reasonrank": -1.0}, {"reasonrank": 0.0}, {"loud": 1.0}):
+        with pytest.raises(InputError):
+            mix_styles(EXAMPLES, bad)
+
+
+def replace_style(example: object) -> object:
+    meta = {k: v for k, v in example.meta.items() if k != "style"}  # type: ignore[attr-defined]
+    return dataclasses.replace(example, meta=meta)  # type: ignore[type-var]
+
+
+def test_each_example_is_trained_in_its_own_style(backbone: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(backbone)
+    settings = dataclasses.replace(SFT, max_length=900)
+    mixed = mix_styles(EXAMPLES, {"reasonrank": 1, STYLE: 1}, seed=1)
+    for row in encode_for_sft(mixed, backbone, settings).rows:
+        style = row.example.meta["style"]
+        builder = PromptBuilder(tokenizer, style, settings.max_passage_tokens)
+        assert row.prompt == builder.render(row.example.query.text, row.example.passages)
+        text = format_response(row.example.reasoning, row.example.gold, style)
+        assert tokenizer.decode(row.response_ids) == text + "<|im_end|>"
+    with pytest.raises(InputError, match="one mode at a time"):
+        limits = Limits(900, 900, 900)
+        encode_examples(mixed, tokenizer, PromptBuilder(tokenizer, "reasonrank"), limits, responses=False)
+    same = mix_styles(EXAMPLES, {"reasonrank-qwen3": 1, STYLE: 1})
+    with pytest.raises(InputError, match="send the same prompt"):  # this template has no switch of its own
+        encode_for_sft(same, backbone, settings)
+
+
+def test_the_same_data_for_a_pointwise_model(backbone: Path) -> None:
+    from transformers import AutoTokenizer
+
+    chain = "The first cue suggests x. So x yes. [1] y no [2] x yes [3] z no and [2] again. [9] is a year"
+    example = dataclasses.replace(EXAMPLES[1], reasoning=chain)
+    assert own_chain(chain, 1, 3) == "The first cue suggests x. So x yes. x yes again. [9] is a year"
+    assert own_chain(chain, 0, 3) == "The first cue suggests x. So x yes. y no"
+    assert own_chain("no mention", 0, 3) == "no mention"
+    rows = pointwise_examples([example])
+    assert [r.relevance for r in rows] == [(label,) for label in example.relevance] and len(rows) == 3
+    assert [r.passages for r in rows] == [(p,) for p in example.passages]
+    assert len({r.query.qid for r in rows}) == 3 and {r.meta["style"] for r in rows} == {"pointwise"}
+    drawn = pointwise_examples([example], per_list=2, seed=3)
+    assert len(drawn) == 2 and sum(r.relevance[0] for r in drawn) == 1
+    encoded = encode_for_sft(rows, backbone, dataclasses.replace(SFT, max_length=900), "pointwise").rows
+    tokenizer = AutoTokenizer.from_pretrained(backbone)
+    words = {tokenizer.decode(r.response_ids).rpartition("</think>")[2] for r in encoded}
+    assert words == {" true<|im_end|>", " false<|im_end|>"}
+    bare = encode_for_sft(pointwise_examples([example], "pointwise_nothink"), backbone, SFT, "pointwise_nothink").rows
+    assert {tokenizer.decode(r.response_ids) for r in bare} == {"true<|im_end|>", "false<|im_end|>"}
+    with pytest.raises(InputError, match="ranks a list"):
+        pointwise_examples([example], "reasonrank")

@@ -34,6 +34,8 @@ class Request:
     """One question. `prompt` is the templated string where the tokenizer is known; `messages` where it is not.
 
     key: where this window belongs, for engines that look answers up (replay): (collection, qid, pass, positions).
+    max_new_tokens: a limit of this request alone. stop: strings at which generation ends; they are not in the text.
+    choices: generate nothing, but give the log-probability of each of these continuations of `prompt`.
     """
 
     id: int
@@ -41,11 +43,17 @@ class Request:
     prompt: str | None = None
     prompt_tokens: int | None = None
     key: tuple[str, str, int, tuple[int, ...]] | None = None
+    max_new_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One answer. `error` is set, and `text` empty, when the call failed: a failure is never text."""
+    """One answer. `error` is set, and `text` empty, when the call failed: a failure is never text.
+
+    logprobs: natural log-probability of each of the request's choices, given its prompt.
+    """
 
     text: str = ""
     reasoning: str = ""
@@ -56,6 +64,7 @@ class Reply:
     error: str | None = None
     retries: int = 0
     extra: Mapping[str, Any] = field(default_factory=dict)
+    logprobs: Mapping[str, float] = field(default_factory=dict)
 
 
 @runtime_checkable

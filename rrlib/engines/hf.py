@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rrlib.engines import prefix
@@ -31,6 +32,20 @@ def _cannot_load(what: str, model: str, error: Exception) -> InputError:
         f"cannot load the {what} of {model!r}: {str(error).splitlines()[0]}",
         remedy="name a folder with config.json, weights and tokenizer, or a hub name that this machine can reach",
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A request, its prompt's ids, and what decides which others it may share a batch with."""
+
+    request: Request
+    ids: list[int]
+    decoding: Decoding
+    limit: int
+
+    @property
+    def kind(self) -> tuple[Any, ...]:
+        return self.decoding, self.limit, self.request.stop, self.request.choices
 
 
 class TransformersEngine:
@@ -80,7 +95,7 @@ class TransformersEngine:
             self._eos.append(self.tokenizer.eos_token_id)
         pad = self.tokenizer.pad_token_id
         self._pad: int = self._eos[0] if pad is None else pad
-        self._waiting: list[tuple[Request, list[int], Decoding]] = []
+        self._waiting: list[_Waiting] = []
         self._refused: list[tuple[int, Reply]] = []
 
     def submit(self, requests: Sequence[Request], decoding: Decoding) -> None:
@@ -92,11 +107,18 @@ class TransformersEngine:
                     list(request.messages), tokenize=False, add_generation_prompt=True
                 )
             ids = self.tokenizer(prompt, add_special_tokens=False, verbose=False)["input_ids"]
-            if len(ids) + decoding.max_new_tokens > self.max_model_len:
-                why = f"prompt of {len(ids)} + {decoding.max_new_tokens} new tokens exceeds {self.max_model_len}"
+            new = request.max_new_tokens or decoding.max_new_tokens
+            if request.choices:
+                new = max(len(self._ids(choice)) for choice in request.choices)
+            if len(ids) + new > self.max_model_len:
+                why = f"prompt of {len(ids)} + {new} new tokens exceeds {self.max_model_len}"
                 self._refused.append((request.id, Reply(error=why, tokens_in=len(ids))))
             else:
-                self._waiting.append((request, ids, decoding))
+                self._waiting.append(_Waiting(request, ids, decoding, new))
+
+    def _ids(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        return ids
 
     def collect(self) -> list[tuple[int, Reply]]:
         """Generate one batch: the request waiting longest, and those nearest to it in length."""
@@ -106,55 +128,108 @@ class TransformersEngine:
         if not self._waiting:
             return []
         first = self._waiting[0]
-        near = sorted(self._waiting[1:], key=lambda w: abs(len(w[1]) - len(first[1])))
-        batch, longest = [first], len(first[1])
+        near = sorted(self._waiting[1:], key=lambda w: abs(len(w.ids) - len(first.ids)))
+        batch, longest = [first], len(first.ids)
         for item in near:
-            if len(batch) >= self.batch_size or item[2] != first[2]:
+            if len(batch) >= self.batch_size:
                 break
-            widest = max(longest, len(item[1]))
-            if (len(batch) + 1) * (widest + first[2].max_new_tokens) > self.max_batch_tokens:
+            widest = max(longest, len(item.ids))
+            if item.kind != first.kind:
+                continue
+            if (len(batch) + 1) * (widest + first.limit) > self.max_batch_tokens:
                 break
             batch.append(item)
             longest = widest
-        taken = {id(item[0]) for item in batch}
-        self._waiting = [item for item in self._waiting if id(item[0]) not in taken]
-        return self._generate(batch)
+        taken = {id(item.request) for item in batch}
+        self._waiting = [item for item in self._waiting if id(item.request) not in taken]
+        return self._score(batch) if first.request.choices else self._generate(batch)
 
-    def _generate(self, batch: list[tuple[Request, list[int], Decoding]]) -> list[tuple[int, Reply]]:
+    def _generate(self, batch: list[_Waiting]) -> list[tuple[int, Reply]]:
         import torch
 
-        decoding = batch[0][2]
+        decoding, stop = batch[0].decoding, batch[0].request.stop
+        # A stop string of one token (the tags of most chat models) ends like an end token; others cost a search a step.
+        ends = [ids[0] for text in stop if len(ids := self._ids(text)) == 1]
+        search = {"stop_strings": list(stop), "tokenizer": self.tokenizer} if len(ends) < len(stop) else {}
         if decoding.seed is not None:
-            torch.manual_seed(decoding.seed + batch[0][0].id)
+            torch.manual_seed(decoding.seed + batch[0].request.id)
         began = time.perf_counter()
-        rows = self._new_tokens([ids for _, ids, _ in batch], decoding)
+        rows = self._new_tokens([item.ids for item in batch], batch[0].limit, self._eos + ends, decoding, search)
         seconds = time.perf_counter() - began
         replies: list[tuple[int, Reply]] = []
-        for (request, ids, _), row in zip(batch, rows, strict=True):
-            stop = next((i for i, token in enumerate(row) if token in self._eos), None)
-            kept = row if stop is None else row[:stop]
+        for item, row in zip(batch, rows, strict=True):
+            end = next((i for i, token in enumerate(row) if token in self._eos or token in ends), None)
+            kept = row if end is None else row[:end]
+            while end is None and search and kept and kept[-1] == self._pad:  # behind a stop string
+                kept = kept[:-1]
             text = self.tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+            cuts = [place for string in stop if (place := text.find(string)) >= 0]
             # Seconds are the batch's: what this window waited for, not its share.
             reply = Reply(
-                text=text,
-                finish_reason="length" if stop is None else "stop",
-                tokens_in=len(ids),
-                tokens_out=len(kept) + (stop is not None),
+                text=text[: min(cuts)] if cuts else text,
+                finish_reason="length" if end is None and not cuts and len(kept) == item.limit else "stop",
+                tokens_in=len(item.ids),
+                tokens_out=len(kept) + (end is not None),
                 seconds=seconds,
                 extra={"batch": len(batch)},
             )
-            replies.append((request.id, reply))
+            replies.append((item.request.id, reply))
         return replies
 
-    def _new_tokens(self, prompts: list[list[int]], decoding: Decoding) -> list[list[int]]:
-        """The tokens that follow each prompt, with the ending one where there is one (padding may follow it)."""
+    def _score(self, batch: list[_Waiting]) -> list[tuple[int, Reply]]:
+        """Log-probabilities of the choices: one forward pass, a row for each choice that takes more than one token."""
         import torch
 
-        if self.device == "cpu" and prefix.supports(self._lm):
-            sampling = prefix.Sampling(decoding.temperature, decoding.top_p, max(decoding.top_k, 0))
-            return prefix.decode(
-                self._lm, prompts, max_new_tokens=decoding.max_new_tokens, eos=self._eos, sampling=sampling
+        choices = batch[0].request.choices
+        encoded = [self._ids(choice) for choice in choices]
+        rows: list[list[int]] = []
+        places: list[list[int]] = []  # of each request and choice: its row
+        for item in batch:
+            known: dict[tuple[int, ...], int] = {}
+            for ids in encoded:
+                fed = tuple(ids[:-1])
+                if fed not in known:
+                    known[fed] = len(rows)
+                    rows.append([*item.ids, *fed])
+            places.append([known[tuple(ids[:-1])] for ids in encoded])
+        width, tail = max(map(len, rows)), max(map(len, encoded))
+        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=self.device)
+        inputs = torch.tensor([[self._pad] * (width - len(row)) + row for row in rows], device=self.device)
+        began = time.perf_counter()
+        with torch.inference_mode():
+            out = self._lm(
+                inputs,
+                attention_mask=mask,
+                position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+                use_cache=False,
+                logits_to_keep=tail,
             )
+            table = torch.log_softmax(out.logits[:, -tail:].float(), dim=-1).cpu()  # (rows, tail, vocabulary)
+        seconds = time.perf_counter() - began
+        replies: list[tuple[int, Reply]] = []
+        for item, place in zip(batch, places, strict=True):
+            found: dict[str, float] = {}
+            for choice, ids, row in zip(choices, encoded, place, strict=True):
+                steps = zip(range(tail - len(ids), tail), ids, strict=True)
+                found[choice] = float(sum(table[row, step, token] for step, token in steps))
+            extra = {"batch": len(batch)}
+            replies.append(
+                (item.request.id, Reply(tokens_in=len(item.ids), seconds=seconds, extra=extra, logprobs=found))
+            )
+        return replies
+
+    def _new_tokens(
+        self, prompts: list[list[int]], limit: int, ends: list[int], decoding: Decoding, search: dict[str, Any]
+    ) -> list[list[int]]:
+        """The tokens that follow each prompt, with the ending one where there is one (padding may follow it).
+
+        search: arguments of `generate` that look for stop strings of several tokens, or none.
+        """
+        import torch
+
+        if self.device == "cpu" and not search and prefix.supports(self._lm):
+            sampling = prefix.Sampling(decoding.temperature, decoding.top_p, max(decoding.top_k, 0))
+            return prefix.decode(self._lm, prompts, max_new_tokens=limit, eos=ends, sampling=sampling)
         width = max(map(len, prompts))
         rows = [[self._pad] * (width - len(ids)) + ids for ids in prompts]
         mask = [[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts]
@@ -162,10 +237,11 @@ class TransformersEngine:
             out = self._lm.generate(
                 torch.tensor(rows, device=self.device),
                 attention_mask=torch.tensor(mask, device=self.device),
-                max_new_tokens=decoding.max_new_tokens,
-                eos_token_id=self._eos,
+                max_new_tokens=limit,
+                eos_token_id=ends,
                 pad_token_id=self._pad,
                 use_cache=True,
+                **search,
                 **_sampling(decoding),
             )
         return out[:, width:].tolist()  # type: ignore[no-any-return]

@@ -13,10 +13,14 @@ import queue
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from rrlib.engines.base import Decoding, Message, Reply, Request
 from rrlib.errors import EngineError, InputError
+
+TOP_LOGPROBS = 20
+"""Alternatives asked for with each scored token: what vLLM's server allows by default."""
 
 
 class FatalCallError(EngineError):
@@ -77,7 +81,7 @@ class OpenAIClient:
             base_url=base_url, api_key=os.environ.get(api_key_env) or "none", timeout=timeout, max_retries=0
         )
 
-    async def chat(self, messages: Sequence[Message], decoding: Decoding) -> Reply:
+    async def chat(self, messages: Sequence[Message], decoding: Decoding, stop: Sequence[str] = ()) -> Reply:
         """Ask /v1/chat/completions. The reasoning comes from `reasoning_content`, `reasoning`, or stays inline.
 
         Raises FatalCallError, RefusedCallError, or EngineError when the tries are used up.
@@ -87,22 +91,51 @@ class OpenAIClient:
             return await self._client.chat.completions.create(
                 model=self.model,
                 messages=[dict(m) for m in messages],  # type: ignore[misc]
-                **_settings(decoding),
+                **_settings(decoding, stop),
             )
 
         return await self._call(ask)
 
-    async def complete(self, prompt: str, decoding: Decoding) -> Reply:
+    async def complete(self, prompt: str, decoding: Decoding, stop: Sequence[str] = ()) -> Reply:
         """Ask /v1/completions with a templated prompt; the server must not add special tokens of its own."""
 
         async def ask() -> Any:
-            settings = _settings(decoding)
+            settings = _settings(decoding, stop)
             settings["extra_body"] = {**settings["extra_body"], "add_special_tokens": False}
             return await self._client.completions.create(model=self.model, prompt=prompt, **settings)
 
         return await self._call(ask)
 
-    async def _call(self, ask: Callable[[], Awaitable[Any]]) -> Reply:
+    async def score(self, prompt: str | None, messages: Sequence[Message], choices: Sequence[str]) -> Reply:
+        """Log-probabilities of the choices as continuations: of a templated prompt, else as the answer to messages.
+
+        One token is generated and its 20 likeliest alternatives are read. A choice of several tokens is known by its
+        first; one that is not among them gets the least of theirs, an upper bound. Raises as `chat`, and EngineError
+        where the server gives no log-probabilities.
+        """
+
+        async def ask() -> Any:
+            if prompt is not None:
+                return await self._client.completions.create(
+                    model=self.model,
+                    prompt=prompt,
+                    max_tokens=1,
+                    temperature=0.0,
+                    logprobs=TOP_LOGPROBS,
+                    extra_body={"add_special_tokens": False},
+                )
+            return await self._client.chat.completions.create(
+                model=self.model,
+                messages=[dict(m) for m in messages],  # type: ignore[misc]
+                max_tokens=1,
+                temperature=0.0,
+                logprobs=True,
+                top_logprobs=TOP_LOGPROBS,
+            )
+
+        return await self._call(ask, lambda response: _read_choices(response, choices))
+
+    async def _call(self, ask: Callable[[], Awaitable[Any]], read: Callable[[Any], Reply] | None = None) -> Reply:
         import openai
         import tenacity
 
@@ -116,7 +149,7 @@ class OpenAIClient:
             ):
                 with attempt:
                     tries += 1
-                    reply = _read(await ask())
+                    reply = (read or _read)(await ask())
         except openai.APIStatusError as error:
             message = f"{self.base_url} answered {error.status_code}: {_message(error)}"
             if error.status_code in (401, 402, 403, 404):
@@ -135,6 +168,7 @@ class OpenAIClient:
             tokens_out=reply.tokens_out,
             seconds=time.perf_counter() - began,
             retries=tries - 1,
+            logprobs=reply.logprobs,
         )
 
     async def close(self) -> None:
@@ -142,7 +176,7 @@ class OpenAIClient:
         await self._client.close()
 
 
-def _settings(decoding: Decoding) -> dict[str, Any]:
+def _settings(decoding: Decoding, stop: Sequence[str] = ()) -> dict[str, Any]:
     settings: dict[str, Any] = {
         "max_tokens": decoding.max_new_tokens,
         "temperature": decoding.temperature,
@@ -151,6 +185,8 @@ def _settings(decoding: Decoding) -> dict[str, Any]:
     }
     if decoding.seed is not None:
         settings["seed"] = decoding.seed
+    if stop:
+        settings["stop"] = list(stop)
     return settings
 
 
@@ -181,6 +217,27 @@ def _read(response: Any) -> Reply:
         tokens_in=int(getattr(usage, "prompt_tokens", 0) or 0),
         tokens_out=int(getattr(usage, "completion_tokens", 0) or 0),
     )
+
+
+def _read_choices(response: Any, choices: Sequence[str]) -> Reply:
+    """The log-probabilities of the choices from the alternatives of the first generated token."""
+    reply = _read(response)
+    given = getattr(response.choices[0], "logprobs", None)
+    rows = getattr(given, "top_logprobs", None)  # completions: a dict a token; chat: content[0].top_logprobs, a list
+    if rows and isinstance(rows[0], dict):
+        found = {str(token): float(value) for token, value in rows[0].items()}
+    else:
+        content = getattr(given, "content", None) or []
+        found = {str(row.token): float(row.logprob) for row in (content[0].top_logprobs if content else [])}
+    if not found:
+        raise EngineError("the server gave no log-probabilities: pointwise scores need a server that gives them")
+    floor = min(found.values())
+    logprobs: dict[str, float] = {}
+    for choice in choices:
+        others = [other for other in choices if other != choice]
+        fits = [t for t in found if t and choice.startswith(t) and not any(o.startswith(t) for o in others)]
+        logprobs[choice] = found[max(fits, key=len)] if fits else floor
+    return replace(reply, text="", finish_reason="stop", logprobs=logprobs)
 
 
 class OpenAIEngine:
@@ -222,10 +279,14 @@ class OpenAIEngine:
         began = time.perf_counter()
         outcome: Reply | FatalCallError
         try:
-            if request.prompt is not None:
-                outcome = await self.client.complete(request.prompt, decoding)
+            if request.max_new_tokens is not None:
+                decoding = replace(decoding, max_new_tokens=request.max_new_tokens)
+            if request.choices:
+                outcome = await self.client.score(request.prompt, request.messages, request.choices)
+            elif request.prompt is not None:
+                outcome = await self.client.complete(request.prompt, decoding, request.stop)
             else:
-                outcome = await self.client.chat(request.messages, decoding)
+                outcome = await self.client.chat(request.messages, decoding, request.stop)
         except FatalCallError as error:
             outcome = error
         except Exception as error:  # whatever it was, the window keeps its order and the reason is logged

@@ -1,7 +1,8 @@
 """Answers from a file: a recorded run is a regression test, and a window log replays to the same run.
 
 One JSON object a line: `{"qid": "...", "start": 80, "end": 100, "text": "..."}` (0-based, end exclusive), optionally
-`positions` (windows that are not contiguous), `pass`, `collection`, `finish_reason` and `error`. A window that the file
+`positions` (windows that are not contiguous), `pass`, `collection`, `finish_reason`, `error` and `logprobs` (windows
+that were scored). A window that the file
 lacks keeps its order and is counted.
 """
 
@@ -29,6 +30,16 @@ def record_key(row: Mapping[str, Any]) -> Key:
             raise ValueError(f"start {start!r} and end {end!r} are not a window")
         positions = tuple(range(start, end))
     return str(row.get("collection") or ""), str(row["qid"]), int(row.get("pass") or 0), positions
+
+
+def _logprobs(row: Mapping[str, Any], path: str | Path, line: int) -> dict[str, float]:
+    """The log-probabilities a pointwise window was scored with."""
+    found = row.get("logprobs") or {}
+    if not isinstance(found, dict) or not all(isinstance(v, int | float) for v in found.values()):
+        raise InputError(
+            "`logprobs` is not an object of numbers", path=path, line=line, remedy='write {"word": number}'
+        )
+    return {str(word): float(value) for word, value in found.items()}
 
 
 class ReplayEngine:
@@ -71,6 +82,7 @@ class ReplayEngine:
                 tokens_in=int(row.get("tokens_in") or 0),
                 tokens_out=int(row.get("tokens_out") or 0),
                 error=str(failed or "recorded without text") if text is None or failed else None,
+                logprobs=_logprobs(row, responses, line),
             )
         if not self.replies:
             raise InputError("no window records", path=responses, remedy="give a file of recorded responses")

@@ -67,29 +67,81 @@ class VLLMEngine:
         self.max_model_len = int(self._llm.llm_engine.model_config.max_model_len)
         self._started: dict[str, tuple[int, float, int]] = {}
         self._refused: list[tuple[int, Reply]] = []
+        self._choices: dict[int, tuple[dict[str, list[int]], int]] = {}
+        self._scored: dict[int, dict[str, float]] = {}
 
     def submit(self, requests: Sequence[Request], decoding: Decoding) -> None:
         """Add the requests to the running batch; a prompt that does not fit is refused with its length."""
         from vllm import SamplingParams, TokensPrompt
 
-        params = SamplingParams(
-            temperature=decoding.temperature,
-            top_p=decoding.top_p,
-            top_k=max(decoding.top_k, 0),
-            max_tokens=decoding.max_new_tokens,
-            seed=decoding.seed,
-        )
         for request in requests:
             if request.prompt is None:
                 raise InputError("the vllm engine takes templated prompts")
-            ids = self.tokenizer(request.prompt, add_special_tokens=False, verbose=False)["input_ids"]
-            if len(ids) + decoding.max_new_tokens > self.max_model_len:
-                why = f"prompt of {len(ids)} + {decoding.max_new_tokens} new tokens exceeds {self.max_model_len}"
+            ids = self._ids(request.prompt)
+            new = request.max_new_tokens or decoding.max_new_tokens
+            if request.choices:
+                new = max(len(self._ids(choice)) for choice in request.choices) + 1
+            if len(ids) + new > self.max_model_len:
+                why = f"prompt of {len(ids)} + {new} new tokens exceeds {self.max_model_len}"
                 self._refused.append((request.id, Reply(error=why, tokens_in=len(ids))))
-                continue
-            name = str(request.id)
+            elif request.choices:
+                self._submit_choices(request, ids)
+            else:
+                params = SamplingParams(
+                    temperature=decoding.temperature,
+                    top_p=decoding.top_p,
+                    top_k=max(decoding.top_k, 0),
+                    max_tokens=new,
+                    seed=decoding.seed,
+                    stop=list(request.stop) or None,
+                )
+                name = str(request.id)
+                self._started[name] = (request.id, time.perf_counter(), len(ids))
+                self._llm.llm_engine.add_request(name, TokensPrompt(prompt_token_ids=ids), params)
+
+    def _ids(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        return ids
+
+    def _submit_choices(self, request: Request, ids: list[int]) -> None:
+        """Choices of one token each: one step, their log-probabilities asked for by id. Longer ones: a request each,
+        with the log-probabilities of the prompt's tokens."""
+        from vllm import SamplingParams, TokensPrompt
+
+        encoded = {choice: self._ids(choice) for choice in request.choices}
+        self._scored[request.id] = {}
+        self._choices[request.id] = (encoded, len(ids))
+        if all(len(tokens) == 1 for tokens in encoded.values()):
+            wanted = [tokens[0] for tokens in encoded.values()]
+            jobs = [("", ids, SamplingParams(temperature=0.0, max_tokens=1, logprob_token_ids=wanted))]
+        else:
+            params = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0)
+            jobs = [(choice, [*ids, *tokens], params) for choice, tokens in encoded.items()]
+        for number, (_, tokens, params) in enumerate(jobs):
+            name = f"{request.id}/{number}"
             self._started[name] = (request.id, time.perf_counter(), len(ids))
-            self._llm.llm_engine.add_request(name, TokensPrompt(prompt_token_ids=ids), params)
+            self._llm.llm_engine.add_request(name, TokensPrompt(prompt_token_ids=tokens), params)
+
+    def _take_choice(self, name: str, result: Any) -> tuple[int, Reply] | None:
+        """Keep what a scoring request found; the reply, when it was the last of its kind."""
+        number, began, tokens_in = self._started.pop(name)
+        encoded, _ = self._choices[number]
+        found = self._scored[number]
+        step = result.outputs[0].logprobs
+        if step:
+            found |= {choice: float(step[0][ids[0]].logprob) for choice, ids in encoded.items()}
+        else:
+            choice = list(encoded)[int(name.partition("/")[2])]
+            ids = encoded[choice]
+            rows = result.prompt_logprobs[-len(ids) :]
+            found[choice] = float(sum(row[token].logprob for row, token in zip(rows, ids, strict=True)))
+        if len(found) < len(encoded):
+            return None
+        del self._choices[number]
+        logprobs = {choice: found[choice] for choice in encoded}
+        seconds = time.perf_counter() - began
+        del self._scored[number]
+        return number, Reply(tokens_in=tokens_in, seconds=seconds, logprobs=logprobs)
 
     def collect(self) -> list[tuple[int, Reply]]:
         """Step the engine until at least one request has finished."""
@@ -101,7 +153,12 @@ class VLLMEngine:
             for result in self._llm.llm_engine.step():
                 if not result.finished:
                     continue
-                number, began, tokens_in = self._started.pop(str(result.request_id))
+                name = str(result.request_id)
+                if "/" in name:
+                    scored = self._take_choice(name, result)
+                    out += [] if scored is None else [scored]
+                    continue
+                number, began, tokens_in = self._started.pop(name)
                 answer = result.outputs[0]
                 reply = Reply(
                     text=answer.text,

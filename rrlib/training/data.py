@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from rrlib.errors import InputError
-from rrlib.prompts import PromptBuilder, format_response
+from rrlib.prompts import PromptBuilder, format_target, get_style
 from rrlib.types import Passage, RankingExample
 
 IGNORED = -100
@@ -103,12 +103,19 @@ def encode_examples(
     """
     if not examples:
         raise InputError("there are no training examples", remedy="run the synthesis first, or lower its alpha")
+    _tell_apart(examples, builder)
     rows: list[Row] = []
     long: list[str] = []
     stop = end_of_turn(tokenizer) if responses else None
     for example in examples:
-        text, prompt_ids = encode_prompt(tokenizer, builder, example.query.text, example.passages)
-        response_ids = _response_ids(example, tokenizer, builder, stop) if stop is not None else []
+        own = builder.in_style(str(example.meta.get("style") or builder.style.name))  # see rrlib.training.mix
+        if own is not builder and stop is None:
+            raise InputError(
+                f"example {example.query.qid} is of style {own.style.name!r}, GRPO of {builder.style.name!r}",
+                remedy="train one mode at a time: pass that style, or examples without one",
+            )
+        text, prompt_ids = encode_prompt(tokenizer, own, example.query.text, example.passages)
+        response_ids = _response_ids(example, tokenizer, own, stop) if stop is not None else []
         why = _excess(len(prompt_ids), len(response_ids), limits)
         if why:
             long.append(f"{example.query.qid}: {why}")
@@ -123,6 +130,21 @@ def encode_examples(
     if not rows:
         raise InputError(f"all {len(examples)} examples are too long ({long[0]}; ...)", remedy="raise the limits")
     return Encoded(tuple(rows), len(long), max(len(r.prompt_ids) for r in rows), max(len(r.response_ids) for r in rows))
+
+
+def _tell_apart(examples: Sequence[RankingExample], builder: PromptBuilder) -> None:
+    """Raise InputError where two styles of the data send the same prompt: no model could know which is meant."""
+    styles = list(dict.fromkeys(str(e.meta.get("style") or builder.style.name) for e in examples))
+    listwise = [name for name in styles if get_style(name).words is None]
+    shown: dict[str, str] = {}
+    for name in listwise if len(listwise) > 1 else ():
+        text = builder.in_style(name).render(examples[0].query.text, examples[0].passages)
+        if text in shown:
+            raise InputError(
+                f"the styles {shown[text]!r} and {name!r} send the same prompt with this chat template",
+                remedy="mix styles that a model can tell apart, such as reasonrank and nothink_tags",
+            )
+        shown[text] = name
 
 
 def _excess(prompt: int, response: int, limits: Limits) -> str:
@@ -142,7 +164,7 @@ def _response_ids(example: RankingExample, tokenizer: Any, builder: PromptBuilde
             f"example {example.query.qid} has no reasoning, but the style {style.name!r} has a think block",
             remedy="train a style without one, or make examples with reasoning",
         )
-    text = format_response(example.reasoning, example.gold, style.name)
+    text = format_target(example, style.name)
     ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     special = set(tokenizer.all_special_ids) & set(ids)
     if special:

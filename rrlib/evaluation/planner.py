@@ -1,0 +1,167 @@
+"""An evaluation on paper, before a GPU is rented: windows exactly, tokens as bounds, memory and hours by arithmetic.
+
+Nothing here looks at texts or weights: queries are counted in the registry, windows by the strategy itself, and a
+model is its shape (paper section 3). Hours come from a stated speed, by default the paper's own measurement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rrlib.errors import InputError
+from rrlib.evaluation.registry import expand, get_benchmark
+from rrlib.prompts import LAST_THINK, PREFIX, SUFFIX, SYSTEM_THINK
+from rrlib.strategies import StrategySpec, plan
+
+PAPER_SECONDS = 1.8
+"""Seconds a query of ReasonRank-7B on BRIGHT's Earth Science with 4 x A800 (paper, efficiency)."""
+PAPER_GPUS = 4
+PAPER_CHAIN = (626, 928)
+"""Mean length of its chains over the sets, tokens, least and most (paper, efficiency)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What memory depends on: layers, hidden size, key-value heads, head size, MLP width, vocabulary."""
+
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head: int
+    mlp: int
+    vocabulary: int
+    tied: bool = False
+
+    @property
+    def parameters(self) -> int:
+        """Weights: embeddings, attention and MLP (norms and biases are below a thousandth)."""
+        attention = self.hidden * self.head * (self.heads + 2 * self.kv_heads) + self.heads * self.head * self.hidden
+        mlp = 3 * self.hidden * self.mlp
+        return self.layers * (attention + mlp) + (1 if self.tied else 2) * self.vocabulary * self.hidden
+
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes of key-value cache a token, at 2 bytes a number."""
+        return 2 * self.layers * self.kv_heads * self.head * 2
+
+
+SHAPES = {
+    "qwen2.5-7b": Shape(28, 3584, 28, 4, 128, 18944, 152064),
+    "qwen2.5-32b": Shape(64, 5120, 40, 8, 128, 27648, 152064),
+    "qwen3-8b": Shape(36, 4096, 32, 8, 128, 12288, 151936),
+    "llama3.1-8b": Shape(32, 4096, 32, 8, 128, 14336, 128256),
+}
+
+
+@dataclass(frozen=True)
+class PaperPlan:
+    """What an evaluation will take. rows: a benchmark each (name, queries, windows, windows_query).
+
+    prompt_bound: tokens of the longest prompt a window can have; tokens_in, tokens_out: bounds over all windows;
+    tokens_out_expected: with the paper's mean chain lengths, least and most. weights_gb, kv_gb_sequence: memory of the
+    weights, and of the cache of one window at the bound; sequences: how many windows fit at once. hours: on `gpus`.
+    """
+
+    rows: tuple[dict[str, Any], ...]
+    windows: int
+    prompt_bound: int
+    tokens_in: int
+    tokens_out: int
+    tokens_out_expected: tuple[int, int]
+    weights_gb: float
+    kv_gb_sequence: float
+    sequences: int
+    hours: float
+    gpus: int
+
+
+def paper_plan(
+    benchmarks: Sequence[str],
+    *,
+    model: str = "qwen2.5-7b",
+    window: int = 0,
+    stride: int = 0,
+    depth: int = 0,
+    max_passage_tokens: int = 0,
+    max_new_tokens: int = 3172,
+    query_tokens: int = 2048,
+    queries: int = 0,
+    gpus: int = 1,
+    gpu_gb: float = 80.0,
+    memory_share: float = 0.9,
+    seconds_query: float = PAPER_SECONDS * PAPER_GPUS,
+) -> PaperPlan:
+    """Plan an evaluation of named benchmarks.
+
+    window, stride, depth, max_passage_tokens: 0 takes each benchmark's own. query_tokens: bound on a query (it stands
+    in the prompt twice). queries: only the first so many of each (0 = all). gpu_gb: memory of one GPU, of which
+    memory_share may be used. seconds_query: GPU-seconds a query (the default: the paper's 1.8 s times its 4 GPUs; a
+    7B model on A800; another device or model needs another number).
+
+    Raises InputError for an unknown model, benchmarks of unknown size, or a model that does not fit.
+    """
+    if model not in SHAPES:
+        raise InputError(f"no shape of {model!r} is known", remedy=f"use one of {', '.join(SHAPES)}")
+    shape = SHAPES[model]
+    # A token is at least one character; four characters a token is usual, so characters / 3 bound the fixed text.
+    frame = (len(SYSTEM_THINK) + len(PREFIX) + len(SUFFIX) + len(LAST_THINK)) // 3 + 32
+    rows: list[dict[str, Any]] = []
+    windows = tokens_in = bound = total = 0
+    for name in expand(list(benchmarks)):
+        spec = get_benchmark(name)
+        if not spec.queries:
+            raise InputError(f"how many queries {name} has is not known", remedy="load it, and use plan_experiment")
+        size = window or spec.window
+        strategy = StrategySpec("sliding_window", size, stride or min(spec.stride, size))
+        calls = plan(strategy.start, depth or spec.depth).calls
+        count = min(spec.queries, queries) if queries else spec.queries
+        prompt = frame + 2 * query_tokens + size * ((max_passage_tokens or spec.max_passage_tokens) + 8)
+        rows.append({"benchmark": name, "queries": count, "windows_query": calls, "windows": count * calls})
+        windows, total = windows + count * calls, total + count
+        tokens_in, bound = tokens_in + count * calls * prompt, max(bound, prompt)
+    weights = 2 * shape.parameters / 1e9
+    sequence = shape.kv_bytes * (bound + max_new_tokens) / 1e9
+    room = gpus * gpu_gb * memory_share - weights
+    if room < sequence:
+        raise InputError(
+            f"{model} takes {weights:.0f} GB of {gpus} x {gpu_gb:.0f} GB, and a window {sequence:.1f} GB more",
+            remedy="use more GPUs, a smaller window or shorter passages",
+        )
+    return PaperPlan(
+        rows=tuple(rows),
+        windows=windows,
+        prompt_bound=bound,
+        tokens_in=tokens_in,
+        tokens_out=windows * max_new_tokens,
+        tokens_out_expected=(windows * PAPER_CHAIN[0], windows * PAPER_CHAIN[1]),
+        weights_gb=round(weights, 1),
+        kv_gb_sequence=round(sequence, 2),
+        sequences=int(room / sequence),
+        hours=round(total * seconds_query / gpus / 3600, 2),
+        gpus=gpus,
+    )
+
+
+def render_plan(found: PaperPlan) -> str:
+    """The plan as text: a line a benchmark, then what it adds up to."""
+    from rrlib.evaluation.tables import align
+
+    lines = [["benchmark", "queries", "windows a query", "windows"]]
+    lines += [[r["benchmark"], str(r["queries"]), str(r["windows_query"]), f"{r['windows']:,}"] for r in found.rows]
+    lines.append(["all", f"{sum(r['queries'] for r in found.rows):,}", "", f"{found.windows:,}"])
+    low, high = found.tokens_out_expected
+    return "\n".join(
+        [
+            align(lines),
+            "",
+            f"longest prompt    at most {found.prompt_bound:,} tokens",
+            f"tokens read       at most {found.tokens_in:,}",
+            f"tokens written    at most {found.tokens_out:,}; {low:,} to {high:,} with the paper's mean chains",
+            f"weights           {found.weights_gb} GB in bfloat16",
+            f"cache             {found.kv_gb_sequence} GB a window at the bound; {found.sequences} windows at once",
+            f"hours             {found.hours} on {found.gpus} GPU(s), at the speed the paper measured on A800",
+        ]
+    )

@@ -1,0 +1,363 @@
+"""What an experiment found: tables, exports, and the numbers behind the figures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rrlib.errors import InputError
+from rrlib.evaluation.benchmarks import BenchmarkData
+from rrlib.evaluation.reference import reported_for
+from rrlib.evaluation.registry import BENCHMARKS
+from rrlib.evaluation.significance import bootstrap_interval, holm, paired_t, paired_test, suite_interval
+from rrlib.evaluation.systems import Outcome
+from rrlib.evaluation.tables import gap_closed
+from rrlib.types import Qrels, Run
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TABLE_COLUMNS = (
+    "benchmark", "system", "source", "metric", "mean", "low", "high", "n", "baseline", "difference", "difference_low",
+    "difference_high", "p", "p_holm", "wins", "ties", "losses", "ceiling", "gap_closed", "calls", "requests",
+    "tokens_in", "tokens_out", "seconds", "latency_query_p50", "latency_query_p95", "latency_window_p50",
+    "latency_window_p95", "calls_all", "seconds_all", "cost_all", "data_kind", "seed", "profile",
+)  # fmt: skip
+"""Fractions for metrics; costs are a query's, but those that end in `_all`; `source` is measured or reported."""
+
+TIE = 1e-9
+"""Values of a query that differ by less are a tie: sums of the same numbers in another order."""
+
+
+@dataclass
+class ExperimentResult:
+    """The result of an experiment.
+
+    table: one row a benchmark, system and metric (TABLE_COLUMNS), suites' means and reported rows included.
+    per_query: benchmark, qid, system, metric, value. costs, audit: a row a benchmark and system that asked a model.
+    notes: what was counted on the way. baseline: the system the others are compared with. outcomes: (system, benchmark)
+    -> runs, window records and what was chosen.
+    """
+
+    table: pd.DataFrame
+    per_query: pd.DataFrame
+    costs: pd.DataFrame
+    audit: pd.DataFrame
+    notes: list[str]
+    baseline: str
+    outcomes: Mapping[tuple[str, str], Outcome] = field(default_factory=dict)
+    qrels: Mapping[str, Qrels] = field(default_factory=dict)
+
+    def run(self, system: str, benchmark: str | None = None) -> Run:
+        """The scored run of a system (of the only benchmark, if there is one)."""
+        return self.outcomes[system, self._benchmark(benchmark)].run
+
+    def ranking(self, system: str, benchmark: str | None = None) -> dict[str, list[str]]:
+        """query id -> document ids, best first, as trec_eval orders them."""
+        found = self.run(system, benchmark)
+        order = {qid: sorted(hits, key=lambda h: (h.score, h.docid), reverse=True) for qid, hits in found.items()}
+        return {qid: [hit.docid for hit in hits] for qid, hits in order.items()}
+
+    def records(self, system: str, benchmark: str | None = None) -> list[dict[str, Any]]:
+        """The window records of a system."""
+        return self.outcomes[system, self._benchmark(benchmark)].records
+
+    def _benchmark(self, name: str | None) -> str:
+        names = list(dict.fromkeys(benchmark for _, benchmark in self.outcomes))
+        if name is None and len(names) == 1:
+            return names[0]
+        if name not in names:
+            raise InputError(f"no benchmark {name!r} in this experiment", remedy=f"use one of {', '.join(names)}")
+        return str(name)
+
+    def rows(self, metric: str | None = None) -> list[dict[str, Any]]:
+        """Measured rows as dictionaries, for plots (system, metric, mean, low, high, n)."""
+        chosen = self.table[self.table["source"] == "measured"]
+        if metric is not None:
+            chosen = chosen[chosen["metric"] == metric]
+        return [{str(k): v for k, v in row.items()} for row in chosen.to_dict("records")]
+
+    def wide(self, metric: str | None = None) -> pd.DataFrame:
+        """Systems x benchmarks: the mean of a metric (default: the headline), reported rows marked."""
+        name = metric or str(self.table["metric"].iloc[0])
+        chosen = self.table[self.table["metric"] == name].copy()
+        if chosen.empty:
+            raise InputError(f"no metric {name!r} in this experiment", remedy="name one of the table's")
+        chosen["system"] = [
+            f"{s} (reported)" if source == "reported" else s
+            for s, source in zip(chosen["system"], chosen["source"], strict=True)
+        ]
+        order = list(dict.fromkeys(chosen["benchmark"]))
+        return chosen.pivot_table(index="system", columns="benchmark", values="mean", sort=False)[order]
+
+    def differences(self, system: str, metric: str | None = None, benchmark: str | None = None) -> pd.Series:
+        """Per query: the system's value minus the baseline's, sorted, largest first."""
+        name = metric or str(self.per_query["metric"].iloc[0])
+        chosen = self.per_query[
+            (self.per_query["metric"] == name) & (self.per_query["benchmark"] == self._benchmark(benchmark))
+        ]
+        wide = chosen.pivot(index="qid", columns="system", values="value")
+        if system not in wide:
+            raise InputError(f"no system {system!r} in this experiment", remedy=f"use one of {', '.join(wide)}")
+        return (wide[system] - wide[self.baseline]).sort_values(ascending=False, kind="stable")
+
+    # --- exports ------------------------------------------------------------------------------------------------------
+    def summary(self) -> pd.DataFrame:
+        """The table as people read it: mean [interval], difference, p (Holm), win/tie/loss, share of the gap, costs."""
+        import pandas as pd
+
+        several = self.table["benchmark"].nunique() > 1
+        rows = []
+        for (benchmark, system, source), part in self.table.groupby(["benchmark", "system", "source"], sort=False):
+            row: dict[str, str] = {"benchmark": str(benchmark)} if several else {}
+            row["system"] = f"{system} (reported)" if source == "reported" else str(system)
+            for line in part.to_dict("records"):
+                row[str(line["metric"])] = _cell(line["mean"], line["low"], line["high"])
+            head = part.to_dict("records")[0]
+            compared = not _nan(head["difference"])
+            row[f"difference from {self.baseline}"] = (
+                _cell(head["difference"], head["difference_low"], head["difference_high"], "+") if compared else ""
+            )
+            row["p (Holm)"] = f"{head['p_holm']:.4f}" if compared else ""
+            row["w/t/l"] = f"{head['wins']:.0f}/{head['ties']:.0f}/{head['losses']:.0f}" if compared else ""
+            row["gap closed"] = "" if _nan(head["gap_closed"]) else f"{head['gap_closed']:.2f}"
+            row["calls"] = _number(head["calls"])
+            row["tokens in"] = _number(head["tokens_in"])
+            row["tokens out"] = _number(head["tokens_out"])
+            row["s/query"] = "" if _nan(head["seconds"]) else f"{head['seconds']:.3f}"
+            rows.append(row)
+        return pd.DataFrame(rows).fillna("")
+
+    def to_markdown(self) -> str:
+        """The summary as a Markdown table."""
+        frame = self.summary()
+        lines = [list(frame.columns), ["---"] * len(frame.columns), *frame.to_numpy().tolist()]
+        return "\n".join("| " + " | ".join(str(c).replace("|", "\\|") for c in line) + " |" for line in lines)
+
+    def to_latex(self) -> str:
+        """The summary as a LaTeX table (booktabs), special characters escaped."""
+        frame = self.summary()
+        frame.columns = [_tex(str(c)) for c in frame.columns]
+        style = frame.style.format(lambda cell: _tex(str(cell))).hide(axis="index")
+        return str(style.to_latex(hrules=True, column_format="l" * len(frame.columns)))
+
+    def to_json(self) -> str:
+        """Table, costs, audit, what systems chose, and notes; nan as null."""
+        data = {
+            "baseline": self.baseline,
+            "table": _plain(self.table),
+            "costs": _plain(self.costs),
+            "audit": _plain(self.audit),
+            "chosen": [
+                {"system": system, "benchmark": benchmark, **outcome.info}
+                for (system, benchmark), outcome in self.outcomes.items()
+                if outcome.info
+            ],
+            "notes": self.notes,
+        }
+        return json.dumps(data, indent=1, ensure_ascii=False)
+
+    def to_csv(self) -> str:
+        """The table as CSV."""
+        return str(self.table.to_csv(index=False))
+
+    def save(self, folder: str | Path) -> Path:
+        """Write table.md, table.tex, table.json, table.csv and per_query.csv.gz into a folder."""
+        from rrlib.formats import write_lines
+
+        root = Path(folder)
+        for name, text in (
+            ("table.md", self.to_markdown()),
+            ("table.tex", self.to_latex()),
+            ("table.json", self.to_json()),
+            ("table.csv", self.to_csv()),
+            ("per_query.csv.gz", str(self.per_query.to_csv(index=False))),
+        ):
+            write_lines(root / name, text.rstrip("\n").split("\n"))
+        return root
+
+    def _repr_html_(self) -> str:
+        return str(self.summary().to_html(index=False))
+
+
+def _nan(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and np.isnan(value))
+
+
+def _cell(mean: float, low: float, high: float, sign: str = "") -> str:
+    if _nan(low):
+        return f"{mean:{sign}.3f}"
+    return f"{mean:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
+
+
+def _number(value: Any) -> str:
+    return "" if _nan(value) else f"{value:.1f}" if value < 100 else f"{value:.0f}"
+
+
+def _tex(text: str) -> str:
+    for char in "\\&%$#_{}":
+        text = text.replace(char, "\\textbackslash " if char == "\\" else f"\\{char}")
+    return text.replace("~", "\\textasciitilde ").replace("^", "\\textasciicircum ")
+
+
+def _plain(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    rows = []
+    for row in frame.to_dict("records"):
+        rows.append({str(k): None if _nan(v) else v.item() if hasattr(v, "item") else v for k, v in row.items()})
+    return rows
+
+
+def assemble(
+    *,
+    systems: Sequence[str],
+    data: Sequence[BenchmarkData],
+    outcomes: Mapping[tuple[str, str], Outcome],
+    values: Mapping[tuple[str, str], Mapping[str, Mapping[str, float]]],
+    ends: Mapping[str, tuple[Mapping[str, Mapping[str, float]], Mapping[str, Mapping[str, float]]]],
+    costs: Mapping[tuple[str, str], Mapping[str, float]],
+    audits: Mapping[tuple[str, str], Mapping[str, float]],
+    notes: list[str],
+    baseline: str,
+    test: str,
+    seed: int,
+    resamples: int,
+    reported: bool,
+    profile: str,
+) -> ExperimentResult:
+    """Means, intervals, tests and costs as tables. ends: of each benchmark, values of first stage and of ceiling."""
+    import pandas as pd
+
+    rows: list[dict[str, Any]] = []
+    for one in data:
+        for metric in values[baseline, one.name]:
+            sets = {name: [list(values[name, one.name][metric].values())] for name in systems}
+            scale = _scale(ends, [one.name], metric)
+            found = _block(one.name, metric, sets, scale, baseline, test, seed, resamples)
+            for row in found:
+                row |= {"data_kind": one.data_kind, **costs.get((row["system"], one.name), {})}
+            rows += found
+    for suite, members in _suites(data).items():
+        for metric in values[baseline, members[0]]:
+            sets = {name: [list(values[name, m][metric].values()) for m in members] for name in systems}
+            found = _block(suite, metric, sets, _scale(ends, members, metric), baseline, test, seed, resamples)
+            for row in found:
+                row |= {"data_kind": next(d.data_kind for d in data if d.name == members[0])}
+            rows += found
+    for row in rows:
+        row |= {"source": "measured", "baseline": baseline, "seed": seed, "profile": profile}
+    if reported:
+        rows += [
+            {"benchmark": r.benchmark, "system": r.system, "source": "reported", "metric": "nDCG@10", "mean": r.value}
+            for r in reported_for([one.name for one in data])
+        ]
+    table = pd.DataFrame(rows).reindex(columns=list(TABLE_COLUMNS))
+    long = [
+        {"benchmark": benchmark, "qid": qid, "system": name, "metric": metric, "value": value}
+        for (name, benchmark), by_metric in values.items()
+        for metric, by_query in by_metric.items()
+        for qid, value in by_query.items()
+    ]
+    cost = [{"benchmark": b, "system": s, **row} for (s, b), row in costs.items()]
+    audit = [{"benchmark": b, "system": s, **row} for (s, b), row in audits.items()]
+    return ExperimentResult(
+        table=table,
+        per_query=pd.DataFrame(long),
+        costs=pd.DataFrame(cost),
+        audit=pd.DataFrame(audit),
+        notes=notes,
+        baseline=baseline,
+        outcomes=outcomes,
+        qrels={one.name: one.qrels for one in data},
+    )
+
+
+def _suites(data: Sequence[BenchmarkData]) -> dict[str, list[str]]:
+    """Suite -> its sets here, where there are two or more; named `bright` when whole, else `bright (3 of 12)`."""
+    found: dict[str, list[str]] = {}
+    for one in data:
+        if one.spec.suite and one.spec.suite != "trec-dl":
+            found.setdefault(one.spec.suite, []).append(one.name)
+    out = {}
+    for suite, members in found.items():
+        whole = sum(b.suite == suite for b in BENCHMARKS.values())
+        if len(members) > 1:
+            out[suite if len(members) == whole else f"{suite} ({len(members)} of {whole})"] = members
+    return out
+
+
+def _scale(ends: Mapping[str, Any], members: Sequence[str], metric: str) -> tuple[float, float]:
+    """Means (of set means) of the first stage and of the ceiling."""
+    first, best = (float(np.mean([np.mean(list(ends[m][i][metric].values())) for m in members])) for i in (0, 1))
+    return first, best
+
+
+def _block(
+    benchmark: str,
+    metric: str,
+    sets: Mapping[str, Sequence[Sequence[float]]],
+    scale: tuple[float, float],
+    baseline: str,
+    test: str,
+    seed: int,
+    resamples: int,
+) -> list[dict[str, Any]]:
+    """The rows of one benchmark (one set of values) or suite (several: plain mean of set means) and metric.
+
+    scale: means of the first stage and of the best order of the same candidates.
+    """
+    first, best = scale
+    base = [np.asarray(one, dtype=float) for one in sets[baseline]]
+    single = len(base) == 1
+    rows: list[dict[str, Any]] = []
+    for name, mine in sets.items():
+        arrays = [np.asarray(one, dtype=float) for one in mine]
+        gaps = [a - b for a, b in zip(arrays, base, strict=True)]
+        spread = _interval(arrays, single, seed, resamples)
+        row: dict[str, Any] = {
+            "benchmark": benchmark,
+            "system": name,
+            "metric": metric,
+            "mean": spread.mean,
+            "low": spread.low,
+            "high": spread.high,
+            "n": sum(one.size for one in arrays),
+            "ceiling": best,
+            "gap_closed": gap_closed(spread.mean, first, best),
+        }
+        if name != baseline:
+            difference = _interval(gaps, single, seed, resamples)
+            every = np.concatenate(gaps)
+            row |= {
+                "difference": difference.mean,
+                "difference_low": difference.low,
+                "difference_high": difference.high,
+                "p": _p(arrays, base, test, seed, resamples),
+                "wins": int((every > TIE).sum()),
+                "ties": int((np.abs(every) <= TIE).sum()),
+                "losses": int((every < -TIE).sum()),
+            }
+        rows.append(row)
+    compared = [row for row in rows if "p" in row]
+    for row, adjusted in zip(compared, holm([row["p"] for row in compared]), strict=True):
+        row["p_holm"] = adjusted
+    return rows
+
+
+def _interval(arrays: Sequence[np.ndarray], single: bool, seed: int, resamples: int) -> Any:
+    return bootstrap_interval(arrays[0], seed, resamples) if single else suite_interval(arrays, seed, resamples)
+
+
+def _p(mine: Sequence[np.ndarray], base: Sequence[np.ndarray], test: str, seed: int, resamples: int) -> float:
+    """Over a suite each query weighs 1 / (its set's size), as it does in the mean of set means."""
+    a = np.concatenate([one / one.size for one in mine])
+    b = np.concatenate([one / one.size for one in base])
+    if len(mine) == 1:
+        a, b = mine[0], base[0]
+    if test == "t":
+        return paired_t(a, b)
+    return paired_test(a, b, seed, resamples)

@@ -1,0 +1,371 @@
+"""The systems of an experiment: what ranks the candidates, and what it would cost, known before any model is loaded.
+
+Every system ranks the same candidates of the same benchmark. The first stage, a random order and the oracle need no
+model. `Listwise` and `Pointwise` drive rrlib.rerank over any engine. `Interpolated` mixes a system with the first
+stage, with a weight chosen on validation queries; `Routed` sends difficult queries to a second system.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from rrlib.engines import Decoding
+from rrlib.errors import InputError
+from rrlib.evaluation.benchmarks import BenchmarkData
+from rrlib.evaluation.tables import oracle_run, random_run
+from rrlib.formats import ranking_to_run, read_run, without_excluded
+from rrlib.prompts import PromptBuilder, get_style
+from rrlib.rerank import Reranker, prompt_bound
+from rrlib.strategies import StrategySpec, plan
+from rrlib.types import Candidates, Run
+
+
+@dataclass
+class Outcome:
+    """What a system did on one benchmark: a scored run, its window records, wall seconds (None: nothing was run).
+
+    info: what it chose or found on the way (weight, effective window, router's threshold, ...).
+    """
+
+    run: Run
+    records: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float | None = None
+    info: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a system would cost on a benchmark: calls exactly, tokens as upper bounds (0: no model).
+
+    longest: tokens of the longest prompt a window could show; limit: positions of the model (None: not known).
+    """
+
+    calls: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    longest: int = 0
+    limit: int | None = None
+
+
+Peer = Callable[[str, BenchmarkData], Outcome]
+"""Gives the outcome of another system of the experiment, by name, running it first if need be."""
+
+
+class System(Protocol):
+    """What an experiment asks of a system."""
+
+    def needs(self) -> tuple[str, ...]:
+        """Names of the systems it builds on."""
+
+    def check(self, data: BenchmarkData, candidates: Sequence[Candidates]) -> Cost:
+        """What it will cost. Raises InputError for what cannot work. Loads no model."""
+
+    def rank(self, data: Sequence[BenchmarkData], log: Path | None, peer: Peer) -> list[Outcome]:
+        """Rank the candidates of each benchmark. log: where window records are kept, for resuming."""
+
+
+class _NoModel:
+    def needs(self) -> tuple[str, ...]:
+        return ()
+
+    def check(self, data: BenchmarkData, candidates: Sequence[Candidates]) -> Cost:
+        return Cost()
+
+
+@dataclass(frozen=True)
+class FirstStage(_NoModel):
+    """The candidates as they came, with the scores of the run and trec_eval's order of ties."""
+
+    def rank(self, data: Sequence[BenchmarkData], log: Path | None, peer: Peer) -> list[Outcome]:
+        return [Outcome(one.need_run()) for one in data]
+
+
+@dataclass(frozen=True)
+class RandomOrder(_NoModel):
+    """The candidates in a random order: the floor."""
+
+    seed: int = 0
+
+    def rank(self, data: Sequence[BenchmarkData], log: Path | None, peer: Peer) -> list[Outcome]:
+        return [Outcome(random_run(bare_candidates(one), self.seed)) for one in data]
+
+
+@dataclass(frozen=True)
+class Oracle(_NoModel):
+    """The first `depth` candidates (None: of the benchmark) in the best possible order: what no reranker can beat."""
+
+    depth: int | None = None
+
+    def rank(self, data: Sequence[BenchmarkData], log: Path | None, peer: Peer) -> list[Outcome]:
+        return [
+            Outcome(oracle_run(one.qrels, bare_candidates(one, self.depth or one.spec.depth or None))) for one in data
+        ]
+
+
+@dataclass(frozen=True)
+class Given(_NoModel):
+    """A run that is there already: a TREC file, or query id -> document ids, best first. For one benchmark, or by name.
+
+    Excluded documents are removed, as from every run.
+    """
+
+    run: str | Path | Mapping[str, Sequence[str]] | Mapping[str, Run]
+
+    def rank(self, data: Sequence[BenchmarkData], log: Path | None, peer: Peer) -> list[Outcome]:
+        out = []
+        for one in data:
+            if isinstance(self.run, str | Path):
+                found = read_run(self.run)
+            elif one.name in self.run and isinstance(self.run[one.name], Mapping):
+                found = dict(self.run[one.name])  # type: ignore[arg-type]
+            else:
+                found = ranking_to_run(self.run)  # type: ignore[arg-type]
+            out.append(Outcome(without_excluded(found, one.excluded)[0]))
+        return out
+
+
+def bare_candidates(data: BenchmarkData, depth: int | None = None) -> list[Candidates]:
+    """The candidates by id alone, for what needs no text."""
+    from rrlib.formats import make_candidates
+
+    run = {qid: hits[:depth] for qid, hits in data.need_run().items() if qid in data.qrels}
+    return make_candidates(run, None, None, texts_required=False, collection=data.name)
+
+
+# --- models ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Listwise:
+    """A listwise reranker: any checkpoint or hub model, any engine, with or without reasoning.
+
+    model: folder, hub name, or `package:module/folder`. style: with `nothink_tags` or `nothink` it does not reason.
+    window, stride, depth, max_passage_tokens: None takes the benchmark's. budget: reasoning tokens (None: no limit of
+    its own). shuffle: a seed; the candidates are shown in a random order instead of the first stage's.
+    context: tokens of prompt and answer together; `fit` says what gives way where a window does not fit: `passages`
+    are cut shorter (evenly), the `window` holds fewer (its stride stays in proportion), or `` = refused.
+    engine_options: more arguments of the engine (rrlib.engines.make_engine).
+    """
+
+    model: str
+    engine: str = "transformers"
+    style: str = "reasonrank"
+    strategy: str = "sliding_window"
+    window: int | None = None
+    stride: int | None = None
+    passes: int = 1
+    depth: int | None = None
+    max_passage_tokens: int | None = None
+    decoding: Decoding = field(default_factory=Decoding)
+    budget: int | None = None
+    shuffle: int | None = None
+    context: int | None = None
+    fit: str = ""
+    engine_options: Mapping[str, Any] = field(default_factory=dict)
+
+    def needs(self) -> tuple[str, ...]:
+        """It builds on no other system."""
+        return ()
+
+    # -- sizes
+    def sizes(self, data: BenchmarkData) -> dict[str, int]:
+        """window, stride, depth and max_passage_tokens on this benchmark."""
+        spec = data.spec
+        window = self.window if self.window is not None else spec.window
+        stride = self.stride if self.stride is not None else min(spec.stride, window)
+        return {
+            "window": window,
+            "stride": stride,
+            "depth": self.depth if self.depth is not None else spec.depth,
+            "max_passage_tokens": self.max_passage_tokens or spec.max_passage_tokens,
+        }
+
+    def candidates(self, data: BenchmarkData) -> list[Candidates]:
+        """The candidates as they are shown: cut to the depth, and shuffled where that is asked for."""
+        found = data.candidates(self.sizes(data)["depth"])
+        if self.shuffle is None:
+            return found
+        out = []
+        for one in found:
+            order = list(range(len(one.passages)))
+            random.Random(f"{self.shuffle}/{one.query.qid}").shuffle(order)
+            out.append(replace(one, passages=tuple(one.passages[i] for i in order), scores=()))
+        return out
+
+    # -- before a model is loaded
+    def check(self, data: BenchmarkData, candidates: Sequence[Candidates]) -> Cost:
+        """Count calls, bound tokens, and hold the longest window against the model's positions (its config alone)."""
+        get_style(self.style)
+        sizes, limit, tokenizer = self.sizes(data), self._limit(), self._tokenizer()
+        if self.fit not in ("", "passages", "window"):
+            raise InputError(f"fit={self.fit!r}", remedy="use passages, window, or leave it out")
+        if tokenizer is None:
+            spec = StrategySpec(self.strategy, sizes["window"], sizes["stride"], self.passes)
+            calls = sum(plan(spec.start, min(len(c.passages), sizes["depth"])).calls for c in candidates)
+            return Cost(calls, 0, calls * self.decoding.max_new_tokens, limit=limit)
+        sizes, longest = self._fitted(data, tokenizer, candidates, limit)
+        spec = StrategySpec(self.strategy, sizes["window"], sizes["stride"], self.passes)
+        calls = bound = 0
+        for one, tokens in zip(candidates, longest, strict=True):
+            asked = plan(spec.start, min(len(one.passages), sizes["depth"])).calls
+            calls, bound = calls + asked, bound + asked * tokens
+        return Cost(calls, bound, calls * self.decoding.max_new_tokens, max(longest, default=0), limit)
+
+    def _tokenizer(self) -> Any:
+        name = self.model if self.engine in ("transformers", "vllm") else self.engine_options.get("tokenizer")
+        if name is None or self.engine == "replay":
+            return None
+        from rrlib.engines.hf import load_tokenizer
+
+        return load_tokenizer(name)
+
+    def _limit(self) -> int | None:
+        """Tokens that prompt and answer may have: `context`, vLLM's max_model_len, or the model's positions."""
+        given = self.context or self.engine_options.get("max_model_len")
+        if given is not None or self.engine not in ("transformers", "vllm"):
+            return given
+        from transformers import AutoConfig
+
+        from rrlib.resources import resolve
+
+        try:
+            config = AutoConfig.from_pretrained(resolve(self.model))
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"cannot read the configuration of {self.model!r}: {str(error).splitlines()[0]}",
+                remedy="name a folder with config.json, or a hub name that this machine can reach",
+            ) from error
+        return int(getattr(config, "max_position_embeddings", 0)) or None
+
+    def _fitted(
+        self, data: BenchmarkData, tokenizer: Any, candidates: Sequence[Candidates], limit: int | None
+    ) -> tuple[dict[str, int], list[int]]:
+        """The sizes with which every window fits, and the longest prompt of each query. Raises InputError."""
+        sizes = self.sizes(data)
+        room = None if limit is None else limit - self.decoding.max_new_tokens
+
+        builder = PromptBuilder(tokenizer, self.style, sizes["max_passage_tokens"])
+
+        def bounds() -> list[int]:
+            size = {"sliding_window": sizes["window"], "pointwise": 1}.get(self.strategy)
+            return [prompt_bound(builder, c.query.text, c.passages[: sizes["depth"]], size) for c in candidates]
+
+        longest = bounds()
+        ratio = sizes["stride"] / sizes["window"]
+        while room is not None and max(longest, default=0) > room:
+            worst = max(range(len(longest)), key=lambda i: longest[i])
+            excess = longest[worst] - room
+            if self.fit == "passages" and sizes["max_passage_tokens"] > 8:
+                step = max(1, excess // max(1, sizes["window"]))
+                sizes["max_passage_tokens"] = max(8, sizes["max_passage_tokens"] - step)
+                builder = PromptBuilder(tokenizer, self.style, sizes["max_passage_tokens"])
+            elif self.fit == "window" and sizes["window"] > 2:
+                sizes["window"] -= 1
+                sizes["stride"] = max(1, round(ratio * sizes["window"]))
+            else:
+                raise InputError(
+                    f"{data.name}, query {candidates[worst].query.qid}: a window may hold {longest[worst]} prompt "
+                    f"tokens, and there is room for {room} ({limit} less {self.decoding.max_new_tokens} new ones)",
+                    remedy="use a smaller window, shorter passages or answers, or fit='passages' or 'window'",
+                )
+            longest = bounds()
+        return sizes, longest
+
+    # -- the work
+    def rank(self, data: Sequence[BenchmarkData], log: Path | None, peer: Peer) -> list[Outcome]:
+        """Rerank benchmarks of like sizes in one queue, so that the engine never waits for the last query of a set."""
+        import time
+
+        groups: dict[tuple[tuple[str, int], ...], list[int]] = {}
+        candidates = [self.candidates(one) for one in data]
+        limit, tokenizer = self._limit(), self._tokenizer()
+        for i, one in enumerate(data):
+            sizes = self.sizes(one) if tokenizer is None else self._fitted(one, tokenizer, candidates[i], limit)[0]
+            groups.setdefault(tuple(sizes.items()), []).append(i)
+        outcomes: dict[int, Outcome] = {}
+        engine = self._open()
+        try:
+            for number, (key, members) in enumerate(groups.items()):
+                sizes = dict(key)
+                path = None if log is None else log if len(groups) == 1 else log.with_suffix(f".{number}.jsonl")
+                reranker = Reranker(
+                    engine,
+                    style=self.style,
+                    strategy=self.strategy,
+                    passes=self.passes,
+                    decoding=self.decoding,
+                    budget=self.budget,
+                    log=path,
+                    **sizes,  # type: ignore[arg-type]
+                )
+                began = time.perf_counter()
+                result = reranker.rerank([c for i in members for c in candidates[i]])
+                seconds = time.perf_counter() - began
+                for i in members:
+                    outcomes[i] = self._outcome(data[i], result, seconds, sizes)
+        finally:
+            engine.close()
+        return [outcomes[i] for i in range(len(data))]
+
+    def _open(self) -> Any:
+        from rrlib.engines import make_engine
+
+        return make_engine(self.engine, self.model, **dict(self.engine_options))
+
+    def _outcome(self, data: BenchmarkData, result: Any, seconds: float, sizes: dict[str, int]) -> Outcome:
+        records = [r for r in result.records if (r.get("collection") or "") == data.name]
+        waited = sum(_waited(r) for r in result.records)
+        # Windows read back from the log (they carry its settings) took no time now: what is new stands for the whole.
+        fresh = sum(_waited(r) for r in result.records if "settings" not in r)
+        info: dict[str, Any] = dict(sizes)
+        if result.counts.get("reused"):
+            info["windows_reused"] = int(result.counts["reused"])
+        spent = seconds * sum(map(_waited, records)) / fresh if fresh else None if waited else seconds
+        return Outcome(self._run(data, result.run(data.name), records), records, spent, info)
+
+    def _run(self, data: BenchmarkData, rankings: Mapping[str, Sequence[str]], records: list[dict[str, Any]]) -> Run:
+        """Ranks as strictly falling scores; first-stage documents below the depth stand behind, in their order."""
+        whole = {}
+        for qid, docids in rankings.items():
+            head = set(docids)
+            whole[qid] = [*docids, *(hit.docid for hit in data.need_run()[qid] if hit.docid not in head)]
+        return ranking_to_run(whole)
+
+    def settings(self) -> dict[str, Any]:
+        """What its results depend on, for the record and for skipping what is there."""
+        return {"kind": type(self).__name__, **asdict(self)}
+
+
+@dataclass(frozen=True)
+class Pointwise(Listwise):
+    """A pointwise reranker: each passage judged on its own, scored by the probability of the word for relevant.
+
+    style: `pointwise` (a chain, then true or false), `pointwise_nothink` (the word alone), or `rank1` for the released
+    Rank1 checkpoints.
+    """
+
+    style: str = "pointwise"
+    strategy: str = "pointwise"
+
+
+def _waited(record: Mapping[str, Any]) -> float:
+    return float(record.get("seconds") or 0.0)
+
+
+def as_system(given: Any) -> System:
+    """A system from what a caller may write: a System, `first-stage`, `random`, `oracle`, a run file, or a ranking."""
+    simple: dict[str, System] = {"first-stage": FirstStage(), "random": RandomOrder(), "oracle": Oracle()}
+    if isinstance(given, str) and given in simple:
+        return simple[given]
+    if isinstance(given, Mapping | Path) or (isinstance(given, str) and Path(given).is_file()):
+        return Given(given)
+    if all(callable(getattr(given, name, None)) for name in ("needs", "check", "rank")):
+        return given  # type: ignore[no-any-return]
+    raise InputError(
+        f"{given!r} is no system",
+        remedy=f"give one of {', '.join(simple)}, a TREC run, or rrlib.evaluation.Listwise(...), Pointwise(...)",
+    )
