@@ -35,7 +35,7 @@ SFT = SFTSettings(
 )  # fmt: skip
 GRPO = GRPOSettings(
     learning_rate=1e-4, micro_batch=8, prompts=4, rollouts=4, steps=3, updates=1, save_every=1, max_prompt=2048,
-    max_completion=48, dtype="fp32", device="cpu", gradient_checkpointing=False, beta=0.1,
+    max_completion=160, temperature=1.3, dtype="fp32", device="cpu", gradient_checkpointing=False, beta=0.1,
 )  # fmt: skip
 REWARD = MultiViewReward(k=3)
 

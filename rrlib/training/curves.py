@@ -109,7 +109,7 @@ def _band(axis: Axes, bands: pd.DataFrame | None, name: str, colour: int) -> Non
 
 
 class Live:
-    """Curves and progress in a notebook while a training runs: `with Live(folder, sft_curves) as live: ... on_log=live`.
+    """Curves and progress in a notebook while a training runs: `with Live(folder, sft_curves) as live`, on_log=live.
 
     Redrawn at most every `every` seconds. Outside a notebook it shows nothing. When it ends, the place is emptied: the
     figure of the executed copy is the one that the next cell draws.

@@ -182,7 +182,7 @@ def train_grpo(
     encoded = encode_for_grpo(examples, path, settings, style)
     _check_reward(encoded, reward, style)
     inputs = fingerprint(
-        settings, path, examples, stage="grpo", style=style, reward=repr(reward), processes=world_size()
+        settings, path, examples, stage="grpo", style=style, reward=reward.signature, processes=world_size()
     )
 
     from datasets import Dataset
@@ -215,7 +215,7 @@ def train_grpo(
             "bf16": bf16,
             "processes": world_size(),
             "style": style,
-            "reward": repr(reward),
+            "reward": reward.signature,
             "prompt_tokens_max": encoded.prompt_tokens,
             "completions_per_step": settings.prompts * settings.rollouts,
             "parameters": sum(p.numel() for p in trainer.model.parameters()),

@@ -2,7 +2,8 @@
 
 No weights, no GPU, no network. The plan is for one GPU of a training in `processes`, as the profile says; it refuses
 what cannot fit. It is a sum of what must be there at the same time in the widest moment (the backward pass through one
-layer, or vLLM at work); fragmentation and libraries take a share that nobody can compute, so a tenth of the GPU is left for them.
+layer, or vLLM at work); fragmentation and libraries take a share that nobody can compute, so a tenth of the GPU is left
+for them.
 
 Letters: P parameters, T trained parameters (all, or the adapters), W processes, L layers, h hidden size, w width of all
 query heads, k width of the keys, f width of the MLP, n tokens of a row, b rows of a forward pass.
@@ -71,7 +72,7 @@ class Plan:
         return self.needed <= self.room
 
     def check(self) -> Plan:
-        """The plan itself. Raises InputError, with the largest parts and what helps against them, where it cannot fit."""
+        """The plan itself. Raises InputError, with the largest parts and what helps, where it cannot fit."""
         if self.fits:
             return self
         worst = max(("update", "rollouts"), key=self.sum)
@@ -230,7 +231,7 @@ def _rollouts(
     held = (share - weights) / one
     if held < 1:
         raise InputError(
-            f"vLLM may have {share / GIB:.1f} GiB of a GPU; weights of {weights / GIB:.1f} and one sequence of {length} "
+            f"vLLM may have {share / GIB:.1f} GiB of a GPU; weights of {weights / GIB:.1f} and a sequence of {length} "
             f"tokens ({one / GIB:.1f}) do not fit",
             remedy="raise vllm_tensor_parallel or vllm_memory, or use vllm_mode: server",
         )
