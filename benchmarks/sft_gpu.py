@@ -3,7 +3,8 @@
 Random weights of Qwen2.5-7B's shapes, float32 with their optimiser states as in full fine-tuning, bf16 autocast,
 gradient checkpointing, rows of 4k to 23k tokens. Where the states of all 28 layers do not fit one GPU, as many layers
 are taken as do (the plan of rrlib.training.plan says how many), and the table says so. Each length is timed twice in
-one process, in turn: TRL's trainer with our settings, and a plain transformers loop (model(labels=...), backward, AdamW).
+one process, in turn: TRL's trainer with our settings, and a plain transformers loop (model(labels=...), backward,
+AdamW).
 
 MFU counts 6 operations a parameter and token and causal attention, and not the recomputation (PaLM, appendix B).
 
@@ -201,9 +202,8 @@ def main(argv: list[str] | None = None) -> int:
             rows.append({"tokens": length, "layers": layers, "side": side, "speed": speed, "mfu": mfu})
             shown = f"{speed:>11.0f}" if found else f"{'out of memory':>11}"
             memory = f"{found[1]:>10.1f}" if found else ""
-            print(
-                f"{length:>7}{f'{layers}/{whole.layers}':>8}{side:>18}{shown}{'' if mfu is None else f'{mfu:>8.1%}'}{memory}"
-            )
+            share = "" if mfu is None else f"{mfu:>8.1%}"
+            print(f"{length:>7}{f'{layers}/{whole.layers}':>8}{side:>18}{shown}{share}{memory}")
     pairs = [(a["speed"], b["speed"]) for a, b in zip(rows[::2], rows[1::2], strict=True)]
     at = next((r for r in rows if r["tokens"] == GOAL_LENGTH and r["side"].startswith("rrlib")), rows[0])
     print(f"slower than the plain loop at {sum(a < b for a, b in pairs)} of {len(pairs)} lengths")
