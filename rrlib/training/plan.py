@@ -140,7 +140,7 @@ def _activations(shape: Shape, checkpointing: bool, rows: int, length: int, stre
     tokens, one = rows * length, layer_bytes(shape)
     backward = tokens * (6 * shape.mlp + 8 * shape.hidden)
     if checkpointing:
-        kept = tokens * stream * shape.hidden * shape.layers
+        kept = float(tokens * stream * shape.hidden * shape.layers)
         kept_part = Part(
             "activations kept", kept, f"{stream} * b * n * h * L (inputs of the layers)", RECOMPUTE, "update"
         )
