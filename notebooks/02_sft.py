@@ -26,12 +26,17 @@
 # ## Set-up
 
 # %%
-from rrlib import plots
 from rrlib.params import collect
 from rrlib.prompts import format_response
 from rrlib.run import begin
 from rrlib.stages import audition, audition_table, check_exercise, collection_of, examples_for
-from rrlib.training.sft import SFTSettings, encode_for_sft, train_sft
+from rrlib.training.curves import Live, sft_curves
+from rrlib.training.launch import train
+from rrlib.training.plan import render
+from rrlib.training.planning import plan_of
+from rrlib.training.probe import read_answers
+from rrlib.training.settings import launch_of, sft_settings
+from rrlib.training.sft import encode_for_sft
 
 # %% tags=["parameters"]
 run = "smoke"  # name of the run: a folder below outputs/
@@ -49,11 +54,17 @@ schedule = "cosine"  # of the learning rate: cosine, linear or constant
 weight_decay = 0.0  # of AdamW (per update)
 micro_batch = 8  # rows in a forward pass and device (count)
 accumulation = 1  # forward passes in an update (count)
-max_length = 4096  # prompt and response; longer examples are refused (tokens)
+max_length = 4096  # prompt and response; longer examples are refused or dropped (tokens)
+too_long = "refuse"  # what becomes of longer examples: refuse (name them) or drop (count them)
 lora_rank = 0  # 0 trains all weights; else rank of the LoRA adapters (count)
 lora_alpha = 32  # scale of the LoRA adapters (number)
 gradient_checkpointing = False  # True saves memory and costs time
 dtype = "auto"  # arithmetic: auto, bf16 or fp32
+attention = "sdpa"  # kernel of attention: sdpa, flash_attention_2 or eager
+save_every = 0  # updates between two resume points (count; 0 = at the end of each pass)
+processes = 1  # processes that train together, one a GPU (count); 1 stays in this kernel
+accelerate = ""  # how they share the weights: name in params/accelerate, empty = each holds all
+gpu_memory = 0.0  # memory of one GPU for the plan (GiB); 0 = as this machine has
 max_new_tokens = 512  # longest answer when a checkpoint is tried out (tokens)
 reward_k = 5  # cut-off of NDCG and Recall when a checkpoint is tried out: window - stride (passages)
 engine_options = {}  # more arguments for the transformers engine (name: value)
@@ -82,24 +93,16 @@ print(format_response(example.reasoning, example.gold, style))
 # Lengths are checked before any training: an example that does not fit would lose its end, and the end is the answer.
 
 # %%
-settings = SFTSettings(
-    learning_rate=learning_rate,
-    micro_batch=micro_batch,
-    weight_decay=weight_decay,
-    seed=seed,
-    dtype=dtype,
-    gradient_checkpointing=gradient_checkpointing,
-    lora_rank=lora_rank,
-    lora_alpha=lora_alpha,
-    max_passage_tokens=max_passage_tokens,
-    accumulation=accumulation,
-    epochs=epochs,
-    schedule=schedule,
-    warmup=warmup,
-    max_length=max_length,
-)
+settings = sft_settings(config)
 rows = encode_for_sft(examples, model, settings, style)
 print(f"{len(rows.rows)} rows; prompt up to {rows.prompt_tokens}, response up to {rows.response_tokens} tokens")
+
+# %% [markdown]
+# Will it fit? The plan adds up what training keeps in memory at once, for this model, these lengths and these
+# processes. (`rrlib plan PROFILE` prints it for any profile, without weights and without a GPU.)
+
+# %%
+print(render(plan_of(config, model, examples=len(rows.rows)).check()))
 
 # %% [markdown]
 # ## Before
@@ -125,23 +128,32 @@ print(before["text"][0][:600] or "(nothing)")
 # %% [markdown]
 # ## Training
 #
-# TRL's `SFTTrainer` behind one call. Killed and called again, it goes on at its last checkpoint; finished and called
-# again, it hands back what is there.
+# TRL's `SFTTrainer` behind one call, in this kernel or, with more `processes`, in as many of their own. Killed and
+# called again, it goes on at its last checkpoint; finished and called again, it hands back what is there. While it
+# runs, the curves are drawn from its log.
 #
 # **Predict:** how will the loss fall: steadily, or first fast and then slowly? What is learned first?
 
 # %%
-with stage.timed("train"):
-    result = train_sft(examples, model, stage.path("sft"), settings, style)
+spread = launch_of(config)
+with stage.timed("train"), Live(stage.path("sft"), sft_curves) as live:
+    result = train(
+        settings, examples, model, stage.path("sft"), style=style, launch=spread, on_log=live, echo=live.echo
+    )
 print(f"{result.n_examples} examples, {result.seconds:.0f} s")
 dict(result.info)
 
 # %%
-stage.figure("loss", plots.loss_curve(result.log, title="SFT: loss on the teacher's responses"))
+stage.figure("loss", sft_curves(stage.path("sft")))
 
 # %% [markdown]
 # What to see: the fast fall at the start is the *form* (tags, numbers, sentence patterns), which is the same in every
-# example. The slow part is the *content*: which passage is what.
+# example. The slow part is the *content*: which passage is what. The same query's answer at the start, in the middle
+# and at the end shows both:
+
+# %%
+for answer in read_answers(stage.path("sft")):
+    print(f"after {answer['step']} updates: {answer['text'][:700] or '(nothing)'}\n")
 
 # %% [markdown]
 # ## After

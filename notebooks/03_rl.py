@@ -33,10 +33,16 @@ import pandas as pd
 from rrlib import plots
 from rrlib.params import collect
 from rrlib.prompts import format_response
-from rrlib.reward import MultiViewReward
 from rrlib.run import begin
 from rrlib.stages import audition, audition_table, check_exercise, collection_of, examples_for, one_group
-from rrlib.training.grpo import GRPOSettings, read_completions, train_grpo
+from rrlib.training.alarms import read_alarms
+from rrlib.training.completions import read_completions
+from rrlib.training.curves import Live, grpo_curves
+from rrlib.training.launch import train
+from rrlib.training.plan import render
+from rrlib.training.planning import plan_of
+from rrlib.training.probe import read_answers
+from rrlib.training.settings import grpo_settings, launch_of, reward_of
 
 # %% tags=["parameters"]
 run = "smoke"  # name of the run: a folder below outputs/
@@ -55,8 +61,15 @@ rl_learning_rate = 1.0e-4  # constant (per update)
 rl_weight_decay = 0.01  # of AdamW (per update)
 beta = 0.001  # weight of the KL divergence from the SFT checkpoint (number)
 clip = 0.2  # how far the ratio of probabilities may move in an update (number)
+clip_high = 0.0  # how far upwards, where that differs (number; 0 = as clip)
+dual_clip = 3.0  # largest ratio that counts where an answer is to become rarer (number)
+entropy = 0.0  # weight of a bonus for spread-out predictions (number)
+loss = "grpo"  # how tokens are averaged: grpo (the paper's run), dr_grpo or dapo
+normalize = "total"  # what is measured against the group: the total reward, or the views one by one
+mask_truncated = False  # True: answers that were cut off teach nothing, instead of earning -1
 temperature = 1.0  # of the rollouts (number)
-max_prompt = 4096  # longer prompts are refused (tokens)
+max_prompt = 4096  # longer prompts are refused or dropped (tokens)
+too_long = "refuse"  # what becomes of longer prompts: refuse (name them) or drop (count them)
 max_completion = 512  # longer answers are cut, and earn -1 (tokens)
 reward_k = 5  # cut-off of NDCG and Recall: window - stride, what the next window sees (passages)
 reward_weights = {"ndcg": 1.0, "recall": 0.2, "rbo": 0.1}  # of the views (numbers)
@@ -65,7 +78,17 @@ lora_rank = 0  # 0 trains all weights; else rank of the LoRA adapters (count)
 lora_alpha = 32  # scale of the LoRA adapters (number)
 gradient_checkpointing = False  # True saves memory and costs time
 dtype = "auto"  # arithmetic: auto, bf16 or fp32
-use_vllm = False  # True lets vLLM write the rollouts (needs a GPU)
+attention = "sdpa"  # kernel of attention: sdpa, flash_attention_2 or eager
+processes = 1  # processes that train together, one a GPU (count); 1 stays in this kernel
+accelerate = ""  # how they share the weights: name in params/accelerate, empty = each holds all
+gpu_memory = 0.0  # memory of one GPU for the plan (GiB); 0 = as this machine has
+use_vllm = False  # True lets vLLM write the rollouts, False transformers
+vllm_mode = "colocate"  # vLLM in the training processes (colocate) or behind a URL (server)
+vllm_server = "http://localhost:8000"  # base URL of that server (address)
+vllm_memory = 0.5  # part of each GPU that vLLM takes, colocate (0 to 1)
+vllm_tensor_parallel = 1  # GPUs over which vLLM splits the model, colocate (count)
+vllm_sleep = False  # True gives vLLM's memory back while the update runs, colocate
+vllm_correction = False  # True weighs tokens by the ratio of the trainer's to vLLM's probabilities
 save_every = 25  # rollout batches between two resume points (count)
 engine_options = {}  # more arguments for the transformers engine when a checkpoint is tried out (name: value)
 
@@ -87,7 +110,7 @@ stage
 
 # %%
 examples = examples_for(stage, rl_examples)
-reward = MultiViewReward(k=reward_k, weights=reward_weights, p=rbo_p)
+reward = reward_of(config)
 example = max(examples, key=lambda e: e.meta.get("consistency", 0.0))
 texts = [format_response("because", order, style) for order in (example.gold, example.gold[::-1])]
 texts += [texts[0].replace(" > ", ", "), "I think passage 3 is best."]
@@ -106,42 +129,35 @@ pd.DataFrame(scored, index=["gold", "backwards", "no list", "no tags"]).round(3)
 # **Predict:** which view will climb most: NDCG, Recall, or RBO, for which the teacher is the measure?
 
 # %%
-settings = GRPOSettings(
-    learning_rate=rl_learning_rate,
-    weight_decay=rl_weight_decay,
-    micro_batch=micro_batch,
-    seed=seed,
-    dtype=dtype,
-    gradient_checkpointing=gradient_checkpointing,
-    lora_rank=lora_rank,
-    lora_alpha=lora_alpha,
-    max_passage_tokens=max_passage_tokens,
-    prompts=prompts,
-    rollouts=rollouts,
-    updates=updates,
-    steps=steps,
-    beta=beta,
-    clip=clip,
-    temperature=temperature,
-    max_prompt=max_prompt,
-    max_completion=max_completion,
-    save_every=save_every,
-    use_vllm=use_vllm,
-)
+settings, spread = grpo_settings(config), launch_of(config)
+sft = stage.input("02_sft", "sft", "checkpoint")
+print(render(plan_of(config, sft).check()))
+
+# %% [markdown]
+# The plan above says whether it fits, rollouts included. Completions, log and alarms are kept while it runs, and the
+# curves are drawn from them.
 
 # %%
-sft = stage.input("02_sft", "sft", "checkpoint")
-with stage.timed("train"):
-    result = train_grpo(examples, sft, stage.path("grpo"), settings, reward, style)
+with stage.timed("train"), Live(stage.path("grpo"), grpo_curves) as live:
+    result = train(
+        settings, examples, sft, stage.path("grpo"), style=style, reward=reward, launch=spread, on_log=live,
+        echo=live.echo,
+    )  # fmt: skip
 print(f"{result.n_examples} prompts, {result.seconds:.0f} s")
 dict(result.info)
 
 # %%
-stage.figure("reward", plots.reward_views(result.log, title="Reward of the rollouts"))
+stage.figure("reward", grpo_curves(stage.path("grpo")))
 
 # %% [markdown]
-# What to see: the loss of GRPO says nothing (it hovers around 0), the reward is what to watch. The views on the right
-# count valid rollouts only, so that a better format alone does not raise them.
+# What to see: the loss of GRPO says nothing (it hovers around 0), the reward is what to watch. The views count valid
+# rollouts only, so that a better format alone does not raise them; the band holds four fifths of the prompts of a step.
+# Length and KL are there to be seen running away; where they do, or where nothing can be learned, an alarm says so:
+
+# %%
+for alarm in read_alarms(stage.path("grpo")):
+    print(alarm)
+print(f"{len(read_alarms(stage.path('grpo')))} alarms")
 
 # %%
 stage.figure("formats", plots.format_shares(result.log))
@@ -165,6 +181,13 @@ stage.figure("group", plots.rollout_group(group["reward"], group["advantage"], g
 # %%
 for name, place in (("best", group["reward"].idxmax()), ("worst", group["reward"].idxmin())):
     print(f"{name}: reward {group['reward'][place]:.3f}\n{group['completion'][place][:1500]}\n")
+
+# %% [markdown]
+# And one query's greedy answer before the first step, in the middle and after the last:
+
+# %%
+for answer in read_answers(stage.path("grpo")):
+    print(f"after {answer['step']} updates: {answer['text'][:700] or '(nothing)'}\n")
 
 # %% [markdown]
 # ## Before and after

@@ -64,6 +64,12 @@ class MultiViewReward:
         if self.k < 1 or not 0.0 < self.p <= 1.0:
             raise InputError(f"reward with k={self.k}, p={self.p}", remedy="k is 1 or more, p lies in (0, 1]")
 
+    @property
+    def signature(self) -> str:
+        """All that decides a reward, as text: equal for equal rewards, in whatever order the weights were given."""
+        weights = ", ".join(f"{view} {self.weights[view]:g}" for view in VIEWS if view in self.weights)
+        return f"k {self.k}, p {self.p:g}, think {self.think}, weights {weights}"
+
     def views(self, orders_GP: Ints, relevance_P: Rows, gold_P: Rows) -> Floats:
         """The three views of G valid rankings: shape (G, 3), columns NDCG@k, Recall@k, RBO.
 

@@ -56,6 +56,14 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
     return run_smoke(tmp_path_factory.mktemp("outputs"), tmp_path_factory.mktemp("elsewhere"))
 
 
+@pytest.fixture(scope=\"session\")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Qwen3 of 0.1M parameters with its tokenizer, in a folder; not to be written to."""
+    from tiny_training import make_backbone
+
+    return make_backbone(tmp_path_factory.mktemp("backbone"))
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what this machine lacks, with the reason."""
     if item.get_closest_marker("vllm") and importlib.util.find_spec("vllm") is None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from rrlib.params import STAGES, declared_parameters
+from rrlib.training.settings import read_parameters
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
@@ -92,8 +93,9 @@ def test_parameters_are_literals_with_a_comment_that_states_the_unit(path: Path)
 def test_every_parameter_is_used(path: Path) -> None:
     code = "\n".join(cell["source"] for cell in code_cells(path) if "parameters" not in cell["tags"])
     names = {node.id for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Name)}
-    reached_by_config = {"run", "seed", "interactive"}
-    assert set(declared_parameters(path)) - names <= reached_by_config
+    declared = declared_parameters(path)
+    reached_by_config = {"run", "seed", "interactive"} | read_parameters(path.stem, declared)
+    assert set(declared) - names <= reached_by_config
 
 
 def test_parameters_come_before_config_and_stage(path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -91,6 +92,19 @@ def choose_bf16(settings: Common, device: str) -> bool:
 def world_size() -> int:
     """How many processes train together: torchrun and accelerate say so in the environment."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def load_numbered_cpus() -> None:
+    """Let torch.load put tensors on `cpu:0`: so transformers calls the device of a process that trains beside others
+    on a CPU, and torch knows only `cpu`. Without it no such training could be resumed."""
+    import torch
+
+    if not getattr(load_numbered_cpus, "done", False):
+        here = re.compile(r"cpu:\d+").fullmatch
+        torch.serialization.register_package(
+            5, lambda storage: None, lambda storage, place: storage if here(str(place)) else None
+        )
+        load_numbered_cpus.done = True  # type: ignore[attr-defined]
 
 
 def check_attention(settings: Common, device: str) -> None:
@@ -197,5 +211,6 @@ def training_arguments(settings: Common, output: Path, device: str, bf16: bool) 
         "save_total_limit": settings.keep or None,
         "disable_tqdm": True,
         "report_to": "none",
+        "ddp_find_unused_parameters": False,  # every weight has a gradient; looking for others costs a pass
         **({"ddp_backend": "gloo"} if device == "cpu" and world_size() > 1 else {}),
     }

@@ -63,7 +63,8 @@ class GRPOSettings(Common):
     mask_truncated: completions that were cut off teach nothing, instead of earning -1 (they stay in the group's mean).
 
     use_vllm: rollouts by vLLM, else by transformers. vllm_mode: `colocate` (in the trainer's processes, with
-        vllm_memory of each GPU, split over vllm_tensor_parallel GPUs) or `server` (vllm_server: its base URL).
+        vllm_memory of each GPU, split over vllm_tensor_parallel GPUs; with vllm_sleep it gives its memory back while
+        the update runs, as verl does) or `server` (vllm_server: its base URL).
     vllm_correction: weigh tokens by the ratio of trainer's and vLLM's probabilities (truncated at 3, token by token);
         off as in the paper's run.
     """
@@ -91,6 +92,7 @@ class GRPOSettings(Common):
     vllm_server: str = "http://localhost:8000"
     vllm_memory: float = 0.5
     vllm_tensor_parallel: int = 1
+    vllm_sleep: bool = False
     vllm_correction: bool = False
 
     def __post_init__(self) -> None:
@@ -181,7 +183,7 @@ def train_grpo(
     encoded = encode_for_grpo(examples, path, settings, style)
     _check_reward(encoded, reward, style)
     inputs = fingerprint(
-        settings, path, examples, stage="grpo", style=style, reward=repr(reward), processes=world_size()
+        settings, path, examples, stage="grpo", style=style, reward=reward.signature, processes=world_size()
     )
 
     from datasets import Dataset
@@ -214,7 +216,7 @@ def train_grpo(
             "bf16": bf16,
             "processes": world_size(),
             "style": style,
-            "reward": repr(reward),
+            "reward": reward.signature,
             "prompt_tokens_max": encoded.prompt_tokens,
             "completions_per_step": settings.prompts * settings.rollouts,
             "parameters": sum(p.numel() for p in trainer.model.parameters()),
@@ -261,6 +263,7 @@ def grpo_config(settings: GRPOSettings, output: Path, device: str, bf16: bool, p
         vllm_max_model_length=settings.max_prompt + settings.max_completion,
         vllm_gpu_memory_utilization=settings.vllm_memory,
         vllm_tensor_parallel_size=settings.vllm_tensor_parallel,
+        vllm_enable_sleep_mode=settings.vllm_sleep,
         vllm_importance_sampling_correction=settings.vllm_correction,
         vllm_importance_sampling_mode="token_truncate",
         log_completions=True,

@@ -217,9 +217,9 @@ def _run(
                 log.flush()
                 if text.startswith(ROW):
                     row = json.loads(text[len(ROW) :])
-                    echo(progress(row, total))
                     if on_log is not None:
                         on_log(row)
+                    echo(progress(row, total))
                 elif text.startswith(ERROR):
                     told = told or json.loads(text[len(ERROR) :])
                 elif not told and text.strip():

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from rrlib.training.alarms import Alarms
 from rrlib.training.card import model_card
-from rrlib.training.common import OnLog
+from rrlib.training.common import OnLog, load_numbered_cpus
 from rrlib.training.resume import TrainResult, write_json
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ def run_trainer(trainer: Trainer, tokenizer: Any, output: Path, resume: str | No
     from transformers import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)
+    load_numbered_cpus()
     trainer.train(resume_from_checkpoint=resume)
     log = clean_log(trainer.state.log_history)
     info = {**facts.info, "steps": trainer.state.global_step, "resumed_from": resume and Path(resume).name}

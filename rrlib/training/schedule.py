@@ -64,7 +64,8 @@ class SFTSchedule:
 
 
 def sft_schedule(settings: SFTSettings, examples: int, processes: int = 1) -> SFTSchedule:
-    """What transformers makes of the settings: the last, smaller update of an epoch counts as one.
+    """What transformers makes of the settings: the last, smaller update of an epoch counts as one. Where rows run short
+    of the processes there, accelerate repeats some.
 
     examples: rows that are trained on. Raises InputError when there are none.
     """

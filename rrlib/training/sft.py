@@ -106,7 +106,7 @@ def train_sft(
     Raises InputError for bad settings or examples that are too long, StageError for a folder begun with other inputs.
     """
     from datasets import Dataset
-    from trl import SFTConfig, SFTTrainer
+    from trl import SFTTrainer
 
     settings = settings or SFTSettings()
     path, out = resolve(model), Path(output)
@@ -117,20 +117,7 @@ def train_sft(
     tokenizer = load_tokenizer(path)
     bf16 = choose_bf16(settings, device)
     with tamed_trl(), locked(out):
-        config = SFTConfig(
-            **training_arguments(settings, out, device, bf16),
-            gradient_accumulation_steps=settings.accumulation,
-            num_train_epochs=settings.epochs,
-            max_steps=settings.max_steps or -1,
-            lr_scheduler_type=settings.schedule,
-            warmup_steps=settings.warmup,  # below 1 it is a share
-            max_length=settings.max_length,  # TRL's default of 1024 would cut off the answers
-            packing=False,
-            save_strategy="steps" if settings.save_every else "epoch",
-            save_steps=settings.save_every or 500,
-            logging_steps=1,
-            dataset_kwargs={"skip_prepare_dataset": True},  # our ids and labels go in as they are
-        )
+        config = sft_config(settings, out, device, bf16)
         with config.main_process_first(local=False):  # one process clears the folder, then the others look at it
             done, resume = begin(out, inputs)
         if done is not None:
@@ -156,6 +143,26 @@ def train_sft(
         trainer.add_callback(probe(trainer, tokenizer, encoded.rows[0], out, max(room, 1), 1))
         facts = Facts("sft", str(model), len(encoded.rows), encoded.dropped, asdict(settings), info)
         return run_trainer(trainer, tokenizer, out, resume, facts)
+
+
+def sft_config(settings: SFTSettings, output: Path, device: str, bf16: bool) -> Any:
+    """TRL's SFTConfig for our settings: every value that matters is set, and none is left to a default."""
+    from trl import SFTConfig
+
+    return SFTConfig(
+        **training_arguments(settings, output, device, bf16),
+        gradient_accumulation_steps=settings.accumulation,
+        num_train_epochs=settings.epochs,
+        max_steps=settings.max_steps or -1,
+        lr_scheduler_type=settings.schedule,
+        warmup_steps=settings.warmup,  # below 1 it is a share
+        max_length=settings.max_length,  # TRL's default of 1024 would cut off the answers
+        packing=False,
+        save_strategy="steps" if settings.save_every else "epoch",
+        save_steps=settings.save_every or 500,
+        logging_steps=1,
+        dataset_kwargs={"skip_prepare_dataset": True},  # our ids and labels go in as they are
+    )
 
 
 def _columns(encoded: Encoded) -> dict[str, list[Any]]:

@@ -1,0 +1,225 @@
+"""How fast is SFT at the shapes of a 7B model on one GPU: tokens a second, share of the peak (MFU), memory?
+
+Random weights of Qwen2.5-7B's shapes, float32 with their optimiser states as in full fine-tuning, bf16 autocast,
+gradient checkpointing, rows of 4k to 23k tokens. Where the states of all 28 layers do not fit one GPU, as many layers
+are taken as do (the plan of rrlib.training.plan says how many), and the table says so. Each length is timed twice in
+one process, in turn: TRL's trainer with our settings, and a plain transformers loop (model(labels=...), backward,
+AdamW).
+
+MFU counts 6 operations a parameter and token and causal attention, and not the recomputation (PaLM, appendix B).
+
+    python benchmarks/sft_gpu.py                    # needs a CUDA GPU
+    python benchmarks/sft_gpu.py --tiny             # the same path at tiny shapes, anywhere
+    python benchmarks/sft_gpu.py --lengths 8192 --layers 12 --peak 989e12
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import torch
+
+from rrlib.errors import InputError
+from rrlib.training.common import tamed_trl
+from rrlib.training.launch import Launch
+from rrlib.training.plan import GIB, device_memory, plan_sft
+from rrlib.training.sft import SFTSettings, sft_config
+from rrlib.training.shapes import KNOWN, Shape, flops_per_token, model_config
+
+LENGTHS = (4096, 8192, 16384, 23552)
+GOAL_LENGTH, GOAL = 8192, 0.5
+PEAKS = {"H100": 989e12, "H200": 989e12, "H800": 989e12, "A100": 312e12, "A800": 312e12, "L40": 181e12, "4090": 165e12}
+"""Dense bf16 operations a second, from the makers' data sheets (SXM parts where there are several)."""
+TINY = Shape("qwen2", 64, 2, 4, 2, 16, 160, 512, positions=1024)
+
+
+def layers_that_fit(shape: Shape, length: int, memory: float) -> int:
+    """The most layers whose plan fits this memory, at most the shape's own. Raises InputError when not one does."""
+    settings = SFTSettings(max_length=length)
+    name = "benchmark"
+    for layers in range(shape.layers, 0, -1):
+        KNOWN[name] = replace(shape, layers=layers, positions=max(shape.positions, length))
+        fits = plan_sft(settings, name, Launch(), memory).fits
+        del KNOWN[name]
+        if fits:
+            return layers
+    raise InputError(f"not one layer fits {memory / GIB:.0f} GiB at {length} tokens", remedy="take shorter rows")
+
+
+def make_model(shape: Shape, device: str) -> Any:
+    """Random weights in float32."""
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(7)
+    with torch.device(device):
+        model = AutoModelForCausalLM.from_config(model_config(shape), attn_implementation="sdpa", dtype=torch.float32)
+    return model.train()
+
+
+def make_row(shape: Shape, length: int) -> dict[str, list[int]]:
+    """Random tokens: the last tenth, at least one token, is the response that is learned."""
+    ids = torch.randint(0, shape.vocabulary, (length,), generator=torch.Generator().manual_seed(length)).tolist()
+    prompt = length - max(length // 10, 1)
+    return {"input_ids": ids, "labels": [-100] * prompt + ids[prompt:]}
+
+
+class Clock:
+    """Seconds of each step: the device is waited for on both sides."""
+
+    def __init__(self, device: str) -> None:
+        self.device, self.seconds, self.began = device, list[float](), 0.0
+
+    def start(self) -> None:
+        self._wait()
+        self.began = time.perf_counter()
+
+    def stop(self) -> None:
+        self._wait()
+        self.seconds.append(time.perf_counter() - self.began)
+
+    def _wait(self) -> None:
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+
+
+def ours(shape: Shape, row: dict[str, list[int]], steps: int, device: str, bf16: bool) -> list[float]:
+    """Seconds of each optimiser step of TRL's trainer with our settings, one row a step."""
+    from datasets import Dataset
+    from transformers import TrainerCallback
+    from trl import SFTTrainer
+
+    clock = Clock(device)
+
+    class Timer(TrainerCallback):  # type: ignore[misc]
+        def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+            clock.start()
+
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            clock.stop()
+
+    settings = SFTSettings(
+        accumulation=1, max_steps=steps, max_length=len(row["labels"]), save_every=10**6,
+        device="auto" if device == "cuda" else "cpu", dtype="bf16" if bf16 else "fp32", warmup=0.0,
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder, tamed_trl():
+        config = sft_config(settings, Path(folder), device, bf16)
+        config.model_init_kwargs, config.save_strategy = None, "no"
+        data = Dataset.from_dict({key: [value] * steps for key, value in row.items()})
+        trainer = SFTTrainer(
+            model=make_model(shape, device), args=config, train_dataset=data, processing_class=_tokenizer(),
+            callbacks=[Timer()],
+        )  # fmt: skip
+        trainer.train()
+    return clock.seconds
+
+
+def _tokenizer() -> Any:
+    """Any tokenizer: the rows are ids already."""
+    from rrlib.engines.hf import load_tokenizer
+    from rrlib.resources import resolve
+
+    return load_tokenizer(resolve("package:rrlib.miniature/backbone"))
+
+
+def plain(shape: Shape, row: dict[str, list[int]], steps: int, device: str, bf16: bool) -> list[float]:
+    """Seconds of each step of a loop as the transformers documentation has it."""
+    model = make_model(shape, device)
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    optimiser = torch.optim.AdamW(model.parameters(), lr=5e-6, fused=device == "cuda")
+    ids, labels = (torch.tensor([row[key]], device=device) for key in ("input_ids", "labels"))
+    clock = Clock(device)
+    for _ in range(steps):
+        clock.start()
+        with torch.autocast(device, torch.bfloat16, enabled=bf16):
+            loss = model(input_ids=ids, labels=labels, use_cache=False).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        optimiser.zero_grad()
+        clock.stop()
+    return clock.seconds
+
+
+def measured(run: Callable[[], list[float]], device: str) -> tuple[float, float] | None:
+    """(median seconds of a step after the first two, peak GiB), or None where memory ran out."""
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    try:
+        seconds = run()
+    except torch.OutOfMemoryError:
+        return None
+    peak = torch.cuda.max_memory_allocated() / GIB if device == "cuda" else float("nan")
+    return statistics.median(seconds[2:]), peak
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure, print the table and the result."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--tiny", action="store_true", help="tiny shapes, on a GPU or a CPU")
+    parser.add_argument("--lengths", type=int, nargs="*", help="tokens of a row")
+    parser.add_argument("--layers", type=int, default=0, help="layers; default: as many as fit")
+    parser.add_argument("--steps", type=int, default=8, help="steps a side; the first two are not counted")
+    parser.add_argument("--peak", type=float, default=0.0, help="bf16 operations a second of this GPU")
+    given = parser.parse_args(argv)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu" and not given.tiny:
+        print("there is no CUDA GPU here, so nothing is measured: --tiny runs the same path at tiny shapes")
+        none = {"name": "sft_gpu", "value": None, "unit": "MFU", "goal": GOAL, "holds": False, "n": 0, "device": "none"}
+        print(json.dumps(none))
+        return 0
+    name = torch.cuda.get_device_name() if device == "cuda" else "cpu, 1 thread"
+    peak = given.peak or next((value for key, value in PEAKS.items() if key in name), 0.0)
+    lengths = given.lengths or ([64, 128] if given.tiny else LENGTHS)
+    whole = TINY if given.tiny else KNOWN["Qwen/Qwen2.5-7B-Instruct"]
+    bf16 = device == "cuda"
+    versions = ", ".join(f"{package} {version(package)}" for package in ("torch", "transformers", "trl"))
+    print(f"{name}; {versions}; {'bf16 autocast' if bf16 else 'float32'} over float32 weights and optimiser")
+    print(f"{'tokens':>7}{'layers':>8}{'side':>18}{'tokens/s':>11}{'MFU':>8}{'peak GiB':>10}")
+    rows: list[dict[str, Any]] = []
+    for length in lengths:
+        layers = given.layers or (whole.layers if given.tiny else layers_that_fit(whole, length, device_memory()))
+        shape, row = replace(whole, layers=layers, positions=max(whole.positions, length)), make_row(whole, length)
+        for side, run in (("rrlib (TRL)", ours), ("plain loop", plain)):
+            found = measured(lambda run=run, s=shape, r=row: run(s, r, given.steps, device, bf16), device)
+            speed = length / found[0] if found else 0.0
+            mfu = speed * flops_per_token(shape, length) / peak if peak else None
+            rows.append({"tokens": length, "layers": layers, "side": side, "speed": speed, "mfu": mfu})
+            shown = f"{speed:>11.0f}" if found else f"{'out of memory':>11}"
+            memory = f"{found[1]:>10.1f}" if found else ""
+            share = "" if mfu is None else f"{mfu:>8.1%}"
+            print(f"{length:>7}{f'{layers}/{whole.layers}':>8}{side:>18}{shown}{share}{memory}")
+    pairs = [(a["speed"], b["speed"]) for a, b in zip(rows[::2], rows[1::2], strict=True)]
+    at = next((r for r in rows if r["tokens"] == GOAL_LENGTH and r["side"].startswith("rrlib")), rows[0])
+    print(f"slower than the plain loop at {sum(a < b for a, b in pairs)} of {len(pairs)} lengths")
+    result = {
+        "name": "sft_gpu",
+        "value": None if at["mfu"] is None else round(at["mfu"], 3),
+        "unit": f"MFU at {at['tokens']} tokens, {at['layers']} layers",
+        "goal": None if given.tiny else GOAL,
+        "holds": at["mfu"] is not None and at["mfu"] >= GOAL and all(a >= b for a, b in pairs),
+        "n": given.steps - 2,
+        "device": name,
+        "rows": rows,
+    }
+    print(json.dumps(result))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

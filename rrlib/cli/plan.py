@@ -1,0 +1,40 @@
+"""`rrlib plan PROFILE`: what a profile's trainings need on each GPU, on paper."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the app."""
+
+    @app.command()
+    def plan(
+        profile: Annotated[Path, typer.Argument(help="a profile, such as params/qwen2.5-7b.yaml")],
+        gpu_memory: Annotated[
+            float, typer.Option(help="GiB of one GPU; default: the profile's, else this machine's")
+        ] = 0.0,
+        processes: Annotated[int, typer.Option(help="GPUs; default: the profile's `processes`", min=0)] = 0,
+        examples: Annotated[int, typer.Option(help="examples to count updates with; default: the run's", min=0)] = 0,
+    ) -> None:
+        """Memory of each GPU by part, with formulas and their sources, and the updates of SFT and GRPO.
+
+        Needs no weights, no GPU and no network. What cannot fit ends with exit code 2 and says what would help.
+
+        Examples:
+
+        rrlib plan params/qwen2.5-7b.yaml
+
+        rrlib plan params/qwen2.5-32b-lora.yaml --gpu-memory 40 --examples 13500
+        """
+        from rrlib.training.plan import render
+        from rrlib.training.planning import plans_of
+
+        plans = plans_of(profile, gpu_memory=gpu_memory, processes=processes, examples=examples)
+        for one in plans:
+            typer.echo(render(one) + "\n")
+        for one in plans:
+            one.check()

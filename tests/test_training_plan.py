@@ -1,0 +1,148 @@
+"""Memory plans: their arithmetic against tensors that transformers really keeps, and what they refuse."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rrlib.cli import main
+from rrlib.errors import InputError
+from rrlib.training.grpo import GRPOSettings
+from rrlib.training.launch import Launch
+from rrlib.training.plan import GIB, kv_bytes, layer_bytes, plan_grpo, plan_sft, render
+from rrlib.training.planning import plans_of
+from rrlib.training.sft import SFTSettings
+from rrlib.training.shapes import KNOWN, Shape, flops_per_token, model_config, parameters, shape_of
+
+ROOT = Path(__file__).resolve().parents[1]
+SEVEN, THIRTY = "Qwen/Qwen2.5-7B-Instruct", "Qwen/Qwen2.5-32B-Instruct"
+EIGHT = Launch(8, "fsdp2")
+SFT, GRPO = SFTSettings(), GRPOSettings(use_vllm=True)
+PROFILES = ("qwen2.5-7b", "qwen2.5-32b-lora", "qwen3-8b", "llama3.1-8b")
+
+
+def kept(shape: Shape, layers: int, length: int, checkpointing: bool) -> int:
+    """Bytes of the tensors that a forward pass under bf16 autocast keeps for the backward pass, weights aside."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_config(model_config(shape, num_hidden_layers=layers), attn_implementation="sdpa")
+    model.train()
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    seen: dict[int, int] = {}
+    alive: list[Any] = []
+
+    def pack(tensor: Any) -> Any:
+        if length in tensor.shape:  # a weight, or its bf16 copy, has no dimension of this length
+            seen[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        alive.append(tensor)
+        return tensor
+
+    ids = torch.zeros((1, length), dtype=torch.long)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t), torch.autocast("cpu", torch.bfloat16):
+        model.model(input_ids=ids, use_cache=False)
+    return sum(seen.values())
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [Shape("qwen2", 96, 2, 6, 2, 16, 320, 128), Shape("llama", 64, 2, 4, 4, 16, 288, 128)],
+    ids=lambda shape: shape.family,
+)
+def test_a_layer_keeps_what_the_formula_says(shape: Shape) -> None:
+    length = 112
+    layer = (kept(shape, 2, length, False) - kept(shape, 1, length, False)) / length
+    assert layer == layer_bytes(shape)
+    inputs = (kept(shape, 3, length, True) - kept(shape, 2, length, True)) / length
+    assert inputs == 4 * shape.hidden
+
+
+def test_parameters_and_cache_of_known_models() -> None:
+    seven = KNOWN[SEVEN]
+    assert parameters(seven)["total"] == 7_615_616_512
+    assert kv_bytes(seven) == 57_344, "2 * 28 layers * 4 heads * 128 * 2 bytes"
+    assert flops_per_token(seven, 0) == pytest.approx(6 * (7_615_616_512 - 152064 * 3584))
+    assert flops_per_token(seven, 8192) - flops_per_token(seven, 0) == 6 * 28 * 3584 * 8192
+
+
+def test_the_plan_of_the_7b_model_on_eight_gpus() -> None:
+    plan = plan_sft(SFT, SEVEN, EIGHT, 80 * GIB, 13_500)
+    found = {part.name: part.bytes / GIB for part in plan.parts}
+    assert found["weights"] == pytest.approx(4 * 7.6156 / 8 / 1.0737, rel=1e-3)
+    assert found["optimiser states"] == pytest.approx(2 * found["weights"])
+    assert found["activations kept"] == pytest.approx(2 * 23552 * 3584 * 28 / GIB)
+    assert plan.fits and plan.check() is plan
+    text = render(plan)
+    for word in ("4P", "8T (AdamW)", "arXiv 1910.02054", "1055 (5 epochs of 13500 rows)", "= 64", "fits"):
+        assert word in text
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda: plan_sft(SFT, SEVEN, Launch(8), 80 * GIB), r"optimiser states 56\.7.*use accelerate: fsdp2"),
+        (lambda: plan_sft(SFT, SEVEN, Launch(), 80 * GIB), "use accelerate: fsdp2"),
+        (lambda: plan_sft(SFT, THIRTY, EIGHT, 80 * GIB), "SFT of Qwen/Qwen2.5-32B-Instruct needs"),
+        (
+            lambda: plan_sft(dataclasses.replace(SFT, gradient_checkpointing=False), SEVEN, EIGHT, 80 * GIB),
+            "set gradient_checkpointing: true",
+        ),
+        (lambda: plan_grpo(dataclasses.replace(GRPO, vllm_memory=0.9), SEVEN, EIGHT, 80 * GIB), "lower vllm_memory"),
+        (lambda: plan_grpo(GRPO, SEVEN, EIGHT, 24 * GIB), "vLLM may have 12.0 GiB.*raise vllm_tensor_parallel"),
+        (lambda: plan_grpo(GRPO, THIRTY, EIGHT, 80 * GIB), "raise vllm_tensor_parallel"),
+        (
+            lambda: plan_grpo(dataclasses.replace(GRPO, vllm_tensor_parallel=3), SEVEN, EIGHT, 80 * GIB),
+            "choose a divisor",
+        ),
+    ],
+)
+def test_what_cannot_fit_is_refused_with_what_helps(make: Any, told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        make().check()
+
+
+def test_sharding_decides_what_is_divided() -> None:
+    def sizes(name: str) -> dict[str, float]:
+        return {part.name: part.bytes for part in plan_sft(SFT, SEVEN, Launch(8, name), 80 * GIB).parts}
+
+    whole, zero2, full = sizes(""), sizes("zero2"), sizes("fsdp2")
+    assert whole["weights"] == zero2["weights"] == 8 * full["weights"]
+    assert whole["optimiser states"] == 8 * zero2["optimiser states"] == 8 * full["optimiser states"]
+    assert "gathered layers" in full and "gathered layers" not in whole
+    assert sizes("zero3") == full and sizes("ddp") == whole
+
+
+def test_lora_trains_little_and_needs_no_reference() -> None:
+    lora = dataclasses.replace(GRPO, lora_rank=32, vllm_tensor_parallel=8, vllm_sleep=True)
+    plan = plan_grpo(lora, THIRTY, EIGHT, 80 * GIB)
+    found = {part.name: part.bytes for part in plan.parts}
+    assert "reference model" not in found and found["optimiser states"] < 0.3 * GIB
+    assert plan.check().fits
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_every_paper_profile_fits_its_hardware(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", str(ROOT / "params" / f"{name}.yaml"), "--examples", "13500"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count(": fits") == 2 and "of 72.00 GiB" in shown and "128" in shown
+    assert ("844 (4 epochs" if "lora" in name else "1055 (5 epochs") in shown
+
+
+def test_the_command_refuses_what_cannot_fit(capsys: pytest.CaptureFixture[str]) -> None:
+    profile = str(ROOT / "params" / "qwen2.5-7b.yaml")
+    assert main(["plan", profile, "--processes", "1"]) == 2
+    told = capsys.readouterr()
+    assert "DOES NOT FIT" in told.out and "SFT of Qwen/Qwen2.5-7B-Instruct needs" in told.err
+
+
+def test_the_miniature_fits_anywhere_and_its_shape_comes_from_its_folder() -> None:
+    sft, grpo = plans_of(ROOT / "params" / "smoke.yaml", gpu_memory=4.0)
+    assert sft.fits and grpo.fits and "transformers" in dict(grpo.facts)["rollouts"]
+    shape = shape_of("package:rrlib.miniature/backbone")
+    assert shape.family == "qwen3" and shape.tied
+    with pytest.raises(InputError, match="no shape is known"):
+        shape_of("nobody/knows")
