@@ -183,7 +183,8 @@ class OpenAIClient:
             raise EngineError(f"{message} ({tries} tries)") from None
         except (openai.OpenAIError, _Unusable, ValueError, TimeoutError) as error:
             cause = f" ({error.__cause__})" if error.__cause__ else ""
-            told = self._clean(f"{type(error).__name__}: {error}{cause}")
+            told = f"no answer within {self.timeout:g} seconds" if _timed_out(error) else ""
+            told = told or self._clean(f"{type(error).__name__}: {error}{cause}")
             if isinstance(error, openai.APIConnectionError) and not self._reached and not _timed_out(error):
                 raise FatalCallError(
                     f"{self.base_url} cannot be reached: {told} ({tries} tries) -> check the address and the network"
