@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,11 @@ STORES = ("select.jsonl", "rank.jsonl")
 
 
 def over(server: TeacherServer, out: Path, **options: Any) -> Any:
-    timeout = 3.0 if server.fault == "slow" else 60.0  # shared machines have pauses of their own
-    client = OpenAIClient(server.url, "toy-teacher", timeout=timeout, max_retries=4, backoff=0.02, max_wait=0.2)
-    return synthesize(COLLECTION, client, out, **{"window": 6, "seed": 1, "concurrency": 64, **options})
+    slow = server.fault == "slow"
+    timeout = 5.0 if slow else 120.0  # shared machines have pauses of their own
+    client = OpenAIClient(server.url, "toy-teacher", timeout=timeout, max_retries=8, backoff=0.02, max_wait=0.2)
+    many = 128 if slow else 64
+    return synthesize(COLLECTION, client, out, **{"window": 6, "seed": 1, "concurrency": many, **options})
 
 
 def lines(path: Path) -> list[bytes]:
@@ -50,7 +53,10 @@ def test_transport_faults_leave_no_trace_in_the_store(clean: Path, tmp_path: Pat
     for name in STORES:
         assert lines(tmp_path / name) == lines(clean / name)
     assert (tmp_path / "examples.jsonl").read_bytes() == (clean / "examples.jsonl").read_bytes()
-    assert set(server.done.values()) == {1}, "no stored call is repeated"
+    begun = Counter(row["id"] for _, row in read_jsonl(tmp_path / "calls.jsonl") if row["event"] == "begin")
+    assert len(begun) == 2 * QUERIES and set(begun.values()) == {1}, "no stored call is repeated"
+    if fault != "slow":  # there, an answer may come when nobody waits for it any more
+        assert set(server.done.values()) == {1}
     tries = sum(server.asked.values())
     assert result.summary["this_run"]["retries"] == tries - 2 * QUERIES >= len(server.met)
     books = [row for _, row in read_jsonl(tmp_path / "calls.jsonl") if row["event"] == "retry"]
