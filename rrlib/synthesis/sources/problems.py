@@ -138,7 +138,7 @@ def _joined(value: Any) -> str:
         return "\n".join(str(line) for line in value).strip()
     if isinstance(value, dict):
         return str(_first(value, _SOLUTION) or next(iter(value.values()), "")).strip()
-    return str(value or "").strip()
+    return "" if value is None else str(value).strip()
 
 
 def _string(record: Mapping[str, Any], keys: Sequence[str], place: Place, what: str) -> str:
