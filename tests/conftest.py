@@ -56,7 +56,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
     return run_smoke(tmp_path_factory.mktemp("outputs"), tmp_path_factory.mktemp("elsewhere"))
 
 
-@pytest.fixture(scope=\"session\")
+@pytest.fixture(scope="session")
 def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Qwen3 of 0.1M parameters with its tokenizer, in a folder; not to be written to."""
     from tiny_training import make_backbone

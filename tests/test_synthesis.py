@@ -94,7 +94,7 @@ def run(collection: Collection, teacher: Any, out: Path, **options: Any) -> Any:
 
 
 def records(path: Path) -> dict[str, dict[str, Any]]:
-    return {row["id"]: {k: v for k, v in row.items() if k != "seconds"} for _, row in read_jsonl(path)}
+    return {row["id"]: row for _, row in read_jsonl(path)}
 
 
 # --- the whole path --------------------------------------------------------------------------------------------------
@@ -106,8 +106,9 @@ def test_whole_path(tmp_path: Path) -> None:
     examples = read_examples(result.examples)
     assert result.n_examples == len(examples) == 12 and result.summary["dropped"] == {}
     assert result.summary["this_run"] == {
-        "calls": 36, "failed": 0, "retries": 0, "tokens_in": 360, "tokens_out": 24 * 3 + 12 * 9,
-        "seconds": result.summary["this_run"]["seconds"],
+        "calls": 36, "failed": 0, "retries": 0, "cached": 0, "lost": 0, "tokens_in": 360,
+        "tokens_out": 24 * 3 + 12 * 9, "seconds": result.summary["this_run"]["seconds"],
+        "usd": None, "possible_usd": None,
     }  # fmt: skip
     for one in examples:
         assert len(one.passages) == 6 and sum(one.relevance) == 3

@@ -2,12 +2,14 @@
 
 A call that fails is a failure with a reason, never text: one toolkit returned the exception's message as the model's
 answer and ranked by its digits. 429, 5xx, time-outs and dropped connections are tried again with back-off; 401, 403
-and 404 stop the run at once with the server's message.
+and 404, spent credit and a server that was never there stop the run at once with the server's message. The key is
+read from the environment, and is cut out of every message.
 """
 
 from __future__ import annotations
 
 import asyncio
+import email.utils
 import os
 import queue
 import threading
@@ -17,10 +19,21 @@ from dataclasses import replace
 from typing import Any
 
 from rrlib.engines.base import Decoding, Message, Reply, Request
+from rrlib.engines.limits import Pace, TokenGauge, size_of
 from rrlib.errors import EngineError, InputError
 
 TOP_LOGPROBS = 20
 """Alternatives asked for with each scored token: what vLLM's server allows by default."""
+
+Watch = Callable[[str, bool], Awaitable[None]]
+"""Awaited before a call is tried again, with what went wrong, and whether the server turned the try down (a status of
+4xx or 5xx) rather than leave open what it did and billed. What it raises ends the call."""
+
+EXTRA_FIELD = "rrlib"
+"""A field of a response in which a simulated teacher says that it is one, and what it believed."""
+
+NEVER_REACHED = 3
+"""Tries after which a server that has not answered once is taken to be not there."""
 
 
 class FatalCallError(EngineError):
@@ -39,29 +52,53 @@ def _retryable(error: BaseException) -> bool:
     import openai
 
     if isinstance(error, openai.APIStatusError):
+        if _spent(error):
+            return False
         return error.status_code in (408, 409, 429) or error.status_code >= 500
-    return isinstance(error, openai.APIConnectionError | openai.APIResponseValidationError | _Unusable | ValueError)
+    known = openai.APIConnectionError | openai.APIResponseValidationError | _Unusable | ValueError | TimeoutError
+    return isinstance(error, known)
 
 
-def _wait(state: Any) -> float:
-    """Seconds before the next try: Retry-After where the server says so, else exponential with jitter, at most 60."""
-    import tenacity
+def _spent(error: Any) -> bool:
+    """Whether a 429 says that there is no credit left: waiting does not help."""
+    named = (getattr(error, "code", None), getattr(error, "type", None))
+    return error.status_code == 429 and "insufficient_quota" in named
 
-    error = state.outcome.exception() if state.outcome else None
+
+def _retry_after(error: Any) -> float | None:
+    """Seconds that the server asks to wait: a number, or a date, in Retry-After."""
     header = getattr(getattr(error, "response", None), "headers", {}).get("retry-after")
+    if header is None:
+        return None
     try:
-        if header is not None:
-            return min(max(float(header), 0.0), 60.0)
+        return max(float(header), 0.0)
     except ValueError:
         pass
-    return float(tenacity.wait_random_exponential(multiplier=0.5, max=60)(state))
+    try:
+        return max(email.utils.parsedate_to_datetime(header).timestamp() - time.time(), 0.0)
+    except ValueError:
+        return None
+
+
+def _what(error: Any) -> str:
+    """A failed try in a word or two, for the books: a status, or the kind of error."""
+    status = getattr(error, "status_code", None)
+    return str(status) if status is not None else "no answer in time" if _timed_out(error) else type(error).__name__
+
+
+def _timed_out(error: Any) -> bool:
+    import openai
+
+    return isinstance(error, TimeoutError | openai.APITimeoutError)
 
 
 class OpenAIClient:
     """One server and one model. The key comes from the environment only and is never logged.
 
-    timeout: seconds a call. max_retries: tries after the first. `chat` sends messages, `complete` a templated string
-    to /v1/completions.
+    timeout: seconds a try, first byte to last. max_retries: tries after the first. backoff: seconds; the waits between
+    tries are random up to backoff, twice, four times, ... that, at most max_wait (a Retry-After goes first, up to
+    max_wait too). requests_per_minute, tokens_per_minute: limits of the account, 0 = none; every try counts. `chat`
+    sends messages, `complete` a templated string to /v1/completions.
     """
 
     def __init__(
@@ -71,17 +108,35 @@ class OpenAIClient:
         api_key_env: str = "OPENAI_API_KEY",
         timeout: float = 600.0,
         max_retries: int = 6,
+        requests_per_minute: float = 0.0,
+        tokens_per_minute: float = 0.0,
+        backoff: float = 0.5,
+        max_wait: float = 60.0,
     ) -> None:
         import openai
 
         if not base_url.startswith(("http://", "https://")):
             raise InputError(f"base URL {base_url!r}", remedy="write http://host:port/v1")
+        if timeout <= 0 or max_retries < 0 or backoff < 0 or max_wait < 0:
+            raise InputError("timeout, max_retries, backoff or max_wait is negative", remedy="give positive numbers")
         self.base_url, self.model, self.max_retries = base_url, model, max_retries
+        self.timeout, self.backoff, self.max_wait = timeout, backoff, max_wait
+        self.gauge = TokenGauge()
+        self._requests, self._tokens = Pace(requests_per_minute), Pace(tokens_per_minute)
+        self._reached = False
+        self._key = os.environ.get(api_key_env) or ""
         self._client = openai.AsyncOpenAI(
-            base_url=base_url, api_key=os.environ.get(api_key_env) or "none", timeout=timeout, max_retries=0
+            base_url=base_url, api_key=self._key or "none", timeout=timeout, max_retries=0
         )
 
-    async def chat(self, messages: Sequence[Message], decoding: Decoding, stop: Sequence[str] = ()) -> Reply:
+    async def chat(
+        self,
+        messages: Sequence[Message],
+        decoding: Decoding,
+        watch: Watch | None = None,
+        *,
+        stop: Sequence[str] = (),
+    ) -> Reply:
         """Ask /v1/chat/completions. The reasoning comes from `reasoning_content`, `reasoning`, or stays inline.
 
         Raises FatalCallError, RefusedCallError, or EngineError when the tries are used up.
@@ -94,7 +149,7 @@ class OpenAIClient:
                 **_settings(decoding, stop),
             )
 
-        return await self._call(ask)
+        return await self._call(ask, size_of(messages), decoding, watch)
 
     async def complete(self, prompt: str, decoding: Decoding, stop: Sequence[str] = ()) -> Reply:
         """Ask /v1/completions with a templated prompt; the server must not add special tokens of its own."""
@@ -104,7 +159,7 @@ class OpenAIClient:
             settings["extra_body"] = {**settings["extra_body"], "add_special_tokens": False}
             return await self._client.completions.create(model=self.model, prompt=prompt, **settings)
 
-        return await self._call(ask)
+        return await self._call(ask, len(prompt.encode("utf-8", "replace")), decoding, None)
 
     async def score(self, prompt: str | None, messages: Sequence[Message], choices: Sequence[str]) -> Reply:
         """Log-probabilities of the choices as continuations: of a templated prompt, else as the answer to messages.
@@ -133,33 +188,55 @@ class OpenAIClient:
                 top_logprobs=TOP_LOGPROBS,
             )
 
-        return await self._call(ask, lambda response: _read_choices(response, choices))
+        size = len((prompt or "").encode("utf-8", "replace")) if prompt is not None else size_of(messages)
+        one = Decoding(max_new_tokens=1)
+        return await self._call(ask, size, one, None, lambda response: _read_choices(response, choices))
 
-    async def _call(self, ask: Callable[[], Awaitable[Any]], read: Callable[[Any], Reply] | None = None) -> Reply:
+    async def _call(
+        self,
+        ask: Callable[[], Awaitable[Any]],
+        size: int,
+        decoding: Decoding,
+        watch: Watch | None,
+        read: Callable[[Any], Reply] | None = None,
+    ) -> Reply:
         import openai
         import tenacity
 
-        began, tries = time.perf_counter(), 0
+        began, tries, failed = time.perf_counter(), 0, None
         try:
             async for attempt in tenacity.AsyncRetrying(
-                retry=tenacity.retry_if_exception(_retryable),
-                stop=tenacity.stop_after_attempt(self.max_retries + 1),
-                wait=_wait,
+                retry=tenacity.retry_if_exception(self._try_again),
+                stop=self._enough,
+                wait=self._wait,
                 reraise=True,
             ):
                 with attempt:
+                    if failed is not None and watch is not None:
+                        await watch(_what(failed), isinstance(failed, openai.APIStatusError))
                     tries += 1
-                    reply = (read or _read)(await ask())
+                    failed = None
+                    try:
+                        reply = await self._one_try(ask, size, decoding, read or _read)
+                    except Exception as error:
+                        failed = error
+                        raise
         except openai.APIStatusError as error:
-            message = f"{self.base_url} answered {error.status_code}: {_message(error)}"
-            if error.status_code in (401, 402, 403, 404):
-                raise FatalCallError(message) from error
+            message = f"{self.base_url} answered {error.status_code}: {self._clean(_message(error))}"
+            if error.status_code in (401, 402, 403, 404) or _spent(error):
+                raise FatalCallError(message) from None
             if error.status_code in (400, 413, 422):
-                raise RefusedCallError(message) from error
-            raise EngineError(f"{message} ({tries} tries)") from error
-        except (openai.OpenAIError, _Unusable, ValueError) as error:
+                raise RefusedCallError(message) from None
+            raise EngineError(f"{message} ({tries} tries)") from None
+        except (openai.OpenAIError, _Unusable, ValueError, TimeoutError) as error:
             cause = f" ({error.__cause__})" if error.__cause__ else ""
-            raise EngineError(f"{self.base_url}: {type(error).__name__}: {error}{cause} ({tries} tries)") from error
+            told = f"no answer within {self.timeout:g} seconds" if _timed_out(error) else ""
+            told = told or self._clean(f"{type(error).__name__}: {error}{cause}")
+            if isinstance(error, openai.APIConnectionError) and not self._reached and not _timed_out(error):
+                raise FatalCallError(
+                    f"{self.base_url} cannot be reached: {told} ({tries} tries) -> check the address and the network"
+                ) from None
+            raise EngineError(f"{self.base_url}: {told} ({tries} tries)") from None
         return Reply(
             text=reply.text,
             reasoning=reply.reasoning,
@@ -169,7 +246,49 @@ class OpenAIClient:
             seconds=time.perf_counter() - began,
             retries=tries - 1,
             logprobs=reply.logprobs,
+            extra=reply.extra,
         )
+
+    async def _one_try(
+        self, ask: Callable[[], Awaitable[Any]], size: int, decoding: Decoding, read: Callable[[Any], Reply]
+    ) -> Reply:
+        """One request inside the limits. An answer with an error in it raises."""
+        expected = self.gauge.prompt(size) + self.gauge.answer(decoding.max_new_tokens)
+        await self._requests.take()
+        await self._tokens.take(expected)
+        async with asyncio.timeout(self.timeout):  # the client's own time-out is between two bytes
+            response = await ask()
+        self._reached = True
+        reply = read(response)
+        self.gauge.learn(size, reply.tokens_in, reply.tokens_out)
+        if reply.tokens_in:
+            self._tokens.settle(reply.tokens_in + reply.tokens_out - expected)
+        return reply
+
+    def _try_again(self, error: BaseException) -> bool:
+        self._reached = self._reached or hasattr(error, "status_code")
+        return _retryable(error)
+
+    def _enough(self, state: Any) -> bool:
+        """No more tries: they are used up, or nobody has ever answered there."""
+        import openai
+
+        error = state.outcome.exception()
+        silent = isinstance(error, openai.APIConnectionError) and not _timed_out(error) and not self._reached
+        return state.attempt_number >= (min(NEVER_REACHED, self.max_retries + 1) if silent else self.max_retries + 1)
+
+    def _wait(self, state: Any) -> float:
+        """Seconds before the next try: Retry-After where the server says so, else exponential with jitter."""
+        import tenacity
+
+        asked = _retry_after(state.outcome.exception() if state.outcome else None)
+        if asked is not None:
+            return min(asked, self.max_wait)
+        return float(tenacity.wait_random_exponential(multiplier=self.backoff, max=self.max_wait)(state))
+
+    def _clean(self, text: str) -> str:
+        """A message without the key, which some servers quote."""
+        return text.replace(self._key, "(key)") if len(self._key) > 3 else text
 
     async def close(self) -> None:
         """Close the connections."""
@@ -216,6 +335,7 @@ def _read(response: Any) -> Reply:
         finish_reason=str(choice.finish_reason or ""),
         tokens_in=int(getattr(usage, "prompt_tokens", 0) or 0),
         tokens_out=int(getattr(usage, "completion_tokens", 0) or 0),
+        extra=extra if isinstance(extra := getattr(response, EXTRA_FIELD, None), dict) else {},
     )
 
 
@@ -286,7 +406,7 @@ class OpenAIEngine:
             elif request.prompt is not None:
                 outcome = await self.client.complete(request.prompt, decoding, request.stop)
             else:
-                outcome = await self.client.chat(request.messages, decoding, request.stop)
+                outcome = await self.client.chat(request.messages, decoding, stop=request.stop)
         except FatalCallError as error:
             outcome = error
         except Exception as error:  # whatever it was, the window keeps its order and the reason is logged

@@ -1,8 +1,9 @@
 """Step 2, one window: positives, hard negatives, random negatives, capped and shuffled (paper sections 4.1, B.1).
 
-Hard negatives are the passages that the first stage puts on top and the teacher did not choose; random negatives come
-from the rest of the candidates. The shuffle is seeded by query, so that the first stage's order gives nothing away and
-a resumed run shows the teacher the same list.
+Hard negatives are those that the teacher found among web results, where it was asked (complex QA); then the passages
+that the first stage puts on top and the teacher did not choose. Random negatives come from the rest of the candidates.
+The shuffle is seeded by query, so that the first stage's order gives nothing away and a resumed run shows the teacher
+the same list.
 """
 
 from __future__ import annotations
@@ -48,16 +49,28 @@ class Window:
     relevance: tuple[int, ...]
     roles: tuple[str, ...]
     """`positive`, `hard` or `random`, aligned with `passages`."""
+    conflicts: tuple[str, ...] = ()
+    """Documents that the teacher called both positive and hard negative: they stand as positives."""
 
 
-def assemble(candidates: Sequence[Passage], positives: Collection[str], mix: Mix, seed: int, qid: str) -> Window:
+def assemble(
+    candidates: Sequence[Passage],
+    positives: Collection[str],
+    mix: Mix,
+    seed: int,
+    qid: str,
+    hard_found: Sequence[Passage] = (),
+) -> Window:
     """Fill one window from candidates in first-stage order (best first).
 
-    positives: document ids labelled relevant. Fewer candidates than the window give a shorter list. The negatives are
-    round(hard * slots) from the top, the others drawn from what is left.
+    positives: document ids labelled relevant. hard_found: hard negatives that the teacher found elsewhere. Fewer
+    candidates than the window give a shorter list. The negatives are round(hard * slots) hard ones, those found
+    elsewhere first and then the top of the list, the others drawn from what is left.
     """
     good = [p for p in candidates if p.docid in positives][: mix.max_positives or max(mix.window // 2, 1)]
-    negatives = [p for p in candidates if p.docid not in positives]
+    found = [p for p in hard_found if p.docid not in positives]
+    known = {p.docid for p in found}
+    negatives = found + [p for p in candidates if p.docid not in positives and p.docid not in known]
     slots = min(mix.window - len(good), len(negatives))
     hard = negatives[: min(round(mix.hard * slots), slots)]
     rest = negatives[len(hard) :]
@@ -65,4 +78,5 @@ def assemble(candidates: Sequence[Passage], positives: Collection[str], mix: Mix
     drawn = generator.sample(rest, slots - len(hard))
     rows = [(p, 1, "positive") for p in good] + [(p, 0, "hard") for p in hard] + [(p, 0, "random") for p in drawn]
     generator.shuffle(rows)
-    return Window(tuple(r[0] for r in rows), tuple(r[1] for r in rows), tuple(r[2] for r in rows))
+    conflicts = tuple(p.docid for p in hard_found if p.docid in positives)
+    return Window(tuple(r[0] for r in rows), tuple(r[1] for r in rows), tuple(r[2] for r in rows), conflicts)

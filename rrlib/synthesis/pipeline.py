@@ -1,20 +1,22 @@
-"""The whole of synthesis over one collection and one teacher (paper sections 4.1, B.1).
+"""The whole of synthesis over one source and one teacher (paper sections 4.1, B.1).
 
-Two halves. Asking fills two stores, `select.jsonl` and `rank.jsonl`, with raw answers; it is all that costs money and
-all that can be killed. Finishing is a pure function of the stores: it reads every answer, assembles, filters, and
-writes `examples.jsonl`, `dropped.jsonl` (one line a query, with its reason) and `summary.json`. So another alpha, or a
-better reader, asks nothing again.
+Two halves. Asking fills three stores, `select.jsonl`, `hard.jsonl` and `rank.jsonl`, with raw answers, and the books,
+`calls.jsonl`; it is all that costs money and all that can be killed. Finishing is a pure function of the stores: it
+reads every answer, assembles, filters, and writes `examples.jsonl`, `dropped.jsonl` (one line a lost query, with its
+reason), `fates.jsonl` (one line a query, kept or lost) and `summary.json`. So another alpha, or a better reader, asks
+nothing again. Queries are streamed in both halves.
 
-Simplified against the paper: candidates come from the collection's first stage (no linked pages, no web search), and
-random negatives come from the same list.
+Simplified against the paper: random negatives come from the candidates of the same query.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +26,24 @@ from rrlib.formats import Collection
 from rrlib.prompts import get_style
 from rrlib.synthesis import prompts
 from rrlib.synthesis.assemble import Mix
+from rrlib.synthesis.cache import ResponseCache
 from rrlib.synthesis.export import SynthesisResult, finish
 from rrlib.synthesis.filter import ALPHA, check_alpha
-from rrlib.synthesis.job import Job, check_texts, train_queries, window_of
-from rrlib.synthesis.select import chunks
+from rrlib.synthesis.items import CollectionSource, Item, Shard, Source
+from rrlib.synthesis.job import Job, pieces, window_of
+from rrlib.synthesis.ledger import BudgetError, Ledger
+from rrlib.synthesis.prices import Price, price_of
 from rrlib.synthesis.store import Store, StoreLock, check_header
 from rrlib.synthesis.teacher import ChatClient, Teacher, Usage, request_hash, run_async
-from rrlib.types import Query
 
 Progress = Callable[[int, int, Usage], None]
 """Called after each query with (queries done, queries in all, usage so far)."""
 
+STEPS = ("select", "hard", "rank")
+
 
 def synthesize(
-    collection: Collection,
+    source: Collection | Source,
     client: ChatClient,
     out_dir: str | Path,
     *,
@@ -56,30 +62,40 @@ def synthesize(
     domains: Mapping[str, str] | None = None,
     patience: int = 20,
     progress: Progress | None = None,
+    shard: Shard | None = None,
+    price: Price | None = None,
+    budget: float | None = None,
+    cache: str | Path | None = None,
 ) -> SynthesisResult:
-    """Make training examples for the queries of one split.
+    """Make training examples for the queries of a source.
 
     Parameters
     ----------
-    collection: queries (metadata: split, domain, gold_answer), corpus and the first-stage run of the split.
+    source: a collection (metadata: split, domain, gold_answer; with the first-stage run of the split), or a source of
+        items (rrlib.synthesis.items), which is streamed.
     client: a chat client; its `model` attribute is written into every record.
     out_dir: stores and results; a second call with the same settings continues there and asks only what is missing.
-    split: which queries; those without a split in their metadata belong to it too.
+    split: which queries of a collection; those without a split in their metadata belong to it too.
     window: passages in a list (paper: 20); also the size of a selection question.
-    seed: of the query order, the negatives, the shuffle and the teacher's sampling.
+    seed: of the query order of a collection, the negatives, the shuffle and the teacher's sampling.
     limit: at most so many queries; None = all.
     alpha: lists with NDCG@k below it are dropped, in [0, 1] (paper: 0.4, k = 10).
     decoding: settings of the teacher; its seed is derived for each call. Default: Decoding(temperature=0.6).
     concurrency: calls in flight, >= 1.
     style: prompt style the examples are for; styles without a think block need no reasoning.
-    depth: candidates looked at per query; None = all the run has.
+    depth: candidates looked at per query; None = all there are.
     max_positives, hard_negatives: see rrlib.synthesis.assemble.Mix.
-    domains: the collection's domain names -> recipe names of rrlib.synthesis.domains.
+    domains: the source's domain names -> recipe names of rrlib.synthesis.domains.
     patience: calls that may fail in a row before the run stops.
     progress: called after each query.
+    shard: only this part of the queries; `rrlib.synthesis.merge` joins the folders of all parts.
+    price: dollars a million tokens; None = that of the model in rrlib.synthesis.prices, if it is known.
+    budget: dollars; no call is begun that could overrun it, over all runs of this folder. Needs a price.
+    cache: a folder of answers shared between runs, keyed by the whole request; None = none.
 
     Raises InputError for bad parameters, StageError when the folder is in use, unwritable, or holds answers made with
-    other settings, EngineError when the teacher keeps failing. Whatever is raised, stored answers stay stored.
+    other settings, EngineError when the teacher keeps failing, BudgetError (after finishing what there is) when the
+    money is up. Whatever is raised, calls in flight are waited for, and stored answers stay stored.
     """
     get_style(style)
     check_alpha(alpha)
@@ -88,97 +104,133 @@ def synthesize(
         raise InputError(f"concurrency is {concurrency}", remedy="ask at least one call at a time")
     if limit is not None and limit < 1:
         raise InputError(f"limit is {limit}", remedy="give the number of queries, or leave it out for all")
-    if collection.run is None:
-        raise InputError(
-            f"collection {collection.name!r} has no first-stage run for split {split!r}",
-            remedy=f"add runs/{split}.trec, or read the collection with split={split!r}",
-        )
-    queries = train_queries(collection, split, seed, limit)
-    if not queries:
-        raise InputError(f"collection {collection.name!r} has no queries of split {split!r}")
-    check_texts(collection, queries, depth)
-    out = Path(out_dir)
-    teacher = Teacher(client, decoding or Decoding(temperature=0.6), seed, patience)
-    with StoreLock(out):
+    if isinstance(source, Collection):
+        source = CollectionSource(source, split, seed, limit, depth)
+    out, shard, settings = Path(out_dir), shard or Shard(), decoding or Decoding(temperature=0.6)
+    model = str(getattr(client, "model", type(client).__name__))
+    price = price if price is not None else price_of(model)
+    with ExitStack() as stack:
+        stack.enter_context(StoreLock(out))
         check_header(
             out / "store.json",
             {
-                "collection": collection.name,
+                "collection": source.name,
                 "prompt_version": prompts.VERSION,
-                "model": teacher.model,
-                "decoding": asdict(teacher.decoding),
+                "model": model,
+                "decoding": asdict(settings),
                 "seed": seed,
                 "depth": depth,
+                "shard": str(shard),
                 **asdict(mix),
             },
         )
-        select, rank = Store(out / "select.jsonl"), Store(out / "rank.jsonl")
+        stores = [stack.enter_context(_closing(Store(out / f"{step}.jsonl"))) for step in STEPS]
+        ledger = stack.enter_context(_closing(Ledger(out / "calls.jsonl", price, budget)))
+        saved = None if cache is None else ResponseCache(cache)
+        teacher = Teacher(client, settings, seed, ledger, patience, saved)
+        job = Job(source, teacher, mix, seed, alpha, depth, limit, shard, style, k, dict(domains or {}), *stores)
+        ledger.recover(job.stored_tokens)
+        stored = sum(map(len, stores))
         try:
-            job = Job(collection, teacher, mix, seed, alpha, depth, style, k, dict(domains or {}), select, rank)
-            stored = len(select) + len(rank)
-            run_async(_ask_all(job, queries, concurrency, progress))
-            return finish(job, queries, out, stored)
-        finally:
-            select.close()
-            rank.close()
+            run_async(_ask_all(job, concurrency, progress))
+        except BudgetError as error:
+            result = finish(job, out, stored)
+            done = result.summary["queries"] - result.summary["dropped"].get("call_failed", 0)
+            raise BudgetError(
+                f"{error}; {done} of {result.summary['queries']} queries are done, their examples are in "
+                f"{result.examples} -> raise the budget and run the same again to go on"
+            ) from None
+        return finish(job, out, stored)
+
+
+class _closing:
+    """contextlib.closing that returns what it closes, typed loosely."""
+
+    def __init__(self, thing: Any) -> None:
+        self.thing = thing
+
+    def __enter__(self) -> Any:
+        return self.thing
+
+    def __exit__(self, *error: object) -> None:
+        self.thing.close()
+
+
+def items_of(job: Job) -> Iterator[tuple[int, Item]]:
+    """(position in the whole source, item) of every query of this job's shard."""
+    for position, item in enumerate(islice(iter(job.source), job.limit)):
+        if item.query.qid in job.shard:
+            yield position, item
 
 
 # --- asking ----------------------------------------------------------------------------------------------------------
 
 
-async def _ask_all(job: Job, queries: list[Query], concurrency: int, progress: Progress | None) -> None:
-    """As many workers as calls may be in flight; each takes the next query, so memory does not grow with queries."""
-    waiting = iter(queries)
-    done = 0
+async def _ask_all(job: Job, concurrency: int, progress: Progress | None) -> None:
+    """As many workers as calls may be in flight; each takes the next query, so memory does not grow with queries.
+
+    The first error stops the taking; what is in flight is waited for and stored, and then the error is raised.
+    """
+    whole = len(job.source) if job.limit is None else min(job.limit, len(job.source))
+    total = whole if job.shard.count == 1 else round(whole / job.shard.count)
+    waiting, done = items_of(job), 0
+    errors: list[BaseException] = []
 
     async def worker() -> None:
         nonlocal done
-        for query in waiting:
-            await _ask_query(job, query)
-            done += 1
-            if progress is not None:
-                progress(done, len(queries), job.teacher.usage)
-            await asyncio.sleep(0)
+        try:
+            while not job.teacher.halted and (entry := next(waiting, None)) is not None:
+                await _ask_query(job, entry[1])
+                done += 1
+                if progress is not None:
+                    progress(done, max(total, done), job.teacher.usage)
+                await asyncio.sleep(0)
+        except Exception as error:
+            job.teacher.halted = True
+            errors.append(error)
 
-    tasks = [asyncio.create_task(worker()) for _ in range(min(concurrency, len(queries)))]
+    tasks = [asyncio.create_task(worker()) for _ in range(min(concurrency, max(total, 1)))]
     try:
         await asyncio.gather(*tasks)
-    finally:
+    finally:  # interrupted: calls in flight are given up, and the books say so
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+    if errors:
+        raise errors[0]
 
 
-async def _ask_query(job: Job, query: Query) -> None:
-    _, recipe = job.domain(query.qid)
-    candidates = job.candidates(query)
-    gold_answer = job.gold_answer(query.qid)
-    if candidates is None:
+async def _ask_query(job: Job, item: Item) -> None:
+    """Every question about one query whose answer is not stored yet, one after another."""
+    recipe, qid, text = job.recipe(item), item.query.qid, item.query.text
+    if window_of(job, item)[1] == "no_candidates":
         return
-    if recipe.labels == "teacher":
-        if not gold_answer:
-            return
-        for number, piece in enumerate(chunks(candidates.passages, job.mix.window)):
-            messages = prompts.select_messages(recipe, query.text, gold_answer, piece)
-            asked = {"step": "select", "qid": query.qid, "docids": [p.docid for p in piece]}
-            if not await _ask_once(job, job.select, f"{query.qid}/{number}", messages, asked):
-                return
-    window, _ = window_of(job, query, candidates)
+    if recipe.labels == "teacher" and item.gold_answer:
+        for step, build in (("select", prompts.select_messages), ("hard", prompts.hard_messages)):
+            if step == "hard" and (not item.hard_pool or window_of(job, item)[1] not in ("", "call_failed")):
+                continue  # there is nothing to be the hard negative of
+            for key, piece in pieces(job, item, step):
+                messages = build(recipe, text, item.gold_answer, piece)
+                asked = {"step": step, "qid": qid, "docids": [p.docid for p in piece]}
+                if not await _ask_once(job, step, key, messages, asked):
+                    return
+    window, _ = window_of(job, item)
     if window is None:
         return
-    messages = prompts.rank_messages(recipe, query.text, window.passages)
-    extra: dict[str, Any] = {
+    messages = prompts.rank_messages(recipe, text, window.passages)
+    shown: dict[str, Any] = {
         "step": "rank",
-        "qid": query.qid,
+        "qid": qid,
         "docids": [p.docid for p in window.passages],
         "relevance": list(window.relevance),
         "roles": list(window.roles),
     }
-    await _ask_once(job, job.rank, query.qid, messages, extra)
+    await _ask_once(job, "rank", qid, messages, shown)
 
 
-async def _ask_once(job: Job, store: Store, key: str, messages: Any, extra: Mapping[str, Any]) -> bool:
+async def _ask_once(job: Job, step: str, key: str, messages: Any, extra: Mapping[str, Any]) -> bool:
     """Whether the answer to this question is in the store afterwards. A stored question is not asked again."""
+    store = job.stores[step]
     known = store.get(key)
     if known is not None:
         if known["request"] != request_hash(messages):
@@ -187,17 +239,19 @@ async def _ask_once(job: Job, store: Store, key: str, messages: Any, extra: Mapp
                 "use another folder, or start it afresh"
             )
         return True
-    record = await job.teacher.ask(f"{extra['step']}/{key}", messages)
-    if record is None:
+    if job.teacher.halted:
         return False
-    store.append({**record, **extra, "id": key, "seed": job.seed, "prompt": [dict(m) for m in messages]})
-    return True
+
+    def keep(record: dict[str, Any]) -> None:
+        store.append({**record, **extra, "id": key, "seed": job.seed, "prompt": [dict(m) for m in messages]})
+
+    return await job.teacher.ask(f"{step}/{key}", messages, keep)
 
 
 def follow(out_dir: str | Path, qid: str) -> dict[str, list[dict[str, Any]]]:
     """Every stored answer of one query, by step, with the prompt that was sent: for a notebook that follows it."""
     found: dict[str, list[dict[str, Any]]] = {}
-    for step in ("select", "rank"):
+    for step in STEPS:
         path = Path(out_dir) / f"{step}.jsonl"
         if not path.exists():
             raise InputError(f"no store {path.name} here", path=out_dir, remedy="run synthesize first")

@@ -1,8 +1,8 @@
-"""What the teacher is asked. Two prompts of our own, after the criteria of the paper (section 4.1).
+"""What the teacher is asked. Three prompts of our own, after the criteria of the paper (section 4.1).
 
-Selection shows the gold answer, ranking never does: `rank_messages` has no parameter for it. Both put every text on
-one line (`Query: ...`, `Gold answer: ...`, `[1] ...`), so no text can pretend to be another line, and `[n]` inside
-texts becomes `(n)`. Change VERSION whenever a word changes: every stored record carries it.
+Selecting (positives, hard negatives) shows the gold answer, ranking never does: `rank_messages` has no parameter for
+it. All put every text on one line (`Query: ...`, `Gold answer: ...`, `[1] ...`), so no text can pretend to be another
+line, and `[n]` inside texts becomes `(n)`. Change VERSION whenever a word changes: every stored record carries it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from rrlib.prompts import neutralise, rewrite_ids
 from rrlib.synthesis.domains import Recipe
 from rrlib.types import Passage
 
-VERSION = "1"
+VERSION = "2"
 MAX_PASSAGE_CHARS = 8000
 """Longer passages are cut for the teacher; the student sees 512 tokens at most anyway."""
 
@@ -49,6 +49,23 @@ def select_messages(recipe: Recipe, query: str, gold_answer: str, passages: Sequ
         f"Passages:\n{_lines(passages)}\n\n"
         "Reply with the identifiers of the relevant passages and nothing else, separated by commas, such as [2], [5]. "
         "If no passage is relevant, reply with the single word None."
+    )
+    return {"role": "system", "content": system}, {"role": "user", "content": user}
+
+
+def hard_messages(recipe: Recipe, query: str, gold_answer: str, passages: Sequence[Passage]) -> tuple[Message, ...]:
+    """Which of these passages only look relevant? Asked of web results, to find hard negatives (section 4.1)."""
+    system = (
+        "You judge passages for a search engine. You are given a query, its gold answer and a numbered list of "
+        "passages, and you say which passages are traps: they look relevant and are not. Judge by the gold answer, "
+        "not by your own."
+    )
+    user = (
+        f"{recipe.task}\n{recipe.relevant}\n{recipe.hard}\n\n"
+        f"Query: {flatten(query)}\nGold answer: {flatten(gold_answer)}\n\n"
+        f"Passages:\n{_lines(passages)}\n\n"
+        "Reply with the identifiers of the traps and nothing else, separated by commas, such as [2], [5]. "
+        "If no passage is a trap, reply with the single word None."
     )
     return {"role": "system", "content": system}, {"role": "user", "content": user}
 

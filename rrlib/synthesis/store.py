@@ -1,8 +1,9 @@
-"""Append-only JSONL, keyed by id: what a teacher said is written down at once and never asked for again.
+"""Append-only JSONL: what a teacher said is written down at once and never asked for again.
 
-A line is written in one piece and flushed, so a process killed at any byte leaves at most one torn last line, which
+A line is written in one piece and unbuffered, so a process killed at any byte leaves at most one torn last line, which
 the next opening cuts off (and counts). A torn or strange line elsewhere is not ours to mend: it is refused by file
-and line. Only ids and offsets stay in memory. One process at a time: `StoreLock` holds the folder.
+and line. Ids are indexed in a temporary SQLite file, so memory does not grow with the records. One process at a time:
+`StoreLock` holds the folder.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -52,25 +54,28 @@ class StoreLock:
         self.release()
 
 
-class Store:
-    """One JSONL file of records with a unique string `id`. Open it under a StoreLock.
+class Log:
+    """One append-only file of JSON objects. Open it under a StoreLock.
 
-    torn: 1 if a torn last line was cut off at opening, else 0.
+    seen: called at opening with every (offset in bytes, record) of the file, in its order; it may raise ValueError,
+    KeyError or TypeError for a record that does not belong here. torn: 1 if a torn last line was cut off, else 0.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, seen: Callable[[int, dict[str, Any]], None]) -> None:
         self.path = path
         self.torn = 0
-        self._offsets: dict[str, int] = {}
         try:
             self._out = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         except OSError as error:
             raise StageError(f"{path}: cannot write the store: {error.strerror or error}") from error
-        self._end = self._index()
-        self._in = open(path, "rb")  # noqa: SIM115 - closed by close()
+        try:
+            self._end = self._read(seen)
+        except BaseException:
+            os.close(self._out)
+            raise
 
-    def _index(self) -> int:
-        """Read ids and offsets; cut off a torn last line. Returns the length of the good part."""
+    def _read(self, seen: Callable[[int, dict[str, Any]], None]) -> int:
+        """Show every record to `seen`; cut off a torn last line. Returns the length of the good part."""
         offset = 0
         size = os.fstat(self._out).st_size
         with open(self.path, "rb") as lines:
@@ -78,9 +83,7 @@ class Store:
                 try:
                     if not line.endswith(b"\n"):
                         raise ValueError("no newline")
-                    key = json.loads(line)["id"]
-                    if not isinstance(key, str):
-                        raise ValueError("the id is no string")
+                    seen(offset, json.loads(line))
                 except (ValueError, KeyError, TypeError) as error:
                     if offset + len(line) < size:
                         raise InputError(
@@ -91,24 +94,76 @@ class Store:
                         ) from None
                     self.torn = 1
                     break
-                self._offsets.setdefault(key, offset)
                 offset += len(line)
         if self.torn:
             os.truncate(self.path, offset)
         return offset
 
+    def append(self, record: Mapping[str, Any]) -> int:
+        """Write one record, unbuffered; returns its offset. Raises StageError if it cannot, and leaves no half line."""
+        line = json.dumps(record, ensure_ascii=True, sort_keys=True).encode() + b"\n"
+        try:
+            written = 0
+            while written < len(line):  # a write may be cut short, by a signal or by a full disk
+                written += os.write(self._out, line[written:])
+        except OSError as error:
+            os.truncate(self.path, self._end)
+            raise StageError(f"{self.path}: cannot write the store: {error.strerror or error}") from error
+        start, self._end = self._end, self._end + len(line)
+        return start
+
+    def close(self) -> None:
+        """Close the file; safe to call twice."""
+        if self._out >= 0:
+            os.close(self._out)
+            self._out = -1
+
+
+class Store:
+    """A Log of records with a unique string `id` each, found again by it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._ids = sqlite3.connect("", check_same_thread=False, isolation_level=None)  # "": a file of its own, unnamed
+        self._ids.execute("PRAGMA journal_mode = OFF")
+        self._ids.execute("PRAGMA synchronous = OFF")
+        self._ids.execute("CREATE TABLE ids (id TEXT PRIMARY KEY, offset INTEGER) WITHOUT ROWID")
+        self._ids.execute("BEGIN")
+        self._log = Log(path, self._seen)
+        self._ids.execute("COMMIT")
+        self._count = int(self._ids.execute("SELECT COUNT(*) FROM ids").fetchone()[0])
+        self._in = open(path, "rb")  # noqa: SIM115 - closed by close()
+
+    def _seen(self, offset: int, record: dict[str, Any]) -> None:
+        key = record["id"]
+        if not isinstance(key, str):
+            raise ValueError("the id is no string")
+        self._ids.execute("INSERT OR IGNORE INTO ids VALUES (?, ?)", (key, offset))
+
+    @property
+    def torn(self) -> int:
+        """1 if a torn last line was cut off at opening, else 0."""
+        return self._log.torn
+
+    def _offset(self, key: str) -> int | None:
+        row = self._ids.execute("SELECT offset FROM ids WHERE id = ?", (key,)).fetchone()
+        return None if row is None else int(row[0])
+
     def __contains__(self, key: str) -> bool:
-        return key in self._offsets
+        return self._offset(key) is not None
 
     def __len__(self) -> int:
-        return len(self._offsets)
+        return self._count
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._offsets)
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Every record, in the order of the file."""
+        with open(self.path, "rb") as lines:
+            for line in lines:
+                yield json.loads(line)
 
     def get(self, key: str) -> dict[str, Any] | None:
         """The stored record, read back from the file, or None."""
-        offset = self._offsets.get(key)
+        offset = self._offset(key)
         if offset is None:
             return None
         self._in.seek(offset)
@@ -118,25 +173,17 @@ class Store:
     def append(self, record: Mapping[str, Any]) -> None:
         """Write one record, unbuffered. Raises InputError if its id is there already, StageError if it cannot."""
         key = record["id"]
-        if key in self._offsets:
+        if key in self:
             raise InputError(f"record {key!r} is in the store already", path=self.path)
-        line = json.dumps(record, ensure_ascii=True, sort_keys=True).encode() + b"\n"
-        try:
-            written = 0
-            while written < len(line):  # a write may be cut short, by a signal or by a full disk
-                written += os.write(self._out, line[written:])
-        except OSError as error:
-            os.truncate(self.path, self._end)  # no half line stays behind
-            raise StageError(f"{self.path}: cannot write the store: {error.strerror or error}") from error
-        self._offsets[key] = self._end
-        self._end += len(line)
+        offset = self._log.append(record)
+        self._ids.execute("INSERT INTO ids VALUES (?, ?)", (key, offset))
+        self._count += 1
 
     def close(self) -> None:
-        """Close the file; safe to call twice."""
+        """Close the files; safe to call twice."""
         self._in.close()
-        if self._out >= 0:
-            os.close(self._out)
-            self._out = -1
+        self._ids.close()
+        self._log.close()
 
 
 def check_header(path: Path, settings: Mapping[str, Any]) -> None:

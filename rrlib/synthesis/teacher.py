@@ -1,59 +1,85 @@
-"""Asking a teacher: any chat client (`async chat(messages, decoding) -> Reply`), counted and written down.
+"""Asking a teacher: any chat client (`async chat(messages, decoding) -> Reply`), booked, and written down.
 
-Retries are the client's business. A call that failed for good is a counted failure and is not stored, so the next run
-asks it again; a teacher that fails many times in a row stops the run with its own words, before money is lost.
+Retries are the client's business; the ledger is told of each. A call that failed for good is counted and not stored,
+so the next run asks it again; a teacher that fails many times in a row stops the run with its own words, before money
+is lost. What a simulated teacher tells about itself (`Reply.extra`) goes into the record under `simulated`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import inspect
 import json
 import re
 import threading
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
 from rrlib.engines.base import Decoding, Message, Reply
+from rrlib.engines.limits import size_of
+from rrlib.engines.openai import FatalCallError
 from rrlib.errors import EngineError
 from rrlib.synthesis import prompts
+from rrlib.synthesis.cache import ResponseCache
+from rrlib.synthesis.ledger import BudgetError, Ledger
 
 T = TypeVar("T")
 
 
 class ChatClient(Protocol):
-    """Anything that answers messages. `model`, where it has one, names it in every record."""
+    """Anything that answers messages. `model`, where it has one, names it in every record.
+
+    A client whose `chat` takes `watch` (see rrlib.engines.openai.Watch) has its retries booked one by one.
+    """
 
     async def chat(self, messages: Sequence[Message], decoding: Decoding) -> Reply: ...
 
 
 @dataclass
 class Usage:
-    """What the teacher was asked in this run: calls (failed ones too), tokens and seconds summed over calls."""
+    """What the teacher was asked in this run: calls (failed and cached ones too), tokens and seconds over calls.
+
+    lost: calls asked again, since they were in flight when an earlier run was killed. usd, possible_usd: of this run,
+    see rrlib.synthesis.ledger; None without a price.
+    """
 
     calls: int = 0
     failed: int = 0
     retries: int = 0
+    cached: int = 0
+    lost: int = 0
     tokens_in: int = 0
     tokens_out: int = 0
     seconds: float = 0.0
+    usd: float | None = None
+    possible_usd: float | None = None
     in_a_row: int = field(default=0, repr=False)
 
 
 @dataclass
 class Teacher:
-    """A chat client with its decoding settings, a base seed and a limit on calls in flight.
+    """A chat client with its decoding settings, a base seed, its books and perhaps a cache.
 
-    patience: how many calls may fail in a row before EngineError is raised.
+    patience: how many calls may fail in a row before EngineError is raised. halted: set it, and no call is begun or
+    tried again; those in flight end as they do.
     """
 
     client: ChatClient
     decoding: Decoding
     seed: int
+    ledger: Ledger
     patience: int = 20
+    cache: ResponseCache | None = None
     usage: Usage = field(default_factory=Usage)
+    halted: bool = False
+
+    def __post_init__(self) -> None:
+        self._watched = "watch" in inspect.signature(self.client.chat).parameters
+        account = self.ledger.account
+        self._before = (account.usd, account.possible_usd, account.lost)
 
     @property
     def model(self) -> str:
@@ -64,29 +90,78 @@ class Teacher:
         """The settings of one call: its sampling seed follows from the run's seed and the call's id."""
         return replace(self.decoding, seed=derived_seed(self.seed, key))
 
-    async def ask(self, key: str, messages: Sequence[Message]) -> dict[str, Any] | None:
-        """Ask once. Returns the raw part of a store record, or None when the call failed.
+    async def ask(self, key: str, messages: Sequence[Message], keep: Callable[[dict[str, Any]], None]) -> bool:
+        """Ask once, and hand the raw part of a store record to `keep`. Returns False when the call failed.
 
-        Raises EngineError when `patience` calls in a row have failed, and whatever the client itself raises.
+        Raises EngineError when `patience` calls in a row have failed, BudgetError when the money is up, and whatever
+        else ends the run; the books are kept in every case.
         """
         decoding = self.decoding_for(key)
+        known = self.cache.get(self.client, messages, decoding) if self.cache is not None else None
+        most = self.ledger.most(size_of(messages), decoding.max_new_tokens)
+        if known is None:
+            await self.ledger.begin(key, most)
         start = time.perf_counter()
-        reply = await self.client.chat(messages, decoding)
-        seconds = reply.seconds or time.perf_counter() - start
-        usage = self.usage
-        usage.calls += 1
-        usage.retries += reply.retries
-        usage.seconds += seconds
-        usage.tokens_in += reply.tokens_in
-        usage.tokens_out += reply.tokens_out
+        reply = known if known is not None else await self._call(key, messages, decoding, most)
+        seconds = 0.0 if known is not None else reply.seconds or time.perf_counter() - start
+        if reply.error is None:
+            if known is None and self.cache is not None:
+                self.cache.put(self.client, messages, decoding, reply)
+            keep(self._record(key, messages, decoding, reply))
+            await self.ledger.end(key, most, reply.tokens_in, reply.tokens_out, seconds, known is not None)
+        self._count(reply, seconds, known is not None)
+        return reply.error is None
+
+    async def _call(self, key: str, messages: Sequence[Message], decoding: Decoding, most: float | None) -> Reply:
+        """The client's reply; a call that failed for good is booked as such, and comes back with its error."""
+        least = self.ledger.most(size_of(messages), 0)
+
+        async def watch(why: str, turned_down: bool) -> None:
+            self.usage.retries += 1
+            await self.ledger.retry(key, why, most, least if turned_down else None)
+            if self.halted:
+                raise EngineError("the run is stopping, so the call was not tried again")
+
+        try:
+            if self._watched:
+                reply = await self.client.chat(messages, decoding, watch=watch)  # type: ignore[call-arg]
+            else:
+                reply = await self.client.chat(messages, decoding)
+                self.usage.retries += reply.retries
+        except BudgetError as error:
+            await self.ledger.fail(key, str(error), most, 0.0)  # its last try is booked as a retry
+            raise
+        except FatalCallError as error:
+            await self.ledger.fail(key, str(error), most, least)
+            raise
+        except EngineError as error:
+            reply = Reply(error=str(error))
         if reply.error is not None:
-            usage.failed += 1
-            usage.in_a_row += 1
-            if usage.in_a_row >= self.patience:
-                raise EngineError(f"the teacher {self.model} failed {usage.in_a_row} times in a row: {reply.error}")
-            return None
-        usage.in_a_row = 0
-        return {
+            await self.ledger.fail(key, reply.error, most, most)
+        return reply
+
+    def _count(self, reply: Reply, seconds: float, cached: bool) -> None:
+        usage, account = self.usage, self.ledger.account
+        usage.calls += 1
+        usage.cached += cached
+        usage.seconds += seconds
+        usage.tokens_in += 0 if cached else reply.tokens_in
+        usage.tokens_out += 0 if cached else reply.tokens_out
+        usd, possible, lost = self._before
+        usage.usd = None if account.usd is None else account.usd - (usd or 0.0)
+        usage.possible_usd = None if account.possible_usd is None else account.possible_usd - (possible or 0.0)
+        usage.lost = account.lost - lost
+        if reply.error is None:
+            usage.in_a_row = 0
+            return
+        usage.failed += 1
+        usage.in_a_row += 1
+        if usage.in_a_row >= self.patience:
+            raise EngineError(f"the teacher {self.model} failed {usage.in_a_row} times in a row: {reply.error}")
+
+    def _record(self, key: str, messages: Sequence[Message], decoding: Decoding, reply: Reply) -> dict[str, Any]:
+        """What the store keeps of a reply: nothing that another run of the same calls would have otherwise."""
+        record: dict[str, Any] = {
             "id": key,
             "request": request_hash(messages),
             "prompt_version": prompts.VERSION,
@@ -98,9 +173,11 @@ class Teacher:
             "finish_reason": reply.finish_reason,
             "tokens_in": reply.tokens_in,
             "tokens_out": reply.tokens_out,
-            "seconds": round(seconds, 3),
-            "retries": reply.retries,
         }
+        if record["teacher_kind"] == "simulated":
+            hidden = ("data_kind", "cached")
+            record["simulated"] = {name: value for name, value in reply.extra.items() if name not in hidden}
+        return record
 
 
 def derived_seed(seed: int, key: str) -> int:
