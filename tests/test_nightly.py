@@ -48,28 +48,3 @@ def test_dl19_whole_at_depth_100(
     record_property("queries", f"{len(qids)} (real), model {MODEL}, depth 100, 128 new tokens")
     record_property("seconds for 387 windows", round(seconds))
     record_property("responses", ", ".join(f"{r.kind} {r.count}" for r in audit(rows) if r.count))
-
-
-@pytest.mark.realdata
-@pytest.mark.timeout(7200)
-@pytest.mark.parametrize("name", ["cranfield", "bright-theoremqa-questions-goldpool"])
-def test_whole_sets_with_a_first_stage_made_here(
-    realdata: Path, tmp_path: Path, name: str, record_property: Callable[[str, object], None]
-) -> None:
-    """All 225 Cranfield and 194 TheoremQA queries at depth 30: bm25s, the miniature's checkpoint, the table."""
-    from test_real_benchmarks import SYSTEMS, copied
-    from test_real_benchmarks import check as check_result
-
-    from rrlib.evaluation import Experiment, load_benchmark
-
-    data = load_benchmark(str(copied(realdata, tmp_path, name)), first_stage="bm25s", depth=30)
-    result = Experiment(SYSTEMS, data, "nDCG@10 R@100", output=tmp_path / "out")
-    check_result(result, 30)
-    for row in result.rows("nDCG@10"):
-        record_property(row["system"], f"nDCG@10 {row['mean']:.4f} [{row['low']:.4f}, {row['high']:.4f}]")
-    cost = result.costs.iloc[0]
-    record_property("queries", f"{len(data.qrels)} (real), model {MODEL}, depth 30, 128 new tokens")
-    record_property("seconds a query", f"{cost['seconds']:.2f}; windows {cost['calls_all']:.0f}")
-    record_property(
-        "responses", ", ".join(f"{k} {v:.2f}" for k, v in result.audit.iloc[0].items() if isinstance(v, float) and v)
-    )
