@@ -40,7 +40,7 @@ STANDS_ALONE = {"04_evaluation": "benchmarks"}
 
 def inputs_of(stage: str, values: Mapping[str, Any]) -> tuple[str, ...]:
     """The stages whose folders a stage reads with these parameters."""
-    return () if values.get(STANDS_ALONE.get(stage, "")) else NOTEBOOKS[stage]
+    return () if values.get(STANDS_ALONE.get(stage, "")) else NOTEBOOKS.get(stage, ())
 
 
 RESERVED = {

@@ -1,4 +1,4 @@
-"""The scripts behind the efficiency figures, at tiny size: they train, rerank, pool over seeds, and go on when killed."""
+"""The scripts of the efficiency figures, at tiny size: they train, rerank, pool over seeds, and go on when killed."""
 
 from __future__ import annotations
 
