@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -207,7 +208,7 @@ class Listwise:
             spec = StrategySpec(self.strategy, sizes["window"], sizes["stride"], self.passes)
             calls = sum(plan(spec.start, min(len(c.passages), sizes["depth"])).calls for c in candidates)
             return Cost(calls, 0, calls * self.decoding.max_new_tokens, limit=limit)
-        sizes, longest = self._fitted(data, tokenizer, candidates, limit)
+        sizes, longest = self._fitted(data, candidates, limit)
         spec = StrategySpec(self.strategy, sizes["window"], sizes["stride"], self.passes)
         calls = bound = 0
         for one, tokens in zip(candidates, longest, strict=True):
@@ -219,9 +220,12 @@ class Listwise:
         name = self.model if self.engine in ("transformers", "vllm") else self.engine_options.get("tokenizer")
         if name is None or self.engine == "replay":
             return None
-        from rrlib.engines.hf import load_tokenizer
+        return _cached_builder(str(name), 0).tokenizer
 
-        return load_tokenizer(name)
+    def _builder(self, max_passage_tokens: int) -> PromptBuilder:
+        """The builder of this system's prompts; passages that another system cut for the same tokenizer are kept."""
+        name = self.model if self.engine in ("transformers", "vllm") else self.engine_options["tokenizer"]
+        return _cached_builder(str(name), max_passage_tokens).in_style(self.style)
 
     def _limit(self) -> int | None:
         """Tokens that prompt and answer may have: `context`, vLLM's max_model_len, or the model's positions."""
@@ -242,13 +246,13 @@ class Listwise:
         return int(getattr(config, "max_position_embeddings", 0)) or None
 
     def _fitted(
-        self, data: BenchmarkData, tokenizer: Any, candidates: Sequence[Candidates], limit: int | None
+        self, data: BenchmarkData, candidates: Sequence[Candidates], limit: int | None
     ) -> tuple[dict[str, int], list[int]]:
         """The sizes with which every window fits, and the longest prompt of each query. Raises InputError."""
         sizes = self.sizes(data)
         room = None if limit is None else limit - self.decoding.max_new_tokens
 
-        builder = PromptBuilder(tokenizer, self.style, sizes["max_passage_tokens"])
+        builder = self._builder(sizes["max_passage_tokens"])
 
         def bounds() -> list[int]:
             size = {"sliding_window": sizes["window"], "pointwise": 1}.get(self.strategy)
@@ -262,7 +266,7 @@ class Listwise:
             if self.fit == "passages" and sizes["max_passage_tokens"] > 8:
                 step = max(1, excess // max(1, sizes["window"]))
                 sizes["max_passage_tokens"] = max(8, sizes["max_passage_tokens"] - step)
-                builder = PromptBuilder(tokenizer, self.style, sizes["max_passage_tokens"])
+                builder = self._builder(sizes["max_passage_tokens"])
             elif self.fit == "window" and sizes["window"] > 2:
                 sizes["window"] -= 1
                 sizes["stride"] = max(1, round(ratio * sizes["window"]))
@@ -284,7 +288,7 @@ class Listwise:
         candidates = [self.candidates(one) for one in data]
         limit, tokenizer = self._limit(), self._tokenizer()
         for i, one in enumerate(data):
-            sizes = self.sizes(one) if tokenizer is None else self._fitted(one, tokenizer, candidates[i], limit)[0]
+            sizes = self.sizes(one) if tokenizer is None else self._fitted(one, candidates[i], limit)[0]
             groups.setdefault(tuple(sizes.items()), []).append(i)
         outcomes: dict[int, Outcome] = {}
         engine = self._open()
@@ -350,6 +354,16 @@ class Pointwise(Listwise):
 
     style: str = "pointwise"
     strategy: str = "pointwise"
+
+
+@lru_cache(maxsize=4)
+def _cached_builder(tokenizer: str, max_passage_tokens: int) -> PromptBuilder:
+    """One builder a tokenizer and limit (0: the tokenizer alone), so that a passage is cut once for all systems."""
+    from rrlib.engines.hf import load_tokenizer
+
+    if max_passage_tokens == 0:
+        return PromptBuilder(load_tokenizer(tokenizer))
+    return PromptBuilder(_cached_builder(tokenizer, 0).tokenizer, max_passage_tokens=max_passage_tokens)
 
 
 def _waited(record: Mapping[str, Any]) -> float:

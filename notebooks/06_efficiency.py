@@ -1,0 +1,265 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
+#   kernelspec:
+#     display_name: python3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 06 Efficiency: what does thinking cost, and what is it worth?
+#
+# **The one question:** is one chain of thought for a whole window cheaper than one for each passage, and how much of
+# the chain is needed at all?
+#
+# **Data:** examples and queries of notebook 01 (*synthetic* with the default parameters).
+# **Time:** about three minutes on a CPU with the default parameters.
+#
+# Later work disputes that reasoning helps a reranker at all. So here stand, on the same candidates, the same data and
+# the same engine: listwise and pointwise rerankers, with and without a chain, and a chain that is cut short.
+
+# %% [markdown]
+# ## Set-up
+
+# %%
+from rrlib import plots
+from rrlib import plots_evaluation as figures
+from rrlib.engines.base import Decoding
+from rrlib.evaluation import Experiment, Listwise, Pointwise, Routed
+from rrlib.evaluation.chain import against, evaluation_data, mode_of
+from rrlib.params import collect
+from rrlib.prompts import POINT, format_target
+from rrlib.run import begin
+from rrlib.stages import check_exercise, examples_for
+from rrlib.training.mix import both_modes, pointwise_examples
+from rrlib.training.sft import SFTSettings, train_sft
+
+# %% tags=["parameters"]
+run = "smoke"  # name of the run: a folder below outputs/
+profile = "smoke"  # name of the profile, written into the results
+seed = 7  # of trainings, bootstrap and randomisation test (integer)
+interactive = False  # True shows widgets; only in Jupyter, never under papermill
+model = "package:rrlib.miniature/backbone"  # where the trainings start: folder, hub name or package:module/folder
+style = "reasonrank"  # prompt style of the reasoning mode (name in rrlib.prompts)
+nothink = "nothink_tags"  # prompt style of the mode without reasoning (name in rrlib.prompts)
+window = 10  # passages the listwise model sees at once (count)
+stride = 5  # how far the window moves (passages)
+depth = 30  # candidates reranked (passages)
+max_passage_tokens = 512  # a longer passage is cut (tokens)
+max_new_tokens = 512  # longest answer (tokens)
+queries = 12  # test queries, from the first on (count; 0 = all)
+sft_examples = 0  # training examples used, from the first on (count; 0 = all)
+per_list = 4  # passages of each list that the pointwise model is trained on (count; 0 = all)
+epochs = 4.0  # passes over the examples (count)
+learning_rate = 1.0e-3  # peak, after the warm-up (per update)
+micro_batch = 8  # rows in a forward pass (count)
+max_length = 4096  # prompt and response; longer examples are refused (tokens)
+budgets = [0, 16, 64]  # reasoning tokens after which a chain is closed (counts)
+context_share = 0.8  # windows cut to fit: part of the room that the longest window needs (0 to 1)
+engine_options = {}  # more arguments for the transformers engine (name: value)
+metrics = ["nDCG@10", "R@5", "RR"]  # names of ir-measures; the first is the headline
+resamples = 10000  # of bootstrap and randomisation test (count)
+
+# %% [markdown]
+# If notebooks 01 to 03 were not run yet, `begin` runs them first, at smoke size, and says so.
+
+# %%
+config = collect("06_efficiency", globals())
+stage = begin(config)
+sizes = {"window": window, "stride": stride, "depth": depth, "max_passage_tokens": max_passage_tokens}
+data = evaluation_data(stage, [], sizes, queries)
+data[0].validation = data[0].validation and data[0].validation.limited(queries)
+examples = examples_for(stage, sft_examples)
+print(f"{len(examples)} training lists; {len(data[0].qrels)} test queries, {data[0].data_kind} data")
+
+# %% [markdown]
+# ## One passage at a time
+#
+# A pointwise reranker (here in Rank1's form) reads one passage, thinks, and says *true* or *false*. The score is the
+# probability of *true* against *false* behind the chain. It is trained on the same lists: each passage with its label
+# and with what the teacher's chain says about it.
+#
+# **Predict:** how many chains does a list of 30 take, one passage at a time? And with windows of 10 and stride 5?
+
+# %%
+points = pointwise_examples(examples, "pointwise", per_list, seed)
+print(POINT.replace("{query}", points[0].query.text).replace("{passage}", points[0].passages[0].text))
+print(format_target(points[0], "pointwise"))
+
+# %% [markdown]
+# ## Three trainings on the same data
+#
+# The pointwise model, and one model for both modes: every list once with its chain and once without, told apart by the
+# prompt alone. The paper names the missing switch as a limitation.
+
+# %%
+settings = SFTSettings(
+    learning_rate=learning_rate,
+    micro_batch=micro_batch,
+    epochs=epochs,
+    max_length=max_length,
+    max_passage_tokens=max_passage_tokens,
+    accumulation=1,
+    seed=seed,
+    gradient_checkpointing=False,
+)
+bare = pointwise_examples(examples, "pointwise_nothink", per_list, seed)
+rows = {"pointwise": points, "pointwise, no chain": bare, "both modes": both_modes(examples, [style, nothink])}
+
+# %%
+trained = {}
+for name, part in rows.items():
+    with stage.timed(name):
+        trained[name] = train_sft(part, model, stage.path("sft", name.replace(", ", "-").replace(" ", "-")), settings)
+    print(f"{name}: {len(part)} rows, {stage.timings[name]:.0f} s")
+
+# %% [markdown]
+# ## The systems
+#
+# Same candidates, same engine, greedy decoding. `both modes` is one checkpoint, asked in two ways.
+
+# %%
+shared = {"engine_options": engine_options, "decoding": Decoding(max_new_tokens)}
+listwise = Listwise(str(stage.input("02_sft", "sft", "checkpoint")), style=style, **shared)
+both = Listwise(str(trained["both modes"].checkpoint), style=style, **shared)
+systems = {
+    "first-stage": "first-stage",
+    "listwise": listwise,
+    "pointwise": Pointwise(str(trained["pointwise"].checkpoint), **shared),
+    "pointwise, no chain": Pointwise(
+        str(trained["pointwise, no chain"].checkpoint), style="pointwise_nothink", **shared
+    ),
+    "both: think": both,
+    "both: no-think": mode_of(both, nothink),
+}
+
+# %%
+options = {"metrics": metrics, "seed": seed, "resamples": resamples, "profile": profile, "echo": print}
+with stage.timed("experiment"):
+    result = Experiment(systems, data, output=stage.path("experiment"), **options)
+result
+
+# %% [markdown]
+# ## Listwise against pointwise
+#
+# The paper measures 2 to 2.7 times less time a query for the listwise model, as it writes one chain a window.
+#
+# **Predict:** by how much does the number of chains differ? By how much do the tokens, and the seconds?
+
+# %%
+costs = result.costs.set_index("system")[["calls", "requests", "tokens_in", "tokens_out", "seconds"]]
+ratios = costs.loc["pointwise"] / costs.loc["listwise"]
+costs.round(3)
+
+# %%
+print("pointwise over listwise:", {name: round(float(ratio), 2) for name, ratio in ratios.items()})
+against(result, "pointwise", ["listwise", "pointwise, no chain"])
+
+# %% [markdown]
+# What to see: a pointwise chain is shorter than a listwise one, so fewer chains do not mean as many fewer tokens. And
+# where the pointwise model is better *and* dearer, the question is what the same time would buy elsewhere.
+
+# %% [markdown]
+# ## Think, or not: one checkpoint, two modes
+#
+# **Predict:** what does the chain add to the same weights? What does it cost?
+
+# %%
+stage.figure("means", plots.means_with_intervals(result.rows(), metrics[0]))
+
+# %%
+against(result, "both: no-think", ["both: think", "listwise"])
+
+# %% [markdown]
+# What to see: the two modes differ in nothing but the prompt. If the interval holds zero, this data cannot say that
+# thinking helps; if it does not, compare what was gained with what was written.
+
+# %% [markdown]
+# ### A router
+#
+# Answer every query without a chain first, and think only where the answer disagrees with the first stage. The
+# threshold is chosen on validation queries; beside it stands what a random choice of as many queries would give.
+
+# %%
+names = ("first-stage", "both: think", "both: no-think")
+routed = {name: systems[name] for name in names}
+routed["router"] = Routed("both: no-think", "both: think", k=stride, metric=metrics[0])
+routes = Experiment(routed, data, output=stage.path("router"), **options)
+print(routes.outcomes["router", data[0].name].info)
+routes
+
+# %% [markdown]
+# What to see: a router pays when it is better than the random choice. `routed` is the share of the queries that it sent
+# on.
+
+# %% [markdown]
+# ## How much of the chain is needed?
+#
+# After n tokens the chain is closed, and the answer is still asked for.
+#
+# **Predict:** does quality fall evenly as the chain gets shorter, or all at once?
+
+# %%
+capped = {f"budget {n}": mode_of(listwise, style, budget=n) for n in budgets}
+curve = Experiment({"listwise": listwise, **capped}, data, output=stage.path("budgets"), **options)
+headline = {row["system"]: row for row in curve.rows(metrics[0])}
+points = [{"budget": n, **headline[f"budget {n}"]} for n in budgets]
+levels = {"no limit": headline["listwise"]["mean"]}
+stage.figure("budget", figures.budget_curve(points, metrics[0], levels))
+
+# %% [markdown]
+# What to see: a chain that is closed before it has judged the passages leaves the list to a guess. Tokens written a
+# query fall with the budget, and then so does quality: where is the knee?
+
+# %% [markdown]
+# ## Does the input order matter? And a smaller context?
+#
+# The first stage shows its best passages first. Shuffled, the model must find them by itself. And where a context is
+# too small for the window, the window must hold fewer passages, so that there are more of them.
+
+# %%
+room = int(context_share * max(r["tokens_in"] for r in curve.records("listwise"))) + max_new_tokens
+changes = {"shuffled input": {"shuffle": seed}, f"fit {room} tokens": {"context": room, "fit": "window"}}
+variants = {name: mode_of(listwise, style, **change) for name, change in changes.items()}
+sturdy = Experiment({"listwise": listwise, **variants}, data, output=stage.path("robustness"), **options)
+print({name: sturdy.outcomes[name, data[0].name].info for name in variants})
+sturdy
+
+# %% [markdown]
+# ## Exercise: what a point costs
+#
+# A system writes more tokens and ranks better. Write how many extra tokens a query it pays for each hundredth of the
+# metric that it gains.
+#
+# <details><summary>Hint</summary>Extra tokens over extra metric, the metric counted in hundredths.</details>
+
+
+# %% tags=["exercise"]
+def tokens_per_point(tokens, metric, base_tokens, base_metric):
+    """(extra tokens) / (extra metric, in hundredths)."""
+    return None
+
+
+# %%
+cases = [((300, 0.75, 100, 0.70), 40.0), ((50, 0.6, 50, 0.5), 0.0), ((100, 0.4, 200, 0.5), 10.0)]
+check_exercise(tokens_per_point, cases)
+
+# %% [markdown]
+# ## Done
+#
+# The stage leaves the checkpoints, every window with its text, and all tables.
+
+# %%
+sums = curve.costs.set_index("system")["tokens_out"]
+assert sums[f"budget {min(budgets)}"] <= sums["listwise"], "a budget must not lengthen the answers"
+assert all(len(r["docids"]) == 1 for r in result.records("pointwise"))
+assert costs.loc["pointwise", "calls"] >= costs.loc["listwise", "calls"]
+means = {row["system"]: round(row["mean"], 4) for row in [*result.rows(metrics[0]), *curve.rows(metrics[0])]}
+stage.finish(seconds_ratio=round(float(ratios["seconds"]), 3), **{f"{metrics[0]} {n}": m for n, m in means.items()})

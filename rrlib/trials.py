@@ -1,0 +1,159 @@
+"""Trials over seeds: the same small world with other seeds, models trained on the same data in several forms, and
+their values pooled. Used by benchmarks/pointwise.py and benchmarks/think_nothink.py; every part resumes by itself.
+
+A seed changes everything at once: world, teacher, training and queries (as in rrlib.ablations, whose data it uses).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rrlib.ablations import RECIPES, Setting, Table
+from rrlib.engines import Decoding
+from rrlib.errors import InputError
+from rrlib.evaluation import (
+    BenchmarkData,
+    Experiment,
+    ExperimentResult,
+    Listwise,
+    Pointwise,
+    bootstrap_interval,
+    from_collection,
+    holm,
+    paired_test,
+)
+from rrlib.formats import read_collection
+from rrlib.resources import resolve
+from rrlib.training.mix import mix_styles, pointwise_examples
+from rrlib.training.sft import train_sft
+from rrlib.types import RankingExample
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+THINK, NOTHINK = "reasonrank", "nothink_tags"
+FORMS = ("think", "no-think", "mixed", "pointwise", "pointwise, no chain")
+
+
+class Trials:
+    """One folder of trials with a setting (rrlib.ablations.setting_of).
+
+    share: of no-think examples in the form `mixed`. per_list: passages of each list that pointwise forms are trained on
+    (0 = all).
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        setting: Setting,
+        *,
+        share: float = 0.5,
+        per_list: int = 0,
+        say: Callable[[str], None] = print,
+    ) -> None:
+        if not 0.0 < share < 1.0:
+            raise InputError(f"a share of {share}", remedy="give the share of no-think examples, between 0 and 1")
+        self.folder, self.setting, self.share, self.per_list, self.say = Path(folder), setting, share, per_list, say
+        self.table = Table(self.folder, setting, say)
+
+    def examples(self, form: str, seed: int) -> list[RankingExample]:
+        """The training data of a form: the same lists of the same teacher in every one."""
+        lists = self.table.examples(seed, RECIPES["full"])
+        if form == "think":
+            return lists
+        if form == "no-think":
+            return mix_styles(lists, {NOTHINK: 1.0}, seed)
+        if form == "mixed":
+            return mix_styles(lists, {THINK: 1.0 - self.share, NOTHINK: self.share}, seed)
+        style = {"pointwise": "pointwise", "pointwise, no chain": "pointwise_nothink"}.get(form)
+        if style is None:
+            raise InputError(f"no form {form!r}", remedy=f"use one of {', '.join(FORMS)}")
+        return pointwise_examples(lists, style, self.per_list, seed)
+
+    def checkpoint(self, form: str, seed: int) -> str:
+        """The SFT checkpoint of a form, trained once."""
+        rows = self.examples(form, seed)
+        name = form.replace(", ", "-").replace(" ", "-") + (f"-{self.share:g}" if form == "mixed" else "")
+        folder = self.folder / f"seed-{seed}" / "sft" / name
+        trained = train_sft(rows, resolve(self.setting.model), folder, replace(self.setting.sft, seed=seed), THINK)
+        self.say(f"seed {seed}: {form}: {trained.n_examples} rows, {trained.seconds:.0f} s of training")
+        return str(trained.checkpoint)
+
+    def data(self, seed: int, queries: int = 0) -> BenchmarkData:
+        """The seed's test queries, its validation queries beside them."""
+        s, folder = self.setting, self.table.collection(seed)
+        sizes = {"window": s.window, "stride": s.stride, "depth": s.depth}
+        found = from_collection(read_collection(folder, "test"), read_collection(folder, "validation"), **sizes)
+        found.validation = found.validation and found.validation.limited(queries)
+        return found.limited(queries)
+
+    def listwise(self, model: str, style: str = THINK, **changes: Any) -> Listwise:
+        """A listwise system of a checkpoint, on the setting's engine."""
+        options = {"engine_options": self.setting.engine_options, "decoding": Decoding(self.setting.max_new_tokens)}
+        return Listwise(model, style=style, **{**options, **changes})
+
+    def pointwise(self, model: str, style: str = "pointwise") -> Pointwise:
+        """A pointwise system of a checkpoint, on the same engine."""
+        options = {"engine_options": self.setting.engine_options, "decoding": Decoding(self.setting.max_new_tokens)}
+        return Pointwise(model, style=style, **options)  # type: ignore[arg-type]
+
+    def experiment(
+        self, name: str, seed: int, systems: Mapping[str, Any], data: BenchmarkData, metric: str, baseline: str
+    ) -> ExperimentResult:
+        """One experiment of one seed; what is there is read back."""
+        output = self.folder / f"seed-{seed}" / name
+        return Experiment(
+            systems,
+            data,
+            metric,
+            baseline=baseline,
+            seed=seed,
+            output=output,
+            echo=lambda t: self.say(f"seed {seed}: {t}"),
+        )
+
+
+def pooled(results: Mapping[int, ExperimentResult], baseline: str, metric: str) -> pd.DataFrame:
+    """Systems over all seeds: mean with a bootstrap interval over all queries (a seed's queries are its own),
+    differences from the baseline paired by query, Holm-corrected p, the mean of each seed, and costs a query."""
+    import pandas as pd
+
+    frames = []
+    for seed, result in results.items():
+        part = result.per_query[result.per_query["metric"] == metric].copy()
+        part["qid"] = [f"{seed}/{qid}" for qid in part["qid"]]
+        frames.append(part.assign(seed=seed))
+    every = pd.concat(frames)
+    wide = every.pivot(index="qid", columns="system", values="value")
+    costs = pd.concat([r.costs.assign(seed=s) for s, r in results.items()]).groupby("system", sort=False)
+    rows: list[dict[str, Any]] = []
+    for system in dict.fromkeys(every["system"]):
+        spread = bootstrap_interval(wide[system], seed=0)
+        by_seed = every[every["system"] == system].groupby("seed", sort=False)["value"].mean()
+        row: dict[str, Any] = {"system": system, "mean": spread.mean, "low": spread.low, "high": spread.high}
+        row |= {"n": len(wide), "seeds": " ".join(f"{v:.3f}" for v in by_seed), "difference": "", "p": float("nan")}
+        if system != baseline:
+            gap = bootstrap_interval(wide[system] - wide[baseline], seed=0)
+            row["difference"] = f"{gap.mean:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]"
+            row["p"] = paired_test(wide[system], wide[baseline], seed=0)
+        if system in costs.groups:
+            mine = costs.get_group(system)
+            row |= {key: float(mine[key].mean()) for key in ("calls", "requests", "tokens_in", "tokens_out", "seconds")}
+        rows.append(row)
+    compared = [row for row in rows if row["p"] == row["p"]]
+    for row, p in zip(compared, holm([row["p"] for row in compared]), strict=True):
+        row["p (Holm)"] = round(p, 4)
+    return pd.DataFrame(rows).drop(columns="p").set_index("system")
+
+
+def markdown(frame: pd.DataFrame) -> str:
+    """A frame as a Markdown table, numbers with at most four decimals."""
+    body = frame.reset_index()
+    lines: list[Sequence[Any]] = [list(body.columns), ["---"] * len(body.columns)]
+    for row in body.to_numpy().tolist():
+        cells = ["" if isinstance(c, float) and c != c else f"{c:.4g}" if isinstance(c, float) else str(c) for c in row]
+        lines.append(cells)
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
