@@ -80,3 +80,19 @@ def test_without_a_gpu_nothing_is_claimed(name: str, capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize("name", ["sft_gpu", "grpo_gpu"])
 def test_on_a_gpu_at_tiny_shapes(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "cpu" not in run(name, capsys)[0]["device"]
+
+
+def test_the_losses_without_a_run_claim_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert load("grpo_losses").main([str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "run `rrlib run params/miniature.yaml --until 02` first" in out
+    assert json.loads(out.strip().splitlines()[-1])["value"] is None
+
+
+def test_every_variant_of_the_losses_is_one_that_grpo_takes() -> None:
+    from rrlib.training.grpo import GRPOSettings
+
+    variants = load("grpo_losses").VARIANTS
+    assert (
+        variants["grpo"] == {} and len({GRPOSettings(**change) for change in variants.values()}) == len(variants) == 5
+    )
