@@ -18,7 +18,7 @@
 # a ranking?
 #
 # **Data:** with the default parameters everything is *synthetic*: a small written world, and a *simulated* teacher
-# behind the same client interface as a real one.
+# behind the same client interface as a real one. With `import_from` the examples are *real*: the authors' released set.
 # **Time:** under a minute on a CPU with the default parameters.
 #
 # The method is that of ReasonRank (section 4.1): a teacher looks at each query twice. Once with the answer in view, to
@@ -30,7 +30,7 @@
 # %%
 from rrlib import plots
 from rrlib.engines.base import Decoding
-from rrlib.formats import read_collection, read_examples
+from rrlib.formats import read_collection
 from rrlib.params import collect
 from rrlib.run import begin
 from rrlib.stages import (
@@ -42,8 +42,13 @@ from rrlib.stages import (
     passages_table,
     split_sizes,
 )
-from rrlib.synthesis.filter import filter_table
+from rrlib.synthesis import figures, story
+from rrlib.synthesis.domains import table_of_recipes
 from rrlib.synthesis.pipeline import follow, synthesize
+from rrlib.synthesis.plan import plan
+from rrlib.synthesis.prices import price_for
+from rrlib.synthesis.progress import ProgressLine
+from rrlib.synthesis.publish import data_card, examples_of, import_examples
 
 # %% [markdown]
 # Every number that a profile may change stands in the next cell, and nowhere else. The defaults are the smoke profile.
@@ -58,14 +63,19 @@ train_queries = 200  # queries to make examples of (count)
 validation_queries = 12  # queries for looking at checkpoints (count)
 test_queries = 24  # queries for the final table (count)
 pool = 30  # first-stage candidates of each query (passages)
+import_from = ""  # local copy of released data: folder or file; empty = ask the teacher (path)
 teacher = "rrlib.miniature:SimulatedTeacher"  # module:callable, or base URL of an OpenAI-compatible server
 teacher_model = ""  # model behind a base URL (name)
 teacher_options = {}  # more arguments for the teacher (name: value)
+teacher_price = []  # read and written, empty = from the price table (dollars a million tokens)
+budget = 0.0  # never overrun, 0 = none (dollars)
 concurrency = 8  # teacher calls in flight (count)
 temperature = 0.6  # of the teacher's sampling (0 = greedy)
 max_new_tokens = 4096  # longest teacher answer (tokens)
 window = 10  # passages in a training list (count)
 alpha = 0.4  # least NDCG@10 of a list under its own labels (0 to 1)
+alpha_queries = 64  # validation queries for judging alpha, 0 = none (count)
+choose_alpha = False  # True takes the alpha that is best on validation in place of the one above
 style = "reasonrank"  # prompt style the examples are for (name in rrlib.prompts)
 
 # %% [markdown]
@@ -81,7 +91,8 @@ stage
 # ## The collection
 #
 # A collection is a folder: passages, queries with their split, domain and gold answer, relevance judgements, and a
-# first-stage run (here BM25). Your own corpus in the same layout goes through the same cells.
+# first-stage run (here BM25). Your own corpus in the same layout goes through the same cells; for the sources of the
+# paper (StackExchange dumps, LeetCode, MATH, theorem lists, MS MARCO) see `rrlib data prepare --help`.
 
 # %%
 folder = open_corpus(
@@ -92,40 +103,89 @@ stage.data_kind = collection.data_kind
 split_sizes(folder)
 
 # %% [markdown]
+# ### What is relevant?
+#
+# That depends on the domain. These are the recipes, side by side: a name, what the teacher is told, where the labels
+# come from. A fifth domain is one more row (in `rrlib/synthesis/domains.py`).
+
+# %%
+table_of_recipes()
+
+# %% [markdown]
 # One query, to be followed through all steps. Read it, and then the first candidates below: the words of the query
 # do not name what it asks for.
 #
 # **Predict:** which of the passages would help somebody who asks this?
 
 # %%
-candidates = collection.candidates(window)
-example_query = candidates[0].query
-print(example_query.text)
-passages_table(candidates[0].passages)
+followed = story.followed(collection, window)
+print(followed.query.text)
+passages_table(followed.passages)
 
 # %% [markdown]
 # ## The teacher is asked twice
 #
 # `synthesize` asks the teacher about every query: *select* (gold answer in view), then *rank* (gold answer hidden).
-# Each answer is appended to a file at once, so that a run that is killed goes on where it stopped and no call is paid
-# for twice.
+# First the bill: what the batch would ask, before anything is asked. A simulated teacher costs nothing; a paid one
+# costs what its price says, and never more than `budget` (which holds for each of the two folders of answers below).
 
 # %%
-client = open_teacher(teacher, folder, seed=seed, model=teacher_model, options=teacher_options)
 settings = Decoding(max_new_tokens=max_new_tokens, temperature=temperature)
-result = synthesize(
-    collection,
-    client,
-    stage.path("teacher"),
-    window=window,
-    seed=seed,
-    limit=train_queries,
-    alpha=alpha,
-    decoding=settings,
-    concurrency=concurrency,
-    style=style,
-)
-result.summary["answers"], result.summary["this_run"]
+asking = dict(window=window, seed=seed, decoding=settings, price=price_for(teacher_model, teacher_price))
+if not import_from:
+    print(plan(collection, teacher_model or teacher, stage.path("teacher"), limit=train_queries, **asking).text())
+    client = open_teacher(teacher, folder, seed=seed, model=teacher_model, options=teacher_options)
+asking.update(concurrency=concurrency, style=style, budget=budget or None)
+
+# %% [markdown]
+# ### Which alpha?
+#
+# The filter at the end needs a threshold. It is chosen on the *validation* split, whose queries are never trained on:
+# the same teacher is asked about them, and its lists are judged by labels that it had no part in. The measure is cheap
+# and plain. A list is *right* when it begins with a passage that those labels call relevant. The filter looks for right
+# lists; precision, recall and F1 say how well it does.
+#
+# **Predict:** the paper takes 0.4. Will the curve agree?
+
+# %%
+judged = None
+if alpha_queries and not import_from:
+    held_out = read_collection(folder, "validation")
+    where = stage.path("teacher-validation")
+    judged = synthesize(held_out, client, where, split="validation", limit=alpha_queries, alpha=alpha, **asking)
+choices = story.alpha_table(story.fates(judged))
+threshold = story.best_alpha(choices, alpha) if choose_alpha else alpha
+print(f"alpha: {threshold:g} {'(best F1 on validation)' if choose_alpha else '(as the parameter says)'}")
+choices
+
+# %%
+if len(choices):
+    stage.figure("alpha", figures.choice_curves(choices, threshold))
+
+# %% [markdown]
+# What to see: precision rises with alpha, as lists that bury what the teacher itself called relevant are mostly wrong;
+# recall falls, as some right lists are lost too. With few validation queries the curves are rough: prefer the paper's
+# value to the best point of a rough curve.
+
+# %% [markdown]
+# ### The whole batch
+#
+# Each answer is appended to a file at once, and each try is booked before it is made: a run that is killed goes on
+# where it stopped, and no answer is paid for twice. With `import_from`, nobody is asked, and the released examples go
+# through the same filter into the same files.
+
+# %%
+out = stage.path("teacher")
+if import_from:
+    result = import_examples(import_from, out, alpha=threshold, limit=train_queries)
+    stage.data_kind = result.summary["data_kind"]
+else:
+    client = open_teacher(teacher, folder, seed=seed, model=teacher_model, options=teacher_options)
+    asking.update(concurrency=concurrency, style=style, budget=budget or None)
+    result = synthesize(
+        collection, client, out, limit=train_queries, alpha=threshold, progress=ProgressLine(), **asking
+    )
+result.summary["answers"], result.summary["account"]
 
 # %% [markdown]
 # ### First look: select
@@ -133,9 +193,9 @@ result.summary["answers"], result.summary["this_run"]
 # What the teacher was sent for our query (the end of it), and what it said. The gold answer is in the prompt.
 
 # %%
-asked = follow(stage.path("teacher"), example_query.qid)
-print(asked["select"][0]["prompt"][-1]["content"][-900:])
-print("\n--- the teacher:", [record["text"] for record in asked["select"]])
+asked = follow(out, followed.query.qid)
+print(story.prompt_end(asked, "select"))
+print("\n--- the teacher:", story.answers(asked, "select"))
 
 # %% [markdown]
 # ### Second look: rank
@@ -146,9 +206,7 @@ print("\n--- the teacher:", [record["text"] for record in asked["select"]])
 # **Predict:** will the passages that were selected a moment ago all stand at the top?
 
 # %%
-ranked = asked["rank"][0] if asked["rank"] else {"reasoning": "(nothing was selected)", "text": ""}
-print(ranked["reasoning"])
-print("\n--- the list:", ranked["text"])
+print(story.answers(asked, "rank"))
 
 # %% [markdown]
 # ### One example
@@ -156,30 +214,48 @@ print("\n--- the list:", ranked["text"])
 # Both labels side by side: *relevant* comes from selection (pointwise), *gold place* from ranking (listwise).
 
 # %%
-examples = read_examples(result.examples)
-shown = next((e for e in examples if e.query.qid == example_query.qid), examples[0])
-print(shown.query.text, "| self-consistency:", round(shown.meta["consistency"], 3))
+examples = examples_of(result)
+shown = next((e for e in examples if e.query.qid == followed.query.qid), examples[0])
+print(shown.query.text, "| self-consistency:", round(shown.meta.get("consistency", float("nan")), 3))
 passages_table(shown.passages, shown.relevance, shown.gold)
 
 # %% [markdown]
 # ## The self-consistency filter
 #
 # A list that buries the passages which the same teacher called relevant is not worth imitating. Its measure is NDCG@10
-# of the list under the pointwise labels; below `alpha` the example is dropped.
+# of the list under the pointwise labels; below alpha the example is dropped.
 #
-# **Predict:** is the teacher mostly consistent, or mostly not? Where would you put the threshold?
+# **Predict:** is the teacher mostly consistent, or mostly not?
 
 # %%
 values = consistencies(result)
-stage.figure("filter", plots.consistency_histogram(values, alpha))
+stage.figure("filter", plots.consistency_histogram(values, threshold))
 
 # %% [markdown]
 # What to see: the mass at 1.0 are lists with every relevant passage on top. The lists left of the dashed line are gone
-# from here on. What each threshold would keep, and why queries were lost:
+# from here on. Why queries were lost:
 
 # %%
-print(*(f"alpha {row.alpha:.1f}: {row.kept} of {row.total} lists kept" for row in filter_table(values)), sep="\n")
 kept_and_dropped(result)
+
+# %% [markdown]
+# ### What the filter is for: wrong beliefs
+#
+# A teacher who misunderstands the query writes a fluent chain to a wrong list. A real teacher does not say when that
+# happened; a *simulated* one does, so here the filter can be checked: the share of lists that come from a wrong belief,
+# before and after, by kind of error, and for every alpha.
+
+# %%
+lists = story.fates(result)
+story.wrong_beliefs(lists, threshold)
+
+# %%
+stage.figure("beliefs", figures.filter_curves(lists, threshold))
+
+# %% [markdown]
+# What to see: errors at random and errors that are always the same are equally hard to see for the filter, since each
+# list is judged alone. What passes, passes because its relevant passages still stand second. That is what the labels
+# are for in 03: reinforcement can mend what imitation has learned wrongly.
 
 # %% [markdown]
 # With `interactive = True` you can leaf through the examples.
@@ -211,6 +287,17 @@ cases = [(([2, 0, 1], [0, 0, 1]), 1.0), (([0, 2, 1], [0, 0, 1]), 0.0), (([1, 0],
 check_exercise(begins_well, cases)
 
 # %% [markdown]
+# ## The data card
+#
+# What is in the box: how many, of which domain, under which licence, by which teacher, and of which kind. It goes
+# wherever the data goes (`rrlib data export` writes other formats).
+
+# %%
+card = data_card(out)
+(out / "DATA_CARD.md").write_text(card, encoding="utf-8")
+story.Markdown(card)
+
+# %% [markdown]
 # ## Done
 #
 # A stage ends with checks on what it leaves: examples there are, each list ranks its window whole, and none is below
@@ -219,11 +306,12 @@ check_exercise(begins_well, cases)
 # %%
 assert len(examples) >= 1, "no example was kept: lower alpha, or look at the dropped table"
 assert all(sorted(e.gold) == list(range(len(e.passages))) for e in examples)
-assert min(e.meta["consistency"] for e in examples) >= alpha
+assert min(e.meta.get("consistency", 1.0) for e in examples) >= threshold
 stage.finish(
     queries=result.summary["queries"],
     examples=len(examples),
     dropped=result.summary["dropped"],
     by_domain=result.summary["by_domain"],
-    mean_consistency=round(sum(values) / len(values), 4),
+    alpha=threshold,
+    mean_consistency=round(sum(values) / max(1, len(values)), 4),
 )

@@ -10,9 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from rrlib.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _HARD = (
     "A passage is a trap if it shares words, names or the topic with the query, so that a hasty reader takes it for "
@@ -118,3 +121,15 @@ def recipe_for(domain: str, names: Mapping[str, str] | None = None) -> Recipe:
                 f"domain {domain!r} is mapped to recipe {names[domain]!r}", remedy=f"use one of {', '.join(RECIPES)}"
             ) from None
     return _BY_NAME.get("-".join(domain.lower().replace("_", " ").split()), GENERAL)
+
+
+def table_of_recipes() -> pd.DataFrame:
+    """The recipes as a table: what the teacher is told, and where labels and candidates come from."""
+    import pandas as pd
+
+    pd.set_option("display.max_colwidth", None)
+    rows = [
+        {"recipe": r.name, "a passage is relevant if": r.relevant, "labels": r.labels, "candidates": r.candidates}
+        for r in RECIPES.values()
+    ]
+    return pd.DataFrame(rows).set_index("recipe")

@@ -202,7 +202,8 @@ def judge(job: Job, position: int, item: Item) -> tuple[dict[str, Any], RankingE
         return {**fate, "fate": f"rank: {read.fault}"}, None
     value = fate["consistency"] = self_consistency(read.gold, window.relevance, job.k)
     if item.labels:  # human judgements, where there are any: an opinion on the list that the teacher had no part in
-        fate["quality"] = self_consistency(read.gold, [max(item.labels.get(p.docid, 0), 0) for p in window.passages])
+        grades = [max(item.labels.get(p.docid, 0), 0) for p in window.passages]
+        fate["quality"], fate["first_right"] = self_consistency(read.gold, grades, job.k), grades[read.gold[0]] > 0
     if not keeps(value, job.alpha):
         return {**fate, "fate": "below_alpha"}, None
     meta = {

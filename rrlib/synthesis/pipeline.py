@@ -253,6 +253,9 @@ def follow(out_dir: str | Path, qid: str) -> dict[str, list[dict[str, Any]]]:
     found: dict[str, list[dict[str, Any]]] = {}
     for step in STEPS:
         path = Path(out_dir) / f"{step}.jsonl"
+        found[step] = []
+        if not path.exists() and (Path(out_dir) / "summary.json").exists():
+            continue  # imported: nobody was asked
         if not path.exists():
             raise InputError(f"no store {path.name} here", path=out_dir, remedy="run synthesize first")
         with open(path, encoding="utf-8") as lines:

@@ -5,7 +5,7 @@ Dollars a million tokens, without discounts for cached prompts or night hours: a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,3 +70,12 @@ def read_prices(path: str | Path) -> dict[str, Price]:
 def price_of(model: str, own: Mapping[str, Price] | None = None) -> Price | None:
     """The price of a model, from one's own table first; None when nobody knows it."""
     return (own or {}).get(model) or PRICES.get(model)
+
+
+def price_for(model: str, given: Sequence[float] = ()) -> Price | None:
+    """The price that a profile gives (read, written), else that of the table. Raises InputError for others."""
+    if not given:
+        return price_of(model)
+    if len(given) != 2:
+        raise InputError(f"a price of {list(given)}", remedy="give two numbers: dollars a million tokens read, written")
+    return Price(float(given[0]), float(given[1]), "profile")

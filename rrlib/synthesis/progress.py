@@ -22,8 +22,8 @@ class ProgressLine:
     ) -> None:
         self.every, self.stream, self._clock = every, stream or sys.stderr, clock
         self._begun, self._shown = clock(), float("-inf")
-        self._display: Any = None
         self._width = 0
+        self._display = _display() if stream is None else None  # here, in the cell: later calls may come from a thread
 
     def __call__(self, done: int, total: int, usage: Usage) -> None:
         """Show the line, if it is time; the last one always."""
@@ -52,13 +52,8 @@ class ProgressLine:
         return ", ".join(parts)
 
     def _show(self, line: str, last: bool) -> None:
-        if _in_notebook():
-            from IPython.display import display
-
-            if self._display is None:
-                self._display = display({"text/plain": line}, raw=True, display_id=True)
-            else:
-                self._display.update({"text/plain": line}, raw=True)
+        if self._display is not None:
+            self._display.update({"text/plain": line}, raw=True)
         elif self.stream.isatty():
             self._width = max(self._width, len(line))
             self.stream.write("\r" + line.ljust(self._width) + ("\n" if last else ""))
@@ -73,11 +68,14 @@ def _clock_time(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def _in_notebook() -> bool:
-    """Whether a kernel runs this; papermill's is one too."""
+def _display() -> Any:
+    """An output of the running notebook cell that can be written over; None outside a kernel (papermill's is one)."""
     try:
         from IPython import get_ipython
+        from IPython.display import display
     except ImportError:
-        return False
+        return None
     shell = get_ipython()
-    return shell is not None and hasattr(shell, "kernel")
+    if shell is None or not hasattr(shell, "kernel"):
+        return None
+    return display({"text/plain": "nothing to ask: every answer is stored"}, raw=True, display_id=True)

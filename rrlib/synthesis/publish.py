@@ -32,6 +32,16 @@ def stream_examples(path: str | Path) -> Iterator[RankingExample]:
         yield example_from_json(row, path, line)
 
 
+def examples_of(result: SynthesisResult) -> list[RankingExample]:
+    """The kept examples of a run or an import, all in memory. Raises InputError when none was kept."""
+    examples = list(stream_examples(result.examples))
+    if not examples:
+        raise InputError(
+            "no example was kept", path=result.examples, remedy="lower alpha, or see dropped.jsonl for why"
+        )
+    return examples
+
+
 def to_dataset(examples: Iterable[RankingExample]) -> datasets.Dataset:
     """A datasets.Dataset with the columns of our JSON lines; `meta` is a JSON string, as its keys differ by row."""
     import datasets

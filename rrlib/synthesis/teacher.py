@@ -8,6 +8,7 @@ is lost. What a simulated teacher tells about itself (`Reply.extra`) goes into t
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import hashlib
 import inspect
 import json
@@ -246,7 +247,9 @@ def run_async(work: Coroutine[Any, Any, T]) -> T:
         finally:
             finished.set()
 
-    threading.Thread(target=target, name="rrlib-synthesis").start()
+    # In the caller's context: a notebook's kernel knows by it which cell an output belongs to.
+    context = contextvars.copy_context()
+    threading.Thread(target=context.run, args=(target,), name="rrlib-synthesis").start()
     try:
         # Short waits, and on an event: an endless wait misses signals that another thread received, and an
         # interrupted Thread.join takes a running thread for a finished one (Python 3.11).

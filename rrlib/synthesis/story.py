@@ -1,0 +1,146 @@
+"""What notebook 01 shows of a run: one query's texts, tables of what became of all, and how alpha is chosen.
+
+Everything is read from the files that a run (or an import) leaves, so a real teacher, a simulated one and imported
+data go through the same cells. What only a simulated teacher can tell (what it believed) is said to be missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rrlib.formats import Collection, read_jsonl
+from rrlib.synthesis.domains import recipe_for
+from rrlib.synthesis.export import SynthesisResult
+from rrlib.types import Candidates
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+GRID = tuple(round(0.1 * i, 1) for i in range(11))
+"""Alphas that tables and curves try: the paper's grid (0.1 to 0.7), and both ends."""
+
+IMPORTED = "(imported: nobody was asked)"
+
+
+class Markdown(str):
+    """Text that a notebook shows as Markdown."""
+
+    def _repr_markdown_(self) -> str:
+        return str(self)
+
+
+def followed(collection: Collection, window: int) -> Candidates:
+    """The query to follow through all steps: the first that is asked both questions; else the first of all."""
+    everything = collection.candidates(window)
+    for item in everything:
+        known = collection.metadata.get(item.query.qid, {})
+        if recipe_for(str(known.get("domain") or "")).labels == "teacher" and known.get("gold_answer"):
+            return item
+    return everything[0]
+
+
+def prompt_end(asked: Mapping[str, Sequence[Mapping[str, Any]]], step: str, chars: int = 900) -> str:
+    """The end of what the teacher was sent in a step."""
+    records = asked.get(step) or ()
+    return str(records[0]["prompt"][-1]["content"])[-chars:] if records else IMPORTED
+
+
+def answers(asked: Mapping[str, Sequence[Mapping[str, Any]]], step: str) -> str:
+    """What the teacher said in a step: its reasoning, where it gave one, and its answers."""
+    records = asked.get(step) or ()
+    said = [f"{r['reasoning']}\n\n{r['text']}".strip() if step == "rank" else str(r["text"]) for r in records]
+    return " | ".join(said) if said else IMPORTED
+
+
+def fates(result: SynthesisResult | None) -> pd.DataFrame:
+    """One row a query: qid, domain, fate, consistency, quality, first_right, and of a simulated teacher: error, wrong.
+
+    quality: NDCG@10 of the list under human labels (not the teacher's), first_right: whether it begins with a passage
+    that they call relevant; both NaN where there are none. wrong: whether the teacher believed wrongly; NaN (and error
+    empty) for a teacher that does not tell. consistency is NaN for queries without a readable list. Empty for None.
+    """
+    import pandas as pd
+
+    columns = ["qid", "domain", "fate", "consistency", "quality", "first_right", "error", "wrong"]
+    rows = []
+    for _, row in read_jsonl(result.fates) if result is not None else ():
+        told = row.get("simulated") or {}
+        knows = told.get("belief") is not None and told.get("truth") is not None
+        rows.append(
+            {
+                **{key: row.get(key) for key in columns[:6]},
+                "error": str(told.get("error") or "") if knows else "",
+                "wrong": float(told["belief"] != told["truth"]) if knows else None,
+            }
+        )
+    frame = pd.DataFrame(rows, columns=columns)
+    numbers = ["consistency", "quality", "first_right", "wrong"]
+    return frame.astype(dict.fromkeys(numbers, "float64"))
+
+
+def wrong_beliefs(frame: pd.DataFrame, alpha: float) -> pd.DataFrame:
+    """Share of lists with a wrong belief before and after the filter, in all and by kind of error.
+
+    frame: of `fates`. Lists that could be read count, whatever alpha the run had. One line with a note where the
+    teacher does not tell what it believes, as no real one does.
+    """
+    import pandas as pd
+
+    known = frame[frame["wrong"].notna() & frame["consistency"].notna()]
+    if known.empty:
+        note = "this teacher does not say what it believed"
+        return pd.DataFrame({"before": [note], "after": [""]}, index=pd.Index(["wrong belief"], name="lists"))
+    kept = known[known["consistency"] >= alpha]
+    wrong = known[known["wrong"] == 1.0]
+    kinds = {"wrong belief": wrong} | {f"  of them {k or 'other'}": g for k, g in wrong.groupby("error")}
+    rows = []
+    for name, group in kinds.items():
+        after = group[group["consistency"] >= alpha]
+        rows.append(
+            {
+                "lists": name,
+                "before": len(group),
+                "share before": round(len(group) / len(known), 3),
+                "after": len(after),
+                "share after": round(len(after) / max(1, len(kept)), 3),
+            }
+        )
+    total = {"lists": "all lists", "before": len(known), "share before": 1.0, "after": len(kept), "share after": 1.0}
+    return pd.DataFrame([total, *rows]).set_index("lists")
+
+
+def alpha_table(frame: pd.DataFrame, grid: Sequence[float] = GRID) -> pd.DataFrame:
+    """What each alpha does to the lists of the validation split, judged by labels that the teacher had no part in.
+
+    A list is right when it begins with a passage that people (or the world that made the query) call relevant: that
+    is what its reasoning was for. The filter is a search for right lists: precision = share of right ones among the
+    kept, recall = share of the right ones that are kept, F1 = their harmonic mean. quality = mean NDCG@10 of the kept
+    lists under the same labels. Empty where there are no such labels.
+    """
+    import pandas as pd
+
+    known = frame[frame["consistency"].notna() & frame["first_right"].notna()]
+    rows = []
+    for alpha in grid if len(known) else ():
+        kept = known[known["consistency"] >= alpha]
+        right, right_kept = known["first_right"].sum(), kept["first_right"].sum()
+        precision, recall = right_kept / max(1, len(kept)), right_kept / max(1, right)
+        rows.append(
+            {
+                "alpha": alpha,
+                "kept": len(kept),
+                "share kept": round(len(kept) / len(known), 3),
+                "precision": round(precision, 3),
+                "recall": round(recall, 3),
+                "F1": round(2 * precision * recall / max(1e-9, precision + recall), 3),
+                "quality": round(float(kept["quality"].mean()), 3) if len(kept) else float("nan"),
+            }
+        )
+    columns = ["alpha", "kept", "share kept", "precision", "recall", "F1", "quality"]
+    return pd.DataFrame(rows, columns=columns).set_index("alpha")
+
+
+def best_alpha(table: pd.DataFrame, otherwise: float) -> float:
+    """The alpha with the best F1, the lowest of equals (it keeps most lists); `otherwise` where the table is empty."""
+    return float(table["F1"].idxmax()) if len(table) else otherwise
