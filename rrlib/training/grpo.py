@@ -197,7 +197,8 @@ def train_grpo(
     decode = answer_decoder(tokenizer)
     parts = reward.trl_parts(decode) if settings.normalize == "views" else ([reward.trl(decode)], [1.0])
     with tamed_trl(), locked(out):
-        config = grpo_config(settings, out, device, bf16, world_size(), reward_weights=parts[1])
+        limit = model_length(path)
+        config = grpo_config(settings, out, device, bf16, world_size(), limit, reward_weights=parts[1])
         with config.main_process_first(local=False):  # one process clears the folder, then the others look at it
             done, resume = begin(out, inputs)
         if done is not None:
@@ -227,10 +228,19 @@ def train_grpo(
         return run_trainer(trainer, tokenizer, out, resume, facts)
 
 
-def grpo_config(settings: GRPOSettings, output: Path, device: str, bf16: bool, processes: int = 1, **more: Any) -> Any:
+def grpo_config(
+    settings: GRPOSettings,
+    output: Path,
+    device: str,
+    bf16: bool,
+    processes: int = 1,
+    positions: int = 1 << 30,
+    **more: Any,
+) -> Any:
     """TRL's GRPOConfig for our settings: every value that matters is set, and none is left to a default.
 
-    more: arguments of GRPOConfig that are not settings (the weights of the reward functions).
+    positions: of the model, beyond which vLLM would not start. more: arguments of GRPOConfig that are not settings (the
+    weights of the reward functions).
     """
     from trl import GRPOConfig
 
@@ -260,7 +270,7 @@ def grpo_config(settings: GRPOSettings, output: Path, device: str, bf16: bool, p
         mask_truncated_completions=settings.mask_truncated,
         use_vllm=settings.use_vllm,
         vllm_mode=settings.vllm_mode,
-        vllm_max_model_length=settings.max_prompt + settings.max_completion,
+        vllm_max_model_length=min(settings.max_prompt + settings.max_completion, positions),
         vllm_gpu_memory_utilization=settings.vllm_memory,
         vllm_tensor_parallel_size=settings.vllm_tensor_parallel,
         vllm_enable_sleep_mode=settings.vllm_sleep,
