@@ -130,3 +130,39 @@ def test_openai_engine_with_messages(
     assert {r["qid"]: r["tokens_in"] for r in result.records} == {q: r["tokens_in"] for q, r in expected.items()}
     same = sum(r["order"] == expected[r["qid"]]["order"] for r in result.records)
     assert same >= 0.95 * len(expected)
+
+
+CHOICES = """
+import json, sys
+from rrlib.engines import Decoding, Request, make_engine
+
+name, options = sys.argv[1], json.loads(sys.argv[2])
+engine = make_engine(name, "package:rrlib.miniature/reranker", dtype="float32", **options)
+prompts = ["why is the sky blue?", "the list is [2] > "]
+asked = [(p, c) for p in prompts for c in (("[1]", "[2]"), (" true", " false"))]
+engine.submit([Request(i, prompt=p, choices=c) for i, (p, c) in enumerate(asked)], Decoding())
+engine.submit([Request(9, prompt=prompts[1], stop=(">",), max_new_tokens=12)], Decoding(40))
+found = {}
+while len(found) < len(asked) + 1:
+    found.update(engine.collect())
+print("FOUND", json.dumps([[dict(found[i].logprobs) for i in range(len(asked))], found[9].text, found[9].tokens_out]))
+"""
+
+
+def test_vllm_gives_the_log_probabilities_of_choices() -> None:
+    """Of one token and of several, as transformers gives them; and it stops at strings and at a request's own limit."""
+    answers = []
+    for name, options in (("transformers", {}), ("vllm", {"max_model_len": 512})):
+        done = subprocess.run(
+            [sys.executable, "-c", CHOICES, name, json.dumps(options)],
+            env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        line = next(row for row in done.stdout.splitlines() if row.startswith("FOUND "))
+        answers.append(json.loads(line.removeprefix("FOUND ")))
+    (expected, text, _), (found, other, tokens) = answers
+    for a, b in zip(expected, found, strict=True):
+        assert list(a) == list(b)
+        assert all(abs(a[word] - b[word]) < 0.01 for word in a), (a, b)
+    assert len({round(v, 3) for row in expected for v in row.values()}) == 8  # they are not all the same number
+    assert text.strip() == other.strip() and ">" not in other and tokens <= 12

@@ -23,9 +23,13 @@ def register(app: typer.Typer) -> None:
         engine: Annotated[str, typer.Option(help="transformers, vllm, openai or replay")] = "transformers",
         model: Annotated[str, typer.Option(help="folder, hub name, or package:module/folder")] = "",
         prompt: Annotated[
-            str, typer.Option(help="reasonrank, reasonrank-qwen3, nothink_tags, or nothink, rankgpt (plain lists)")
+            str,
+            typer.Option(
+                help="reasonrank, reasonrank-qwen3, nothink_tags, nothink or rankgpt (plain lists); "
+                "with the pointwise strategy: pointwise, pointwise_nothink or rank1"
+            ),
         ] = "reasonrank",
-        strategy: Annotated[str, typer.Option(help="sliding_window or full_list")] = "sliding_window",
+        strategy: Annotated[str, typer.Option(help="sliding_window, full_list or pointwise")] = "sliding_window",
         window: Annotated[int, typer.Option(help="passages a window")] = 20,
         stride: Annotated[int, typer.Option(help="passages the window moves")] = 10,
         passes: Annotated[int, typer.Option(help="passes over the list")] = 1,
@@ -36,6 +40,9 @@ def register(app: typer.Typer) -> None:
         excluded: Annotated[Path | None, typer.Option(help="documents to remove: qid and docid a line")] = None,
         responses: Annotated[Path | None, typer.Option(help="recorded responses for the replay engine")] = None,
         max_new_tokens: Annotated[int, typer.Option(help="limit on generated tokens")] = 3172,
+        budget: Annotated[
+            int | None, typer.Option(help="reasoning tokens after which the chain is closed and the answer asked for")
+        ] = None,
         max_passage_tokens: Annotated[int, typer.Option(help="passages are cut to this (BEIR and TREC DL: 100)")] = 512,
         temperature: Annotated[float, typer.Option(help="0 is greedy")] = 0.0,
         top_p: Annotated[float, typer.Option(help="nucleus sampling")] = 1.0,
@@ -112,6 +119,7 @@ def register(app: typer.Typer) -> None:
             fresh=fresh,
             retry_failed=retry_failed,
             progress=not quiet,
+            budget=budget,
         )
         try:
             result = reranker.rerank(candidates)

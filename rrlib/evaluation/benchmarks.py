@@ -247,6 +247,7 @@ def _first_stage(data: BenchmarkData, split: str, given: str | Path | None, name
 def from_collection(collection: Collection, validation: Collection | None = None, **overrides: Any) -> BenchmarkData:
     """A collection that is read already (rrlib.formats.read_collection) as a benchmark; overrides: Benchmark fields."""
     run, removed = (None, 0) if collection.run is None else without_excluded(collection.run, collection.excluded)
+    held = None if validation is None else replace(from_collection(validation, **overrides), split="validation")
     return BenchmarkData(
         spec=Benchmark(collection.name, **overrides),
         qrels=collection.qrels,
@@ -255,7 +256,9 @@ def from_collection(collection: Collection, validation: Collection | None = None
         excluded=collection.excluded,
         data_kind=collection.data_kind,
         notes=[f"{collection.name}: {removed} excluded documents removed"] if removed else [],
-        validation=None if validation is None else from_collection(validation, **overrides),
+        validation=None
+        if validation is None
+        else replace(from_collection(validation, **overrides), split="validation"),
         passages=collection.corpus,
         first_stage="first stage",
     )
