@@ -54,7 +54,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
     or an answer of the teacher, it takes from its folder, as the notebooks do for anybody who opens them again.
     """
     home = tmp_path_factory.mktemp("lab")
-    # A finished smoke run of one's own saves the minutes of a new one while a notebook is being written. It is worked on
+    # A finished smoke run of one's own saves the minutes of a new one while a notebook is being written. It is used
     # where it is, since its window logs name their checkpoints by path, and put back as it was found.
     mine = os.environ.get("RRLIB_SMOKE_OUTPUTS")
     outputs = Path(mine) if mine else request.getfixturevalue("chain").outputs
