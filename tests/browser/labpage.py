@@ -59,7 +59,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
     mine = os.environ.get("RRLIB_SMOKE_OUTPUTS")
     outputs = Path(mine) if mine else request.getfixturevalue("chain").outputs
     notebooks, kept = home / "notebooks", home / "kept"
-    shutil.copytree(outputs, kept)
+    shutil.copytree(outputs / "smoke", kept)
     notebooks.mkdir()
     for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")):
         text = path.read_text(encoding="utf-8")
@@ -115,8 +115,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
         except subprocess.TimeoutExpired:
             process.kill()
         log.close()
-        shutil.rmtree(outputs)
-        shutil.copytree(kept, outputs)
+        shutil.rmtree(outputs / "smoke")
+        shutil.copytree(kept, outputs / "smoke")
 
 
 @pytest.fixture(scope="session")
