@@ -54,11 +54,13 @@ def lab(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
     or an answer of the teacher, it takes from its folder, as the notebooks do for anybody who opens them again.
     """
     home = tmp_path_factory.mktemp("lab")
-    notebooks, outputs = home / "notebooks", home / "outputs"
-    notebooks.mkdir()
-    # A finished smoke run of one's own saves the minutes of a new one while a notebook is being written.
+    # A finished smoke run of one's own saves the minutes of a new one while a notebook is being written. It is used
+    # where it is, since its window logs name their checkpoints by path, and put back as it was found.
     mine = os.environ.get("RRLIB_SMOKE_OUTPUTS")
-    shutil.copytree(Path(mine) if mine else request.getfixturevalue("chain").outputs, outputs)
+    outputs = Path(mine) if mine else request.getfixturevalue("chain").outputs
+    notebooks, kept = home / "notebooks", home / "kept"
+    shutil.copytree(outputs / "smoke", kept)
+    notebooks.mkdir()
     for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")):
         text = path.read_text(encoding="utf-8")
         if path.stem == "00_tour":
@@ -113,6 +115,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
         except subprocess.TimeoutExpired:
             process.kill()
         log.close()
+        shutil.rmtree(outputs / "smoke")
+        shutil.copytree(kept, outputs / "smoke")
 
 
 @pytest.fixture(scope="session")
