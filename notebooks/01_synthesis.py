@@ -73,7 +73,8 @@ concurrency = 8  # teacher calls in flight (count)
 temperature = 0.6  # of the teacher's sampling (0 = greedy)
 max_new_tokens = 4096  # longest teacher answer (tokens)
 window = 10  # passages in a training list (count)
-alpha = 0.4  # least NDCG@10 of a list under its own labels (0 to 1)
+alpha = 0.4  # least NDCG of a list under its own labels (0 to 1)
+consistency_k = 5  # cut-off of that NDCG: window - stride, what the next window sees (passages)
 alpha_queries = 64  # validation queries for judging alpha, 0 = none (count)
 choose_alpha = False  # True takes the alpha that is best on validation in place of the one above
 style = "reasonrank"  # prompt style the examples are for (name in rrlib.prompts)
@@ -135,7 +136,7 @@ asking = dict(window=window, seed=seed, decoding=settings, price=price_for(teach
 if not import_from:
     print(plan(collection, teacher_model or teacher, stage.path("teacher"), limit=train_queries, **asking).text())
     client = open_teacher(teacher, folder, seed=seed, model=teacher_model, options=teacher_options)
-asking.update(concurrency=concurrency, style=style, budget=budget or None)
+asking.update(concurrency=concurrency, style=style, budget=budget or None, k=consistency_k)
 
 # %% [markdown]
 # ### Which alpha?
@@ -181,7 +182,7 @@ if import_from:
     stage.data_kind = result.summary["data_kind"]
 else:
     client = open_teacher(teacher, folder, seed=seed, model=teacher_model, options=teacher_options)
-    asking.update(concurrency=concurrency, style=style, budget=budget or None)
+    asking.update(concurrency=concurrency, style=style, budget=budget or None, k=consistency_k)
     result = synthesize(
         collection, client, out, limit=train_queries, alpha=threshold, progress=ProgressLine(), **asking
     )
@@ -222,7 +223,7 @@ passages_table(shown.passages, shown.relevance, shown.gold)
 # %% [markdown]
 # ## The self-consistency filter
 #
-# A list that buries the passages which the same teacher called relevant is not worth imitating. Its measure is NDCG@10
+# A list that buries the passages which the same teacher called relevant is not worth imitating. Its measure is NDCG
 # of the list under the pointwise labels; below alpha the example is dropped.
 #
 # **Predict:** is the teacher mostly consistent, or mostly not?
@@ -270,7 +271,7 @@ if interactive:
 # %% [markdown]
 # ## Exercise: where does the best passage stand?
 #
-# NDCG@10 looks at the whole top ten. Write the simplest measure of consistency you can think of: 1.0 when the list
+# NDCG looks at the whole top of the list. Write the simplest measure of consistency you can think of: 1.0 when the list
 # begins with a relevant passage, else 0.0. `gold` holds positions, best first; `relevance` one label a passage.
 #
 # <details><summary>Hint</summary>The first entry of <code>gold</code> is a place in <code>relevance</code>.</details>

@@ -309,7 +309,7 @@ def setting_of(profile: str | Path) -> Setting:
         corpus_options=synthesis["corpus_options"],
         teacher_options=synthesis["teacher_options"],
         alpha=synthesis["alpha"],
-        consistency_k=synthesis.get("consistency_k", 10),
+        consistency_k=synthesis["consistency_k"],
         temperature=synthesis["temperature"],
         window=synthesis["window"],
         stride=last["stride"],
