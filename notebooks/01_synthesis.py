@@ -226,7 +226,8 @@ passages_table(shown.passages, shown.relevance, shown.gold)
 
 # %%
 values = consistencies(result)
-stage.figure("filter", plots.consistency_histogram(values, threshold))
+if values:  # imported examples may come without pointwise labels
+    stage.figure("filter", plots.consistency_histogram(values, threshold))
 
 # %% [markdown]
 # What to see: the mass at 1.0 are lists with every relevant passage on top. The lists left of the dashed line are gone
@@ -247,7 +248,8 @@ lists = story.fates(result)
 story.wrong_beliefs(lists, threshold)
 
 # %%
-stage.figure("beliefs", figures.filter_curves(lists, threshold))
+if values:
+    stage.figure("beliefs", figures.filter_curves(lists, threshold))
 
 # %% [markdown]
 # What to see: a low alpha lets nearly every wrong belief pass, since the relevant passages of such a list still stand
