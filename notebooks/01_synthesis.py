@@ -181,11 +181,8 @@ if import_from:
     result = import_examples(import_from, out, alpha=threshold, limit=train_queries)
     stage.data_kind = result.summary["data_kind"]
 else:
-    client = open_teacher(teacher, folder, seed=seed, model=teacher_model, options=teacher_options)
-    asking.update(concurrency=concurrency, style=style, budget=budget or None, k=consistency_k)
-    result = synthesize(
-        collection, client, out, limit=train_queries, alpha=threshold, progress=ProgressLine(), **asking
-    )
+    asking.update(limit=train_queries, alpha=threshold, progress=ProgressLine())
+    result = synthesize(collection, client, out, **asking)
 result.summary["answers"], result.summary["account"]
 
 # %% [markdown]
@@ -230,7 +227,8 @@ passages_table(shown.passages, shown.relevance, shown.gold)
 
 # %%
 values = consistencies(result)
-stage.figure("filter", plots.consistency_histogram(values, threshold))
+if values:  # imported examples may come without pointwise labels
+    stage.figure("filter", plots.consistency_histogram(values, threshold))
 
 # %% [markdown]
 # What to see: the mass at 1.0 are lists with every relevant passage on top. The lists left of the dashed line are gone
@@ -251,12 +249,14 @@ lists = story.fates(result)
 story.wrong_beliefs(lists, threshold)
 
 # %%
-stage.figure("beliefs", figures.filter_curves(lists, threshold))
+if values:
+    stage.figure("beliefs", figures.filter_curves(lists, threshold))
 
 # %% [markdown]
-# What to see: errors at random and errors that are always the same are equally hard to see for the filter, since each
-# list is judged alone. What passes, passes because its relevant passages still stand second. That is what the labels
-# are for in 03: reinforcement can mend what imitation has learned wrongly.
+# What to see: a low alpha lets nearly every wrong belief pass, since the relevant passages of such a list still stand
+# second; a high one drops most, and right lists with them. Errors at random and errors that are always the same look
+# alike to the filter, as each list is judged alone, but not to a student: the ones cancel out, the others are learned.
+# That is what the labels are for in 03, where reinforcement can mend what imitation has learned wrongly.
 
 # %% [markdown]
 # With `interactive = True` you can leaf through the examples.

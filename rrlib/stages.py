@@ -112,7 +112,7 @@ def consistencies(result: Any) -> list[float]:
     """NDCG@k of every list that the filter judged, kept and dropped (result: of rrlib.synthesis.pipeline)."""
     from rrlib.formats import read_examples
 
-    kept = [float(e.meta["consistency"]) for e in read_examples(result.examples)]
+    kept = [float(e.meta["consistency"]) for e in read_examples(result.examples) if "consistency" in e.meta]
     return kept + [float(row["consistency"]) for _, row in read_jsonl(result.dropped) if "consistency" in row]
 
 

@@ -139,6 +139,16 @@ def test_a_server_that_dies_in_mid_run(tmp_path: Path) -> None:
         assert sum(again.asked.values()) == 80, "the first 20 queries are not asked again"
 
 
+def test_one_client_serves_one_run_after_another(tmp_path: Path) -> None:
+    """Each run has an event loop of its own, and connections belong to a loop: a notebook keeps one client."""
+    collection = make_collection(4, pool=6)
+    with TeacherServer() as server:
+        client = OpenAIClient(server.url, "toy-teacher", max_retries=0)
+        for name in "abc":
+            result = synthesize(collection, client, tmp_path / name, window=6, seed=1, concurrency=4)
+            assert result.n_examples == 4 and result.summary["account"]["retries"] == 0
+
+
 def test_a_refused_call_costs_its_query_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """400 (say, a content filter): counted with the server's words, the others go on."""
 

@@ -92,6 +92,19 @@ def test_a_budget_counts_what_retries_may_have_cost(tmp_path: Path) -> None:
     assert len(teacher.asked) == 2 and 0.02 < possible <= 0.025
 
 
+def test_an_error_frees_the_money_that_others_wait_for(tmp_path: Path) -> None:
+    """The budget holds one call at a time; the first breaks in an unforeseen way, the second must not wait for ever."""
+
+    class Broken(Teacher):
+        async def chat(self, messages: Any, decoding: Any) -> Reply:
+            await asyncio.sleep(0.01)
+            raise RuntimeError("a bug")
+
+    decoding = Decoding(max_new_tokens=1000)
+    with pytest.raises(RuntimeError, match="a bug"):
+        run(make_collection(4), Broken(), tmp_path, budget=0.012, price=PRICE, decoding=decoding, concurrency=4)
+
+
 def test_a_budget_needs_a_price(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no price of this model is known"):
         run(make_collection(2), Teacher(), tmp_path, budget=1.0)

@@ -98,7 +98,8 @@ class OpenAIClient:
     timeout: seconds a try, first byte to last. max_retries: tries after the first. backoff: seconds; the waits between
     tries are random up to backoff, twice, four times, ... that, at most max_wait (a Retry-After goes first, up to
     max_wait too). requests_per_minute, tokens_per_minute: limits of the account, 0 = none; every try counts. `chat`
-    sends messages, `complete` a templated string to /v1/completions.
+    sends messages, `complete` a templated string to /v1/completions. Connections belong to an event loop: a client may
+    be used from one loop after another, and after close(), not from two at a time.
     """
 
     def __init__(
@@ -113,8 +114,6 @@ class OpenAIClient:
         backoff: float = 0.5,
         max_wait: float = 60.0,
     ) -> None:
-        import openai
-
         if not base_url.startswith(("http://", "https://")):
             raise InputError(f"base URL {base_url!r}", remedy="write http://host:port/v1")
         if timeout <= 0 or max_retries < 0 or backoff < 0 or max_wait < 0:
@@ -125,9 +124,20 @@ class OpenAIClient:
         self._requests, self._tokens = Pace(requests_per_minute), Pace(tokens_per_minute)
         self._reached = False
         self._key = os.environ.get(api_key_env) or ""
-        self._client = openai.AsyncOpenAI(
-            base_url=base_url, api_key=self._key or "none", timeout=timeout, max_retries=0
-        )
+        self._client: Any = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def _session(self) -> Any:
+        """The connections of the running loop."""
+        import openai
+
+        loop = asyncio.get_running_loop()
+        if self._client is None or self._loop is not loop:
+            self._client = openai.AsyncOpenAI(
+                base_url=self.base_url, api_key=self._key or "none", timeout=self.timeout, max_retries=0
+            )
+            self._loop = loop
+        return self._client
 
     async def chat(
         self,
@@ -143,7 +153,7 @@ class OpenAIClient:
         """
 
         async def ask() -> Any:
-            return await self._client.chat.completions.create(
+            return await self._session().chat.completions.create(
                 model=self.model,
                 messages=[dict(m) for m in messages],  # type: ignore[misc]
                 **_settings(decoding, stop),
@@ -157,7 +167,7 @@ class OpenAIClient:
         async def ask() -> Any:
             settings = _settings(decoding, stop)
             settings["extra_body"] = {**settings["extra_body"], "add_special_tokens": False}
-            return await self._client.completions.create(model=self.model, prompt=prompt, **settings)
+            return await self._session().completions.create(model=self.model, prompt=prompt, **settings)
 
         return await self._call(ask, len(prompt.encode("utf-8", "replace")), decoding, None)
 
@@ -291,8 +301,10 @@ class OpenAIClient:
         return text.replace(self._key, "(key)") if len(self._key) > 3 else text
 
     async def close(self) -> None:
-        """Close the connections."""
-        await self._client.close()
+        """Close the connections of the running loop; the next call opens new ones."""
+        client, self._client = self._client, None
+        if client is not None and self._loop is asyncio.get_running_loop():
+            await client.close()
 
 
 def _settings(decoding: Decoding, stop: Sequence[str] = ()) -> dict[str, Any]:

@@ -47,8 +47,8 @@ def filter_curves(frame: pd.DataFrame, alpha: float, grid: Sequence[float] = ())
         axes[1].legend(frameon=False)
     for axis in axes:
         axis.axvline(alpha, color="black", linestyle="--", linewidth=1.2)
-        top = axis.get_ylim()[1]
-        axis.annotate(f"alpha = {alpha:g}", (alpha, top), xytext=(4, -4), textcoords="offset points", va="top")
+        low = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
+        axis.annotate(f"alpha = {alpha:g}", (alpha, 0.03), xytext=(4, 0), **low)
     return figure
 
 

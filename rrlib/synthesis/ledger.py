@@ -61,8 +61,8 @@ class Ledger:
         known = 0.0 if price is not None else None
         self.account = Account(usd=known, possible_usd=known)
         self._open: dict[str, float | None] = {}
-        self._reserved = 0.0
-        self._settled = asyncio.Condition()
+        self._held: dict[str, float] = {}
+        self._changed = asyncio.Event()
         self._log = Log(path, self._seen)
 
     @property
@@ -124,39 +124,35 @@ class Ledger:
 
         Raises BudgetError when it does not fit even with nothing in flight.
         """
-        if self.budget is not None:
-            async with self._settled:
-                while self.spent + self._reserved + (most or 0.0) > self.budget:
-                    if self._reserved <= 0.0:
-                        raise BudgetError(
-                            f"the budget of ${self.budget:.2f} is reached: ${self.account.usd or 0.0:.4f} spent, "
-                            f"${self.account.possible_usd or 0.0:.4f} possibly, and the next call may cost "
-                            f"${most or 0.0:.4f}"
-                        )
-                    await self._settled.wait()
-                self._reserved += most or 0.0
+        while self.budget is not None and self.spent + self.held + (most or 0.0) > self.budget:
+            if not self._held:
+                raise BudgetError(
+                    f"the budget of ${self.budget:.2f} is reached: ${self.account.usd or 0.0:.4f} spent, "
+                    f"${self.account.possible_usd or 0.0:.4f} possibly, and the next call may cost ${most or 0.0:.4f}"
+                )
+            self._changed.clear()
+            await self._changed.wait()
+        self._held[key] = most or 0.0
         self._write({"event": "begin", "id": key, "most": most})
 
-    async def retry(self, key: str, why: str, most: float | None, least: float | None) -> None:
+    def retry(self, key: str, why: str, most: float | None, least: float | None) -> None:
         """Book a failed try that is made again. least: what it cost at most if the server turned it down, else None.
 
         Raises BudgetError when the budget does not hold another try.
         """
         self._write({"event": "retry", "id": key, "why": why, "possible": most if least is None else least})
-        if self.budget is not None and self.spent + self._reserved > self.budget:
+        if self.budget is not None and self.spent + self.held > self.budget:
             raise BudgetError(f"the budget of ${self.budget:.2f} does not hold another try (the last one: {why})")
 
-    async def end(
-        self, key: str, most: float | None, tokens_in: int, tokens_out: int, seconds: float, cached: bool
-    ) -> None:
+    def end(self, key: str, tokens_in: int, tokens_out: int, seconds: float, cached: bool) -> None:
         """Book that an answer is stored."""
         self._write(self._end(key, tokens_in, tokens_out, seconds, cached))
-        await self._free(0.0 if cached else most)
+        self.release(key)
 
-    async def fail(self, key: str, why: str, most: float | None, booked: float | None) -> None:
-        """Book a call that got no answer. booked: the part of `most` that its last try may have cost."""
+    def fail(self, key: str, why: str, booked: float | None) -> None:
+        """Book a call that got no answer. booked: what its last try may have cost."""
         self._write({"event": "fail", "id": key, "why": why[:300], "possible": booked})
-        await self._free(most)
+        self.release(key)
 
     def _end(self, key: str, tokens_in: int, tokens_out: int, seconds: float, cached: bool) -> dict[str, Any]:
         row: dict[str, Any] = {"event": "end", "id": key, "seconds": round(seconds, 3)}
@@ -165,14 +161,15 @@ class Ledger:
         usd = None if self.price is None else self.price.cost(tokens_in, tokens_out)
         return row | {"tokens_in": tokens_in, "tokens_out": tokens_out, "usd": usd}
 
-    async def _free(self, most: float | None) -> None:
-        if self.budget is None:
-            return
-        async with self._settled:
-            self._reserved = max(0.0, self._reserved - (most or 0.0))
-            if self._reserved < 1e-12:
-                self._reserved = 0.0
-            self._settled.notify_all()
+    @property
+    def held(self) -> float:
+        """Dollars that the calls in flight may still cost at most."""
+        return sum(self._held.values())
+
+    def release(self, key: str) -> None:
+        """A call is over, however it ended: what was held for it is free for others. Safe to call twice."""
+        self._held.pop(key, None)
+        self._changed.set()
 
     def close(self) -> None:
         """Close the file; safe to call twice."""

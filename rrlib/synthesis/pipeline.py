@@ -12,6 +12,7 @@ Simplified against the paper: random negatives come from the candidates of the s
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -196,6 +197,9 @@ async def _ask_all(job: Job, concurrency: int, progress: Progress | None) -> Non
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        close = getattr(job.teacher.client, "close", None)
+        if inspect.iscoroutinefunction(close):  # connections do not outlive their event loop
+            await close()
     if errors:
         raise errors[0]
 

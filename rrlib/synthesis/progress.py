@@ -14,16 +14,18 @@ class ProgressLine:
     """Called after each query, as `synthesize(progress=...)` does; shows a line at most every `every` seconds.
 
     In a terminal the line is written over itself (to `stream`, standard error); elsewhere each stands alone. In a
-    notebook one output is updated, so that a long run leaves one line.
+    notebook one output is updated, so that a long run leaves one line. every: None = 0.5, and 30 in a log file.
     """
 
     def __init__(
-        self, every: float = 0.5, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic
+        self, every: float | None = None, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self.every, self.stream, self._clock = every, stream or sys.stderr, clock
+        self.stream, self._clock = stream or sys.stderr, clock
         self._begun, self._shown = clock(), float("-inf")
         self._width = 0
         self._display = _display() if stream is None else None  # here, in the cell: later calls may come from a thread
+        quick = self._display is not None or self.stream.isatty()
+        self.every = every if every is not None else 0.5 if quick else 30.0
 
     def __call__(self, done: int, total: int, usage: Usage) -> None:
         """Show the line, if it is time; the last one always."""

@@ -102,14 +102,17 @@ class Teacher:
         most = self.ledger.most(size_of(messages), decoding.max_new_tokens)
         if known is None:
             await self.ledger.begin(key, most)
-        start = time.perf_counter()
-        reply = known if known is not None else await self._call(key, messages, decoding, most)
-        seconds = 0.0 if known is not None else reply.seconds or time.perf_counter() - start
-        if reply.error is None:
-            if known is None and self.cache is not None:
-                self.cache.put(self.client, messages, decoding, reply)
-            keep(self._record(key, messages, decoding, reply))
-            await self.ledger.end(key, most, reply.tokens_in, reply.tokens_out, seconds, known is not None)
+        try:
+            start = time.perf_counter()
+            reply = known if known is not None else await self._call(key, messages, decoding, most)
+            seconds = 0.0 if known is not None else reply.seconds or time.perf_counter() - start
+            if reply.error is None:
+                if known is None and self.cache is not None:
+                    self.cache.put(self.client, messages, decoding, reply)
+                keep(self._record(key, messages, decoding, reply))
+                self.ledger.end(key, reply.tokens_in, reply.tokens_out, seconds, known is not None)
+        finally:
+            self.ledger.release(key)  # or others would wait for its money for ever
         self._count(reply, seconds, known is not None)
         return reply.error is None
 
@@ -119,7 +122,7 @@ class Teacher:
 
         async def watch(why: str, turned_down: bool) -> None:
             self.usage.retries += 1
-            await self.ledger.retry(key, why, most, least if turned_down else None)
+            self.ledger.retry(key, why, most, least if turned_down else None)
             if self.halted:
                 raise EngineError("the run is stopping, so the call was not tried again")
 
@@ -130,15 +133,15 @@ class Teacher:
                 reply = await self.client.chat(messages, decoding)
                 self.usage.retries += reply.retries
         except BudgetError as error:
-            await self.ledger.fail(key, str(error), most, 0.0)  # its last try is booked as a retry
+            self.ledger.fail(key, str(error), 0.0)  # its last try is booked as a retry
             raise
         except FatalCallError as error:
-            await self.ledger.fail(key, str(error), most, least)
+            self.ledger.fail(key, str(error), least)
             raise
         except EngineError as error:
             reply = Reply(error=str(error))
         if reply.error is not None:
-            await self.ledger.fail(key, reply.error, most, most)
+            self.ledger.fail(key, reply.error, most)
         return reply
 
     def _count(self, reply: Reply, seconds: float, cached: bool) -> None:

@@ -1,0 +1,170 @@
+"""What notebook 01 shows: fates, wrong beliefs before and after, alpha by validation, progress; and its import."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_synthesis import Teacher, make_collection, run
+from test_synthesis_release import examples, released_13k
+
+from rrlib.engines.base import Decoding, Reply
+from rrlib.errors import InputError
+from rrlib.formats import read_examples
+from rrlib.synthesis import figures, story
+from rrlib.synthesis.domains import RECIPES, table_of_recipes
+from rrlib.synthesis.pipeline import follow
+from rrlib.synthesis.prices import Price, price_for
+from rrlib.synthesis.progress import ProgressLine
+from rrlib.synthesis.publish import examples_of, import_examples
+from rrlib.synthesis.teacher import Usage
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class Believer(Teacher):
+    """A simulated teacher: it believes wrongly about every third query, and then ranks backwards."""
+
+    async def chat(self, messages: Any, decoding: Decoding) -> Reply:
+        reply = await super().chat(messages, decoding)
+        kind, query = self.asked[-1]
+        wrong = kind == "rank" and int(query.split()[1]) % 3 == 0
+        told = {
+            "data_kind": "simulated",
+            "truth": "a",
+            "belief": "b" if wrong else "a",
+            "error": "random" if wrong else "",
+        }
+        text = " > ".join(reversed(reply.text.split(" > "))) if wrong else reply.text
+        return replace(reply, text=text, extra=told)
+
+
+@pytest.fixture(scope="module")
+def believed(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return run(make_collection(12), Believer(), tmp_path_factory.mktemp("believed"), alpha=0.2)
+
+
+def test_what_a_simulated_teacher_believed_is_labelled_and_counted(believed: Any) -> None:
+    records = [json.loads(line) for line in (believed.examples.parent / "rank.jsonl").read_text().splitlines()]
+    assert all(
+        r["teacher_kind"] == "simulated" and set(r["simulated"]) == {"truth", "belief", "error"} for r in records
+    )
+    frame = story.fates(believed)
+    assert len(frame) == 12 and frame["wrong"].sum() == 4 and set(frame["error"]) == {"", "random"}
+    table = story.wrong_beliefs(frame, 0.7)
+    assert list(table.index) == ["all lists", "wrong belief", "  of them random"]
+    assert list(table["before"]) == [12, 4, 4] and list(table["after"]) == [8, 0, 0]
+    assert table.loc["wrong belief", "share before"] == 0.333 and table.loc["wrong belief", "share after"] == 0.0
+    assert list(story.wrong_beliefs(frame, 0.0)["after"]) == [12, 4, 4], "whatever alpha the run had"
+    assert len(figures.filter_curves(frame, 0.4).axes) == 2
+
+
+def test_a_real_teacher_says_nothing_about_its_beliefs(tmp_path: Path) -> None:
+    result = run(make_collection(4), Teacher(), tmp_path)
+    frame = story.fates(result)
+    assert frame["wrong"].isna().all() and "simulated" not in (tmp_path / "rank.jsonl").read_text()
+    assert "does not say" in story.wrong_beliefs(frame, 0.4).to_string()
+    assert len(figures.filter_curves(frame, 0.4).axes) == 1
+
+
+def test_alpha_by_hand() -> None:
+    """Four lists: consistency 1.0 right, 0.8 right, 0.6 wrong, 0.3 wrong."""
+    frame = pd.DataFrame(
+        {
+            "consistency": [1.0, 0.8, 0.6, 0.3, np.nan],
+            "first_right": [1, 1, 0, 0, np.nan],
+            "quality": [1, 1, 0.5, 0, np.nan],
+        }
+    )
+    table = story.alpha_table(frame, (0.0, 0.5, 0.7, 0.9))
+    assert list(table["kept"]) == [4, 3, 2, 1] and list(table["precision"]) == [0.5, 0.667, 1.0, 1.0]
+    assert list(table["recall"]) == [1.0, 1.0, 1.0, 0.5] and list(table["F1"]) == [0.667, 0.8, 1.0, 0.667]
+    assert list(table["quality"]) == [0.625, 0.833, 1.0, 1.0]
+    assert story.best_alpha(table, 0.4) == 0.7
+    empty = story.alpha_table(story.fates(None))
+    assert len(empty) == 0 and story.best_alpha(empty, 0.4) == 0.4
+    assert len(figures.choice_curves(table, 0.7).axes[0].get_lines()) == 4
+    for draw in (lambda: figures.choice_curves(empty, 0.4), lambda: figures.filter_curves(story.fates(None), 0.4)):
+        with pytest.raises(InputError):
+            draw()
+
+
+def test_quality_is_judged_by_labels_the_teacher_did_not_make(believed: Any) -> None:
+    """The qrels of the toy collection call one passage relevant: it is first in no reversed list."""
+    frame = story.fates(believed).set_index("qid")
+    assert frame["quality"].notna().all()
+    assert not frame.loc["q0", "first_right"] and frame.loc["q0", "quality"] < frame.loc["q1", "quality"]
+
+
+def test_the_story_of_one_query(believed: Any, tmp_path: Path) -> None:
+    asked = follow(believed.examples.parent, "q1")
+    assert "question 1" in story.prompt_end(asked, "select", 9999) and story.answers(asked, "select").count("|") == 1
+    assert story.answers(asked, "rank").startswith("because it is good\n\n[")
+    imported = import_examples(released_13k(tmp_path / "copy"), tmp_path / "out")
+    nobody = follow(tmp_path / "out", "q1")
+    assert story.prompt_end(nobody, "select") == story.answers(nobody, "rank") == story.IMPORTED
+    assert story.fates(imported)["consistency"].notna().all() and len(examples_of(imported)) == 2
+    with pytest.raises(InputError, match="run synthesize first"):
+        follow(tmp_path, "q1")
+    collection = make_collection(3, domain="msmarco")
+    assert story.followed(collection, 6).query.qid == "q0"
+    collection.metadata["q2"]["domain"] = "biology"
+    assert story.followed(collection, 6).query.qid == "q2"
+    assert len(table_of_recipes()) == len(RECIPES)
+    assert story.Markdown("# x")._repr_markdown_() == "# x"
+
+
+def test_prices_of_a_profile() -> None:
+    assert price_for("nobody") is None and price_for("nobody", [1, 2]) == Price(1.0, 2.0, "profile")
+    with pytest.raises(InputError, match="two numbers"):
+        price_for("nobody", [1])
+
+
+def test_progress_says_how_far_how_dear_and_how_long() -> None:
+    usage = Usage(calls=1236, retries=3, failed=1, cached=2, usd=0.42, possible_usd=0.08)
+    line = ProgressLine.line(412, 1200, usage, 38.7)
+    assert line == (
+        "412/1,200 queries, 1,236 calls (3 tried again, 1 failed), 2 from the cache, $0.4200 so far (at most $0.5000), "
+        "31.9 calls/s, 1:14 to go"
+    )
+    assert "done in 1:02:03" in ProgressLine.line(5, 5, Usage(calls=5), 3723.0) and "$" not in ProgressLine.line(
+        1, 5, Usage(), 1.0
+    )
+    now, out = 0.0, io.StringIO()
+    show = ProgressLine(every=1.0, stream=out, clock=lambda: now)
+    for done in range(1, 11):
+        now += 0.3
+        show(done, 10, Usage(calls=done))
+    shown = out.getvalue().splitlines()
+    assert 3 <= len(shown) <= 5 and shown[-1].startswith("10/10")
+
+
+@pytest.mark.timeout(600)
+def test_notebook_01_takes_the_released_set(tmp_path: Path) -> None:
+    """The profile key `import_from`: 01 leaves what 02 and 03 read, without asking anybody."""
+    copy = released_13k(tmp_path / "copy")
+    profile = tmp_path / "imported.yaml"
+    profile.write_text(
+        f"name: imported\nseed: 3\n01_synthesis:\n  import_from: {copy}\n  train_queries: 20\n"
+        "  validation_queries: 2\n  test_queries: 2\n"
+    )
+    paths = os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH", "")) if p)
+    environment = {**os.environ, "RRLIB_OUTPUTS": str(tmp_path / "outputs"), "PYTHONPATH": paths}
+    command = [sys.executable, "-m", "rrlib", "run", str(profile), "--until", "01"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=580)
+    assert done.returncode == 0, done.stdout + done.stderr
+    stage = tmp_path / "outputs/imported/01_synthesis"
+    read = read_examples(stage / "teacher/examples.jsonl")
+    assert [e.gold for e in read] == [e.gold for e in examples()] and not (stage / "teacher/rank.jsonl").exists()
+    manifest = json.loads((stage / "manifest.json").read_text())
+    assert manifest["record"]["data_kind"] == "real" and str(copy) in json.dumps(manifest["match"])
+    assert "math-theorem" in (stage / "teacher/DATA_CARD.md").read_text()
