@@ -256,9 +256,7 @@ def from_collection(collection: Collection, validation: Collection | None = None
         excluded=collection.excluded,
         data_kind=collection.data_kind,
         notes=[f"{collection.name}: {removed} excluded documents removed"] if removed else [],
-        validation=None
-        if validation is None
-        else replace(from_collection(validation, **overrides), split="validation"),
+        validation=held,
         passages=collection.corpus,
         first_stage="first stage",
     )
