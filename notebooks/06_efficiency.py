@@ -68,7 +68,7 @@ metrics = ["nDCG@10", "R@5", "RR"]  # names of ir-measures; the first is the hea
 resamples = 10000  # of bootstrap and randomisation test (count)
 
 # %% [markdown]
-# If notebooks 01 to 03 were not run yet, `begin` runs them first, at smoke size, and says so.
+# If notebooks 01 and 02 were not run yet, `begin` runs them first, at smoke size, and says so.
 
 # %%
 config = collect("06_efficiency", globals())

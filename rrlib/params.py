@@ -29,7 +29,7 @@ STAGES: dict[str, tuple[str, ...]] = {
 }
 """Stage (= notebook) -> the stages whose folders it reads, in the order in which the chain runs."""
 
-EXTRAS: dict[str, tuple[str, ...]] = {"05_ablations": (), "06_efficiency": ("01_synthesis", "02_sft", "03_rl")}
+EXTRAS: dict[str, tuple[str, ...]] = {"05_ablations": (), "06_efficiency": ("01_synthesis", "02_sft")}
 """Stages beside the chain: a profile names them under `stages`."""
 
 NOTEBOOKS = {**STAGES, **EXTRAS}
