@@ -74,7 +74,7 @@ RECIPE = (
         decay=0.0,
         weights={"name": 0.22, "cue": 0.08, "judge": 0.08, "verdict": 0.18, "sort": 0.26, "listwise": 0.18},
     ),
-    # The first part leaves naming at windows of 9 and verdicts at 3. The second one begins in the middle for all skills,
+    # The first part leaves naming at windows of 9 and judging at 3. The second begins in the middle for all skills,
     # gives sorting the largest share, since it is learned last, and lets the learning rate fall.
     PretrainSettings(
         steps=2600,
@@ -82,6 +82,15 @@ RECIPE = (
         start=6,
         weights={"name": 0.16, "cue": 0.06, "judge": 0.06, "verdict": 0.20, "sort": 0.28, "listwise": 0.24},
         seed=18,
+    ),
+    # Whole answers were practised on windows of 6 until here: the last part is at full windows.
+    PretrainSettings(
+        steps=700,
+        lr=1.0e-3,
+        decay=0.8,
+        start=10,
+        weights={"name": 0.08, "cue": 0.04, "judge": 0.08, "verdict": 0.26, "sort": 0.18, "listwise": 0.36},
+        seed=19,
     ),
 )
 """What made the committed backbone: the parts are run one after the other (`pretrain_all`)."""
