@@ -46,6 +46,7 @@ stored = True  # True reads the rows kept in the repository; False makes what is
 seeds = [7, 8, 9]  # a world, a teacher and a training each (integers)
 rows = []  # rows of the table, none = all of them (names in rrlib.ablations)
 base = "miniature"  # profile whose sizes and trainings all rows share (name in params/)
+take_from = []  # finished runs of that profile, whose rows need not be made again (folders)
 resamples = 10000  # of bootstrap and randomisation test (count)
 
 # %%
@@ -75,6 +76,8 @@ maker = Table(stage.path("rows"), setting_of(base))
 if stored:
     results = stored_results()
 else:
+    for folder in take_from:
+        maker.take(folder)
     results = maker.fill(chosen, seeds)
 print(f"{len(results)} rows, {len({r.seed for r in results})} seeds, {results[0].data_kind} data, simulated teacher")
 

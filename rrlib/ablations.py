@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 from rrlib.engines.base import Decoding
 from rrlib.errors import InputError, MissingFileError
 from rrlib.evaluation.metrics import per_query
-from rrlib.formats import ranking_to_run, read_collection, read_examples
-from rrlib.manifest import hash_text
+from rrlib.formats import Collection, ranking_to_run, read_collection, read_examples, read_jsonl, read_run
+from rrlib.manifest import hash_text, read_json
 from rrlib.params import STAGES
 from rrlib.resources import load_callable, resolve
 from rrlib.reward import PAPER_WEIGHTS, MultiViewReward
 from rrlib.training.grpo import GRPOSettings, train_grpo
 from rrlib.training.sft import SFTSettings, train_sft
-from rrlib.types import RankingExample
+from rrlib.types import RankingExample, Run
 from rrlib.windowlog import repair_tail
 
 if TYPE_CHECKING:
@@ -217,9 +217,7 @@ class Table:
     def _make(self, recipe: Recipe, seed: int) -> Result:
         import time
 
-        from rrlib.prompts import get_style
         from rrlib.rerank import Reranker
-        from rrlib.responses import parse_strict
 
         s, seconds = self.setting, dict[str, float]()
         model, count = self.checkpoint(seed, recipe, seconds)
@@ -239,23 +237,66 @@ class Table:
         outcome = reranker.rerank(test.candidates())
         reranker.engine.close()
         seconds["rerank"] = round(time.perf_counter() - start, 1)
-        think = get_style(recipe.style).think
-        levels = [parse_strict(r["text"] or "", len(r["order"]), think=think).level for r in outcome.records]
         run = ranking_to_run(outcome.run(test.name))
+        return self._result(recipe, seed, test, run, outcome.records, count, seconds)
+
+    def _result(
+        self,
+        recipe: Recipe,
+        seed: int,
+        test: Collection,
+        run: Run,
+        records: Sequence[Mapping[str, Any]],
+        examples: int,
+        seconds: Mapping[str, float],
+    ) -> Result:
+        from rrlib.prompts import get_style
+        from rrlib.responses import parse_strict
+
+        think = get_style(recipe.style).think
+        levels = [parse_strict(r["text"] or "", len(r["order"]), think=think).level for r in records]
         return Result(
             row=recipe.name,
             seed=seed,
             values=_rounded(per_query(test.qrels, run, [METRIC])[METRIC]),
             valid=sum(level == "valid" for level in levels) / len(levels),
-            tokens=sum(int(r["tokens_out"] or 0) for r in outcome.records) / len(levels),
-            examples=count,
+            tokens=sum(int(r["tokens_out"] or 0) for r in records) / len(levels),
+            examples=examples,
             seconds=seconds,
             data_kind=test.data_kind,
             setting=self.key,
         )
 
-    def _first_stage(self, seed: int) -> Result:
-        test = read_collection(self.collection(seed), "test")
+    def take(self, run: str | Path) -> list[Result]:
+        """Keep the rows that a finished run of the chain has made with these very settings: first stage, backbone, SFT
+        (`no RL`) and SFT with GRPO (`full`). Raises InputError where its settings are others, MissingFileError where it
+        is not finished."""
+        folder = Path(run)
+        stages = ("01_synthesis", "02_sft", "03_rl", "04_evaluation")
+        manifests = {stage: read_json(folder / stage / "manifest.json") for stage in stages}
+        if not all(manifests.values()):
+            raise MissingFileError("this run is not finished", path=folder, remedy="run the chain to its end")
+        parameters = [manifests[stage]["match"]["parameters"] for stage in stages]
+        seed = int(parameters[0]["seed"])
+        if setting_from(*parameters) != self.setting:
+            raise InputError("this run was made with other settings", path=folder, remedy="name another base profile")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        done = {(r.row, r.seed) for r in self.results()}
+        test = read_collection(folder / "01_synthesis" / "collection", "test")
+        metrics = {stage: read_json(folder / stage / "metrics.json") for stage in stages}
+        out = [self._first_stage(seed, test)]
+        for row, system in (("backbone", "backbone"), ("no RL", "sft"), ("full", "sft+rl")):
+            records = [r for _, r in read_jsonl(folder / "04_evaluation" / "windows" / f"{system}.jsonl")]
+            run_ = read_run(folder / "04_evaluation" / "runs" / f"{system}.trec")
+            count = 0 if row == "backbone" else int(metrics["02_sft"]["examples"])
+            out.append(self._result(RECIPES[row], seed, test, run_, records, count, {}))
+        for result in out:
+            if (result.row, seed) not in done:
+                self._keep(result)
+        return out
+
+    def _first_stage(self, seed: int, test: Collection | None = None) -> Result:
+        test = test or read_collection(self.collection(seed), "test")
         assert test.run is not None
         values = _rounded(per_query(test.qrels, test.run, [METRIC])[METRIC])
         return Result(FIRST_STAGE, seed, values, 1.0, 0.0, 0, {}, test.data_kind, self.key)
@@ -271,8 +312,6 @@ def _slug(name: str) -> str:
 
 def read_results(path: str | Path) -> list[Result]:
     """Rows kept in a file, a line each; the last one counts where a row and seed stand twice."""
-    from rrlib.formats import read_jsonl
-
     if not Path(path).is_file():
         return []
     found = {(row["row"], row["seed"], row["setting"]): Result(**row) for _, row in read_jsonl(path)}
@@ -292,20 +331,28 @@ def stored_results() -> list[Result]:
 
 def setting_of(profile: str | Path) -> Setting:
     """What all rows share: the values of a profile of the chain (a name in params/, or a path)."""
-    from rrlib.params import Config, load_profile, repository
-    from rrlib.training.settings import grpo_settings, sft_settings
+    from rrlib.params import load_profile, repository
 
     path = Path(profile)
     loaded = load_profile(path if path.suffix else repository() / "params" / f"{profile}.yaml")
-    synthesis, sft, rl, last = (loaded.parameters(stage) for stage in STAGES)
+    return setting_from(*(loaded.parameters(stage) for stage in STAGES))
+
+
+def setting_from(
+    synthesis: Mapping[str, Any], sft: Mapping[str, Any], rl: Mapping[str, Any], last: Mapping[str, Any]
+) -> Setting:
+    """What all rows share, from the parameters of notebooks 01 to 04; seeds are the rows' own."""
+    from rrlib.params import Config
+    from rrlib.training.settings import grpo_settings, sft_settings
+
     return Setting(
         corpus=synthesis["corpus"],
         sizes={name: synthesis[f"{name}_queries"] for name in ("train", "validation", "test")}
         | {"pool": synthesis["pool"]},
         teacher=synthesis["teacher"],
         model=sft["model"],
-        sft=sft_settings(Config("02_sft", sft)),
-        grpo=grpo_settings(Config("03_rl", rl)),
+        sft=replace(sft_settings(Config("02_sft", sft)), seed=0),
+        grpo=replace(grpo_settings(Config("03_rl", rl)), seed=0),
         corpus_options=synthesis["corpus_options"],
         teacher_options=synthesis["teacher_options"],
         alpha=synthesis["alpha"],

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+from smoke_chain import Chain
 
 from rrlib import ablations, plots_ablations
 from rrlib.ablations import RECIPES, Result, Table, compared, read_results, setting_of, table
@@ -146,3 +147,19 @@ def test_stored_rows_are_whole(tmp_path: Path) -> None:
     seeds = {r.seed for r in results}
     assert {r.row for r in results} <= {"first stage", *RECIPES}
     assert all(len(r.values) >= 200 and min(r.values.values()) >= 0 for r in results) and seeds
+
+
+def test_a_finished_run_gives_the_rows_that_it_made(chain: Chain, tmp_path: Path) -> None:
+    maker = Table(tmp_path, setting_of("smoke"), say=lambda text: None)
+    rows = {r.row: r for r in maker.take(chain.run)}
+    assert set(rows) == {"first stage", "backbone", "no RL", "full"} and {r.seed for r in rows.values()} == {7}
+    told = {(r["system"], r["metric"]): r["mean"] for r in json.loads((chain.run / "results.json").read_text())["rows"]}
+    for row, system in (("first stage", "first-stage"), ("backbone", "backbone"), ("no RL", "sft"), ("full", "sft+rl")):
+        mean = sum(rows[row].values.values()) / len(rows[row].values)
+        assert mean == pytest.approx(told[system, "nDCG@10"], abs=1e-3)
+    maker.take(chain.run)
+    assert len(maker.results()) == 4, "rows that are there are not kept twice"
+    with pytest.raises(InputError, match="other settings"):
+        Table(tmp_path, setting_of("miniature"), say=lambda text: None).take(chain.run)
+    with pytest.raises(InputError, match="not finished"):
+        maker.take(tmp_path)

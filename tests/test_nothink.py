@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 
 import pytest
-from test_training import EXAMPLES, GRPO, SFT, backbone
+from tiny_training import EXAMPLES, GRPO, SFT
 from tokenizers_for_tests import make_tokenizer
 
 from rrlib.errors import InputError
