@@ -20,7 +20,6 @@ from rrlib.training.mix import both_modes, mix_styles, own_chain, pointwise_exam
 from rrlib.training.sft import encode_for_sft, train_sft
 from rrlib.types import Passage
 
-__all__ = ["backbone"]
 STYLE = "nothink_tags"
 TEXT = (
     "<|im_start|>system\nYou are RankLLM, an intelligent assistant that can rank passages based on their relevance to "
