@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -36,8 +37,9 @@ class Believer(Teacher):
 
     async def chat(self, messages: Any, decoding: Decoding) -> Reply:
         reply = await super().chat(messages, decoding)
-        kind, query = self.asked[-1]
-        wrong = kind == "rank" and int(query.split()[1]) % 3 == 0
+        text = messages[1]["content"]
+        number = int(re.search(r"^Query: question (\d+)$", text, re.MULTILINE).group(1))  # type: ignore[union-attr]
+        wrong = "\nGold answer: " not in text and number % 3 == 0
         told = {
             "data_kind": "simulated",
             "truth": "a",

@@ -252,17 +252,20 @@ def run_async(work: Coroutine[Any, Any, T]) -> T:
 
     # In the caller's context: a notebook's kernel knows by it which cell an output belongs to.
     context = contextvars.copy_context()
-    threading.Thread(target=context.run, args=(target,), name="rrlib-synthesis").start()
+    thread = threading.Thread(target=context.run, args=(target,), name="rrlib-synthesis")
     try:
+        thread.start()
         # Short waits, and on an event: an endless wait misses signals that another thread received, and an
         # interrupted Thread.join takes a running thread for a finished one (Python 3.11).
         while not finished.wait(0.2):
             pass
     except KeyboardInterrupt:
+        while not handle and thread.ident is not None and not finished.wait(0.05):
+            pass  # interrupted before the work had begun
         if handle:
             loop, task = handle[0]
             loop.call_soon_threadsafe(task.cancel)
-        finished.wait()
+            finished.wait()
         raise
     if errors:
         raise errors[0]
