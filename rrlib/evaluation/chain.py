@@ -32,7 +32,11 @@ def evaluation_data(
     """
     given = {key: value for key, value in sizes.items() if value}
     if benchmarks:
-        return [load_benchmark(name, **loading, **given).limited(queries) for name in expand(list(benchmarks))]
+        named = [load_benchmark(name, **loading, **given).limited(queries) for name in expand(list(benchmarks))]
+        kinds = {one.data_kind for one in named}
+        # a stage that reads no other has no kind to inherit; a mixture is called by what is least real in it
+        stage.data_kind = next(kind for kind in ("simulated", "synthetic", "real") if kind in kinds)
+        return named
     test = collection_of(stage, "test")
     try:
         validation = collection_of(stage, "validation")
