@@ -88,5 +88,5 @@ def test_the_miniature_learns(tmp_path: Path, record_property: Callable[[str, ob
         rows = [json.loads(line) for line in (stage / "windows" / f"{name}.jsonl").read_text().splitlines()]
         valid = sum(parse_strict(row["text"] or "", len(row["order"])).level == "valid" for row in rows) / len(rows)
         record_property(f"valid answers, {name}", f"{valid:.1%} of {len(rows)}")
-        assert valid >= 0.98
+        assert valid >= (0.98 if name == "sft" else 0.95)
     record_property("data", f"synthetic, {len(qids)} test queries, simulated teacher, seed 7")
