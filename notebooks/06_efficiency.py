@@ -32,7 +32,7 @@
 from rrlib import plots
 from rrlib import plots_evaluation as figures
 from rrlib.engines.base import Decoding
-from rrlib.evaluation import Experiment, Listwise, Pointwise, Routed
+from rrlib.evaluation import Experiment, Listwise, Pointwise, Routed, plan_experiment
 from rrlib.evaluation.chain import against, evaluation_data, mode_of
 from rrlib.params import collect
 from rrlib.prompts import POINT, format_target
@@ -225,7 +225,8 @@ stage.figure("budget", figures.budget_curve(points, metrics[0], levels))
 # too small for the window, the window must hold fewer passages, so that there are more of them.
 
 # %%
-room = int(context_share * max(r["tokens_in"] for r in curve.records("listwise"))) + max_new_tokens
+needed = int(plan_experiment({"listwise": listwise}, data)["longest_prompt"].max())
+room = int(context_share * needed) + max_new_tokens
 changes = {"shuffled input": {"shuffle": seed}, f"fit {room} tokens": {"context": room, "fit": "window"}}
 variants = {name: mode_of(listwise, style, **change) for name, change in changes.items()}
 sturdy = Experiment({"listwise": listwise, **variants}, data, output=stage.path("robustness"), **options)
