@@ -1,4 +1,4 @@
-"""Synthesis at scale: the benchmark's two questions, small on every change (does it run, is it flat), whole at night."""
+"""Synthesis at scale: the benchmark's two questions, small on every change (does it run, is it flat), whole nightly."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_the_whole_benchmark(record_property: Any) -> None:
     row = benchmark(timeout=3500)
     record_property(
         "figures",
-        f"{row['value']:.1%} of the ideal rate (64 in flight, 2 s each), memory +{row['memory_growth_mb']} MB from 10,000 "
-        f"to {row['memory_queries']:,} queries",
+        f"{row['value']:.1%} of the ideal rate (64 in flight, 2 s each), memory +{row['memory_growth_mb']} MB from "
+        f"10,000 to {row['memory_queries']:,} queries",
     )
     assert row["holds"], row
