@@ -427,3 +427,14 @@ def test_latency_adds_rounds_and_takes_the_slowest_of_a_round() -> None:
     assert (row["calls"], row["requests"], row["seconds"], row["tokens_in"]) == (2.5, 3.0, 5.0, 2.5)
     assert row["latency_query_p50"] == 8.0 and row["latency_window_p95"] == pytest.approx(8.0)
     assert math.isnan(cost_row([], 2, None)["seconds"]) and math.isnan(cost_row([], 2, None)["latency_query_p50"])
+
+
+def test_what_a_notebook_stores_of_a_result_does_not_grow_with_its_windows() -> None:
+    import pandas as pd
+
+    from rrlib.evaluation.results import ExperimentResult
+
+    frame = pd.DataFrame({"system": ["a", "b"], "benchmark": ["x", "x"]})
+    outcomes = {("a", "x"): "w" * 100_000}
+    shown = repr(ExperimentResult(frame, frame, frame, frame, [], "a", outcomes))  # type: ignore[arg-type]
+    assert shown == "ExperimentResult(a, b; on x)"

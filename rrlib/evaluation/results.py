@@ -34,7 +34,7 @@ TIE = 1e-9
 """Values of a query that differ by less are a tie: sums of the same numbers in another order."""
 
 
-@dataclass
+@dataclass(repr=False)
 class ExperimentResult:
     """The result of an experiment.
 
@@ -52,6 +52,11 @@ class ExperimentResult:
     baseline: str
     outcomes: Mapping[tuple[str, str], Outcome] = field(default_factory=dict)
     qrels: Mapping[str, Qrels] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """One line: a notebook stores it beside the table, and the outcomes hold every window of every system."""
+        systems, benchmarks = (list(dict.fromkeys(self.table[name])) for name in ("system", "benchmark"))
+        return f"ExperimentResult({', '.join(systems)}; on {', '.join(benchmarks)})"
 
     def run(self, system: str, benchmark: str | None = None) -> Run:
         """The scored run of a system (of the only benchmark, if there is one)."""
