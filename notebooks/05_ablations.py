@@ -79,6 +79,7 @@ else:
     for folder in take_from:
         maker.take(folder)
     results = maker.fill(chosen, seeds)
+stage.data_kind = results[0].data_kind
 print(f"{len(results)} rows, {len({r.seed for r in results})} seeds, {results[0].data_kind} data, simulated teacher")
 
 # %% [markdown]
