@@ -46,7 +46,7 @@ class Lab:
         return sum(t.user + t.system for t in times)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # not of the session: the smoke run is put back before other tests look at it
 def lab(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Lab]:
     """JupyterLab on copies of the notebooks, as a person finds them who has run the smoke profile.
 
@@ -119,7 +119,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
         shutil.copytree(kept, outputs / "smoke")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # while it is open, its event loop is in the way of other tests
 def browser() -> Iterator[Any]:
     """Debian's Chromium, driven by Playwright."""
     from playwright.sync_api import sync_playwright
