@@ -47,7 +47,6 @@ def test_every_row_is_made_and_kept(filled: tuple[Table, list[Result]]) -> None:
     assert all(len(r.values) == 6 and r.data_kind == "synthetic" for r in results)
     by_row = {r.row: r for r in results}
     assert by_row["one domain"].examples < by_row["full"].examples == by_row["no RL"].examples
-    assert by_row["no reasoning, SFT"].tokens < by_row["no RL"].tokens
     assert "rl" in by_row["full"].seconds and "rl" not in by_row["no RL"].seconds
 
 
@@ -58,7 +57,7 @@ def test_what_rows_share_is_trained_once(filled: tuple[Table, list[Result]]) -> 
     assert len(list(home.glob("sft-*"))) == 3
     assert sorted(p.name for p in home.glob("grpo-*")) == ["grpo-full", "grpo-ndcg-only-reward", "grpo-one-domain"]
     rewards = {p.name: json.loads((p / "inputs.json").read_text())["reward"] for p in home.glob("grpo-*")}
-    assert "'recall': 0.0" in rewards["grpo-ndcg-only-reward"] and "'recall': 0.2" in rewards["grpo-full"]
+    assert "recall 0, rbo 0" in rewards["grpo-ndcg-only-reward"] and "recall 0.2, rbo 0.1" in rewards["grpo-full"]
 
 
 def test_a_second_filling_makes_nothing_and_a_torn_row_is_made_again(
@@ -80,7 +79,7 @@ def test_a_second_filling_makes_nothing_and_a_torn_row_is_made_again(
 def test_other_settings_are_other_rows(filled: tuple[Table, list[Result]], setting: ablations.Setting) -> None:
     maker, results = filled
     other = Table(maker.folder, dataclasses.replace(setting, alpha=0.9), say=lambda text: None)
-    assert other.results() == [] and maker.results() == results
+    assert other.results() == [] and [r.values for r in maker.results()] == [r.values for r in results]
 
 
 def test_unknown_rows_are_named(filled: tuple[Table, list[Result]]) -> None:
