@@ -160,8 +160,7 @@ print(f"alpha: {threshold:g} {'(best F1 on validation)' if choose_alpha else '(a
 choices
 
 # %%
-if len(choices):
-    stage.figure("alpha", figures.choice_curves(choices, threshold))
+stage.figure("alpha", figures.choice_curves(choices, threshold)) if len(choices) else "no alpha was judged"
 
 # %% [markdown]
 # What to see: precision rises with alpha, as lists that bury what the teacher itself called relevant are mostly wrong;
@@ -227,8 +226,8 @@ passages_table(shown.passages, shown.relevance, shown.gold)
 
 # %%
 values = consistencies(result)
-if values:  # imported examples may come without pointwise labels
-    stage.figure("filter", plots.consistency_histogram(values, threshold))
+# Imported examples may come without pointwise labels, and so without a consistency.
+stage.figure("filter", plots.consistency_histogram(values, threshold)) if values else "no list was judged"
 
 # %% [markdown]
 # What to see: the mass at 1.0 are lists with every relevant passage on top. The lists left of the dashed line are gone
@@ -249,8 +248,7 @@ lists = story.fates(result)
 story.wrong_beliefs(lists, threshold)
 
 # %%
-if values:
-    stage.figure("beliefs", figures.filter_curves(lists, threshold))
+stage.figure("beliefs", figures.filter_curves(lists, threshold)) if values else "no list was judged"
 
 # %% [markdown]
 # What to see: a low alpha lets nearly every wrong belief pass, since the relevant passages of such a list still stand
