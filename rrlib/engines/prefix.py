@@ -181,7 +181,7 @@ def _read(
     first = model(
         input_ids=ids, position_ids=places, past_key_values=cache, use_cache=True, logits_to_keep=1, shared=cache
     )
-    cache.reading = False
+    cache.reading, cache._mask = False, None
     return cache, first.logits[:, -1]
 
 
@@ -197,11 +197,24 @@ class _SharedCache:
         import torch
 
         self.copies, self.room, self.reading = copies, room, True
+        self._mask: torch.Tensor | None = None
         self.owner: torch.Tensor | None = None  # of whole answers: which prompt each belongs to
         self.prompt: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.answer: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.length: list[int] = []
         self.hidden = torch.zeros(seen.shape, device=seen.device).masked_fill(~seen, float("-inf"))
+
+    def reading_mask(self) -> torch.Tensor | None:
+        """What each token of a prompt may look at, the same in every layer; None where that is all before it."""
+        import torch
+
+        if self._mask is None and bool((self.hidden != 0).any()):
+            width = self.hidden.shape[1]
+            causal = torch.ones(width, width, dtype=torch.bool, device=self.hidden.device).tril()
+            own = torch.eye(width, dtype=torch.bool, device=self.hidden.device)
+            # A padded place may look at itself, or it would have nothing to look at.
+            self._mask = causal & (self.hidden[:, None, None, :] == 0) | own
+        return self._mask
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         if not self.prompt:
@@ -251,17 +264,13 @@ def _attend(
     import torch
 
     assert shared is not None
-    rows, heads, tokens, size = query.shape
+    rows, heads, _, size = query.shape
     groups = key.shape[1]
     repeat = heads // groups
     if shared.reading:
-        causal = torch.ones(tokens, tokens, dtype=torch.bool, device=query.device).tril()
-        # A padded row may look at itself, or it would have nothing to look at.
-        mask = causal & (shared.hidden[:, None, None, :] == 0) | torch.eye(
-            tokens, dtype=torch.bool, device=query.device
-        )
+        mask = shared.reading_mask()
         out = torch.nn.functional.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, scale=scaling, enable_gqa=repeat > 1
+            query, key, value, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=repeat > 1
         )
         return out.transpose(1, 2), None
     keys, values = shared.prompt[module.layer_idx]
