@@ -67,13 +67,16 @@ def grpo_curves(output: str | Path) -> Figure:
     for place, view in enumerate(("ndcg", "recall", "rbo"), 1):
         _line(axes[1], log, f"view/{view}", place, "views: mean of valid, 80% of groups", label=view)
         _band(axes[1], bands, view, place)
-    _line(axes[2], log, "completions/mean_length", 4, "tokens of a completion")
-    cut = axes[2].twinx()
-    _line(cut, log, "completions/clipped_ratio", 7, "share cut off")
+    cut, entropy = axes[2].twinx(), axes[3].twinx()
+    _line(axes[2], log, "completions/mean_length", 4, "tokens of a completion", label="length (left)")
+    _line(cut, log, "completions/clipped_ratio", 7, "share cut off", label="cut off (right)")
     cut.set_ylim(-0.02, 1.02)
-    _line(axes[3], log, "kl", 5, "KL to the start (nats a token)")
-    entropy = axes[3].twinx()
-    _line(entropy, log, "entropy", 6, "entropy (nats a token)", dash="--")
+    _line(axes[3], log, "kl", 5, "KL to the start (nats a token)", label="KL (left)", dash="-")
+    _line(entropy, log, "entropy", 6, "entropy (nats a token)", label="entropy (right)", dash="--")
+    for left, right in ((axes[2], cut), (axes[3], entropy)):
+        handles = [*left.get_lines(), *right.get_lines()]
+        named = [handle for handle in handles if not handle.get_label().startswith("_")]
+        right.legend(handles=named, frameon=False, loc="center left")
     for axis, title in zip(axes, ("Reward", "Views", "Lengths", "KL and entropy"), strict=True):
         axis.set_title(title)
     if axes[1].get_legend_handles_labels()[0]:

@@ -183,7 +183,7 @@ def plan_sft(settings: SFTSettings, model: str | Path, launch: Launch, memory: f
         facts.append(("optimiser updates", f"{schedule.updates} ({settings.epochs:g} epochs of {examples} rows)"))
         facts.append(("warm-up", f"{schedule.warmup} updates, then {settings.schedule}"))
     facts.append(("work a token", f"{flops_per_token(shape, length) / 1e9:.1f} GFLOP at {length} tokens"))
-    return Plan("SFT", str(model), memory, tuple(parts), tuple(facts))
+    return Plan("SFT", _label(model), memory, tuple(parts), tuple(facts))
 
 
 def plan_grpo(settings: GRPOSettings, model: str | Path, launch: Launch, memory: float) -> Plan:
@@ -207,7 +207,13 @@ def plan_grpo(settings: GRPOSettings, model: str | Path, launch: Launch, memory:
         ("optimiser updates", f"{split.max_steps} ({settings.steps} steps x {settings.updates})"),
     ]
     rollouts, fact = _rollouts(settings, shape, launch, memory, length)
-    return Plan("GRPO", str(model), memory, (*parts, *rollouts), (*facts, fact))
+    return Plan("GRPO", _label(model), memory, (*parts, *rollouts), (*facts, fact))
+
+
+def _label(model: str | Path) -> str:
+    """A hub name as it is, a folder by its last three names: no path of a machine in an executed notebook."""
+    path = Path(model)
+    return "/".join(path.parts[-3:]) if path.is_absolute() else str(model)
 
 
 def _rollouts(

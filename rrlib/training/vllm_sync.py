@@ -33,6 +33,7 @@ def prepare_vllm(device: str, mode: str) -> None:
         ) from error
     if device == "cpu":
         _keep_weights_unpacked()
+        _hide_inner_names()
 
 
 def _keep_weights_unpacked() -> None:
@@ -43,3 +44,25 @@ def _keep_weights_unpacked() -> None:
         layer.cpu_linear = torch.nn.functional.linear
 
     layers.dispatch_cpu_unquantized_gemm = plain
+
+
+def _hide_inner_names() -> None:
+    """At its start on a CPU, vLLM asks every object of every loaded module for `__dict__`. llvmlite's library object,
+    there as soon as anything has imported numba (bm25s does), takes that for a C function and hands out a wrapper, on
+    which vLLM fails (`'_lib_fn_wrapper' object has no attribute 'get'`)."""
+    try:
+        from llvmlite.binding import ffi
+    except ImportError:
+        return
+    kind = type(ffi.lib)
+    if getattr(kind, "_rrlib_hides", False):
+        return
+    found = kind.__getattr__
+
+    def attribute(self: Any, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return found(self, name)
+
+    kind.__getattr__ = attribute
+    kind._rrlib_hides = True
