@@ -247,7 +247,7 @@ def _evaluate(
     for one in data:
         wanted = list(metrics) or list(one.spec.metrics)
         notes += one.notes
-        best = oracle_run(one.qrels, bare_candidates(one, one.spec.depth or None))
+        best = oracle_run(one.qrels, bare_candidates(one), one.spec.depth or None)
         first, ceiling = (per_query(one.qrels, run, wanted, one.spec.relevance_level) for run in (one.need_run(), best))
         ends[one.name] = first, ceiling
         for name in systems:

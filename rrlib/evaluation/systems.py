@@ -103,7 +103,7 @@ class Oracle(_NoModel):
 
     def rank(self, data: Sequence[BenchmarkData], log: Path | None, peer: Peer) -> list[Outcome]:
         return [
-            Outcome(oracle_run(one.qrels, bare_candidates(one, self.depth or one.spec.depth or None))) for one in data
+            Outcome(oracle_run(one.qrels, bare_candidates(one), self.depth or one.spec.depth or None)) for one in data
         ]
 
 

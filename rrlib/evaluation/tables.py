@@ -183,13 +183,18 @@ def align(lines: Sequence[Sequence[str]], left: int = 1) -> str:
     return "\n".join([text[0], "  ".join("-" * width for width in widths), *text[1:]])
 
 
-def oracle_run(qrels: Qrels, candidates: Sequence[Candidates]) -> Run:
-    """The candidates in the best possible order: grade descending, equal grades in first-stage order."""
+def oracle_run(qrels: Qrels, candidates: Sequence[Candidates], depth: int | None = None) -> Run:
+    """The candidates in the best possible order: grade descending, equal grades in first-stage order.
+
+    depth: only the first so many are moved (None: all); the others keep their places behind them, as rerankers leave
+    them, so that the ceiling holds for metrics that look deeper too.
+    """
     rankings: dict[str, list[str]] = {}
     for one in _of_one_collection(candidates):
         grades = qrels.get(one.query.qid, {})
         docids = [passage.docid for passage in one.passages]
-        rankings[one.query.qid] = sorted(docids, key=lambda docid: -max(grades.get(docid, 0), 0))
+        best = sorted(docids[:depth], key=lambda docid: -max(grades.get(docid, 0), 0))
+        rankings[one.query.qid] = best + docids[len(best) :]
     return ranking_to_run(rankings)
 
 
