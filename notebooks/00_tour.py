@@ -246,12 +246,15 @@ if interactive:
 # In reinforcement training (GRPO) the model answers the same prompt several times, at random. What is better than the
 # group's mean becomes more likely, what is worse less. Nobody judges the reasoning; the reward of the list is enough.
 #
-# **Predict:** this model is trained already. How much will its answers to one prompt differ?
+# This model is trained already, and answers most prompts alike. Of a dozen windows this is the group that differs most.
+#
+# **Predict:** in what will eight answers to one prompt differ: in the belief, in the verdicts, or in the list?
 
 # %%
-texts = explain.rollouts(reranker, query.text, [test.corpus[d] for d in shown["docids"]], group_size, seed)
+group = explain.lively_group(reranker, test, outcome.records, reward, group_size, seed)
 reranker.engine.close()
-stage.figure("group", lesson_plots.group_update(texts, relevance, gold, reward))
+print(group.query)
+stage.figure("group", lesson_plots.group_update(group.texts, group.relevance, group.gold, reward))
 
 # %% [markdown]
 # What to see: where all answers earn the same, all advantages are zero, and there is nothing to learn from this prompt.
@@ -259,7 +262,7 @@ stage.figure("group", lesson_plots.group_update(texts, relevance, gold, reward))
 
 # %%
 if interactive:
-    widgets.show(widgets.group_explorer(texts, relevance, gold, k=window - stride))
+    widgets.show(widgets.group_explorer(group.texts, group.relevance, group.gold, k=window - stride))
 
 # %% [markdown]
 # ## Exercise: who is carried on?
@@ -289,6 +292,6 @@ check_exercise(carried_on, [(([1, 11], 20, 10), 1), (([9, 10], 20, 10), 2), (([5
 # %%
 assert sorted(after[qid]) == sorted(before[qid]), "nothing is lost, nothing is doubled"
 assert orders[-1] == after[qid], "the film ends where the run does"
-assert scores[qid][1] >= scores[qid][0] and len(texts) == group_size
+assert scores[qid][1] >= scores[qid][0] and len(group.texts) == group_size
 means = pd.DataFrame(scores.values(), columns=["BM25", "reranked"]).mean()
 stage.finish(queries=len(scores), **{f"nDCG@10 {name}": round(float(mean), 4) for name, mean in means.items()})

@@ -20,6 +20,7 @@ from rrlib.reward import PAPER_WEIGHTS, MultiViewReward
 from rrlib.strategies import Permutation, Strategy, StrategySpec, Window
 
 if TYPE_CHECKING:
+    from rrlib.formats import Collection
     from rrlib.rerank import Reranker
     from rrlib.types import Passage
 
@@ -226,6 +227,47 @@ def pull(orders: Sequence[Sequence[int] | None], weights: Sequence[float]) -> Fl
 def labels_of(docids: Sequence[str], grades: Mapping[str, int]) -> list[int]:
     """The pointwise labels of a window's documents: their grade where it is positive, else 0."""
     return [max(0, grades.get(docid, 0)) for docid in docids]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rollouts of one window: its query's text, the labels and gold list of its passages, and the answers."""
+
+    query: str
+    relevance: list[int]
+    gold: list[int]
+    texts: list[str]
+
+
+def lively_group(
+    reranker: Reranker,
+    collection: Collection,
+    records: Sequence[Mapping[str, Any]],
+    reward: MultiViewReward,
+    count: int = 8,
+    seed: int = 0,
+    tries: int = 12,
+) -> Group:
+    """The group whose rewards differ most, among the first `tries` windows that show a relevant passage, a query each.
+
+    A trained model answers most prompts alike, and such a group has nothing to show. Raises InputError where no window
+    shows a relevant passage.
+    """
+    found: dict[str, Mapping[str, Any]] = {}
+    for record in records:
+        grades = collection.qrels.get(record["qid"], {})
+        if any(grades.get(docid, 0) > 0 for docid in record["docids"]):
+            found.setdefault(record["qid"], record)
+    groups: list[tuple[float, Group]] = []
+    for record in list(found.values())[:tries]:
+        relevance = labels_of(record["docids"], collection.qrels[record["qid"]])
+        gold, query = gold_of(relevance), collection.queries[record["qid"]].text
+        texts = rollouts(reranker, query, [collection.corpus[d] for d in record["docids"]], count, seed)
+        totals = [scored.total for scored in reward.score_group(texts, relevance, gold)]
+        groups.append((float(np.std(totals)), Group(query, relevance, gold, texts)))
+    if not groups:
+        raise InputError("no window shows a relevant passage", remedy="rerank more queries first")
+    return max(groups, key=lambda pair: pair[0])[1]
 
 
 def gold_of(relevance: Sequence[int]) -> list[int]:

@@ -100,10 +100,12 @@ def run_chain(
     first = stage_named(start) if start else loaded.stages[0]
     last = stage_named(until) if until else loaded.stages[-1]
     chosen = [stage for stage in loaded.stages if first <= stage <= last]
+    if first > last:
+        raise InputError(f"--from {first[:2]} is after --until {last[:2]}", remedy="swap them")
     if not chosen:
         raise InputError(
             f"the profile runs no stage from {first[:2]} to {last[:2]}",
-            remedy=f"it runs {', '.join(loaded.stages)}; --from comes before --until",
+            remedy=f"it runs {', '.join(loaded.stages)}",
         )
     for stage in loaded.stages:
         if stage < first and read_json(run_dir / stage / "manifest.json") is None:

@@ -301,7 +301,6 @@ class FakeStage:
 @pytest.mark.parametrize(
     "rows",
     [
-        [row(system="another")],
         [row(), row()],
         [row(mean=55.0, high=60.0)],
         [row(low=0.55)],
