@@ -26,7 +26,7 @@ STORES = ("select.jsonl", "rank.jsonl")
 def over(server: TeacherServer, out: Path, **options: Any) -> Any:
     slow = server.fault == "slow"
     timeout = 5.0 if slow else 120.0  # shared machines have pauses of their own
-    client = OpenAIClient(server.url, "toy-teacher", timeout=timeout, max_retries=8, backoff=0.02, max_wait=0.2)
+    client = OpenAIClient(server.url, "toy-teacher", timeout=timeout, max_retries=30, backoff=0.02, max_wait=0.2)
     many = 128 if slow else 64
     return synthesize(COLLECTION, client, out, **{"window": 6, "seed": 1, "concurrency": many, **options})
 
@@ -55,12 +55,10 @@ def test_transport_faults_leave_no_trace_in_the_store(clean: Path, tmp_path: Pat
     assert (tmp_path / "examples.jsonl").read_bytes() == (clean / "examples.jsonl").read_bytes()
     begun = Counter(row["id"] for _, row in read_jsonl(tmp_path / "calls.jsonl") if row["event"] == "begin")
     assert len(begun) == 2 * QUERIES and set(begun.values()) == {1}, "no stored call is repeated"
-    if fault != "slow":  # there, an answer may come when nobody waits for it any more
-        assert set(server.done.values()) == {1}
-    tries = sum(server.asked.values())
-    assert result.summary["this_run"]["retries"] == tries - 2 * QUERIES >= len(server.met)
     books = [row for _, row in read_jsonl(tmp_path / "calls.jsonl") if row["event"] == "retry"]
-    assert len(books) == tries - 2 * QUERIES, "each retry is booked"
+    assert len(books) == result.summary["this_run"]["retries"] >= len(server.met), "each retry is booked"
+    if fault != "slow":  # there, an answer may come when nobody waits for it, or a try end before it was sent
+        assert set(server.done.values()) == {1} and len(books) == sum(server.asked.values()) - 2 * QUERIES
     expected = {"429": "429", "500": "500", "slow": "no answer in time"}.get(fault)
     assert expected is None or {row["why"] for row in books} == {expected}
     assert result.summary["this_run"]["failed"] == 0 and result.summary["account"]["calls"] == 2 * QUERIES
