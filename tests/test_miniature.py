@@ -215,7 +215,7 @@ def test_first_stage_is_bm25_in_its_order(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"train": 5000}, "combinations"),
+        ({"train": 50_000}, "combinations"),
         ({"train": -1}, "0 or more"),
         ({"pool": 2}, "pool of 2"),
         ({"pool": 5000}, "pool of 5000"),

@@ -126,7 +126,8 @@ def test_synthesize_on_the_command_line(world: Path, in_process: Path, tmp_path:
         priced = [*to, "--price-in", "1", "--price-out", "2"]
         assert main(["synthesize", str(world), "--output", str(tmp_path / "a"), *priced, "--dry-run"]) == 0
         said = capsys.readouterr().out
-        assert "calls to make: 130 (90 select, 40 rank)" in said and "cost: about $" in said
+        calls, selects = map(int, re.search(r"calls to make: (\d+) \((\d+) select, 40 rank\)", said).groups())
+        assert calls == selects + 40 and selects >= 40 and "cost: about $" in said
         assert not (tmp_path / "a").exists()
         budget = [*priced, "--max-new-tokens", "400", "--budget"]
         assert main(["synthesize", str(world), "--output", str(tmp_path / "a"), *budget, "0.02"]) == 1

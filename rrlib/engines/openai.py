@@ -181,7 +181,7 @@ class OpenAIClient:
 
         async def ask() -> Any:
             if prompt is not None:
-                return await self._client.completions.create(
+                return await self._session().completions.create(
                     model=self.model,
                     prompt=prompt,
                     max_tokens=1,
@@ -189,7 +189,7 @@ class OpenAIClient:
                     logprobs=TOP_LOGPROBS,
                     extra_body={"add_special_tokens": False},
                 )
-            return await self._client.chat.completions.create(
+            return await self._session().chat.completions.create(
                 model=self.model,
                 messages=[dict(m) for m in messages],  # type: ignore[misc]
                 max_tokens=1,
@@ -198,7 +198,7 @@ class OpenAIClient:
                 top_logprobs=TOP_LOGPROBS,
             )
 
-        size = len((prompt or "").encode("utf-8", "replace")) if prompt is not None else size_of(messages)
+        size = size_of(messages) if prompt is None else len(prompt.encode("utf-8", "replace"))
         one = Decoding(max_new_tokens=1)
         return await self._call(ask, size, one, None, lambda response: _read_choices(response, choices))
 
