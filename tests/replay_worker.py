@@ -13,13 +13,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import trl
-
+from rrlib.training import grpo
 from rrlib.training.worker import main
 
 
 def install(record: Path) -> None:
-    """Replace TRL's generation by the record."""
+    """Replace generation by the record."""
     turns = json.loads(record.read_text())
     rank, calls = int(os.environ.get("RANK", "0")), iter(range(len(turns)))
 
@@ -29,7 +28,7 @@ def install(record: Path) -> None:
         assert prompts[share] == prompt_ids, "this process rolls out other prompts than were recorded"
         return completions[share], None
 
-    trl.GRPOTrainer._generate_single_turn = replay
+    grpo.small_model_rollouts = replay
 
 
 if __name__ == "__main__":

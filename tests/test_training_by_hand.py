@@ -19,6 +19,7 @@ from tiny_training import EXAMPLES, GRPO
 
 from rrlib.prompts import format_response
 from rrlib.reward import MultiViewReward
+from rrlib.training import grpo
 from rrlib.training.grpo import train_grpo
 
 TEXTS = [
@@ -71,7 +72,7 @@ def run(backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[
     folder = tmp_path_factory.mktemp("hand")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trl.GRPOTrainer, "_compute_loss", spy)
-        patch.setattr(trl.GRPOTrainer, "_generate_single_turn", generate)
+        patch.setattr(grpo, "small_model_rollouts", generate)
         train_grpo(EXAMPLES, backbone, folder, SETTINGS, MultiViewReward(k=1))
     from rrlib.training.completions import read_completions
 

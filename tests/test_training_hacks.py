@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import trl
 from tiny_training import EXAMPLES, GRPO
 
 from rrlib.reward import MultiViewReward
+from rrlib.training import grpo
 from rrlib.training.completions import read_completions
 from rrlib.training.grpo import train_grpo
 
@@ -81,7 +81,7 @@ def earned(backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[tup
         GRPO, prompts=2, rollouts=len(texts), micro_batch=len(texts), updates=1, steps=1, max_completion=200
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trl.GRPOTrainer, "_generate_single_turn", generate)
+        patch.setattr(grpo, "small_model_rollouts", generate)
         train_grpo(EXAMPLES, backbone, folder, settings, MultiViewReward(k=1))
     rows = read_completions(folder).to_dict("records")
     assert len(rows) == 2 * len(texts)

@@ -14,13 +14,12 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
-import trl
 
 from rrlib.errors import InputError, MissingFileError, StageError
 from rrlib.formats import read_collection
 from rrlib.miniature import build
 from rrlib.reward import MultiViewReward
-from rrlib.training import launch
+from rrlib.training import grpo, launch
 from rrlib.training.grpo import GRPOSettings, train_grpo
 from rrlib.training.launch import Launch, accelerate_file, command, progress, sharding, train, write_job
 from rrlib.training.resume import TrainResult, locked
@@ -101,14 +100,14 @@ def test_two_processes_train_grpo_as_one_does_on_the_same_completions(
     examples: list[RankingExample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     turns: list[tuple[list[list[int]], list[list[int]]]] = []
-    real = trl.GRPOTrainer._generate_single_turn
+    real = grpo.small_model_rollouts
 
     def record(self: Any, prompt_ids: list[list[int]], *args: Any, **kwargs: Any) -> Any:
         completions, logprobs = real(self, prompt_ids, *args, **kwargs)
         turns.append((prompt_ids, completions))
         return completions, logprobs
 
-    monkeypatch.setattr(trl.GRPOTrainer, "_generate_single_turn", record)
+    monkeypatch.setattr(grpo, "small_model_rollouts", record)
     one = train(GRPO, examples, RERANKER, tmp_path / "one", reward=REWARD)
     (tmp_path / "turns.json").write_text(json.dumps(turns))
 

@@ -21,7 +21,7 @@ from tiny_training import EXAMPLES, GRPO, SFT
 from rrlib.errors import InputError
 from rrlib.prompts import format_response
 from rrlib.reward import MultiViewReward
-from rrlib.training import alarms
+from rrlib.training import alarms, grpo
 from rrlib.training.alarms import Alarms, find_alarms, read_alarms
 from rrlib.training.completions import group_bands, read_completions
 from rrlib.training.curves import Live, grpo_curves, read_log, sft_curves
@@ -43,7 +43,7 @@ def script(monkeypatch: pytest.MonkeyPatch, texts: Sequence[str], cut: Sequence[
         given = [one if i in cut else [*one, end] for i, one in enumerate(ids)]
         return [given[i % len(given)] for i in range(len(prompt_ids))], None
 
-    monkeypatch.setattr(trl.GRPOTrainer, "_generate_single_turn", generate)
+    monkeypatch.setattr(grpo, "small_model_rollouts", generate)
 
 
 @pytest.fixture
