@@ -35,7 +35,7 @@ from rrlib.training.plan import GIB
 from rrlib.training.shapes import KNOWN, Shape, model_config
 from rrlib.types import Passage, Query, RankingExample
 
-TINY = Shape("qwen2", 64, 2, 4, 2, 16, 160, 3200, positions=4096)
+TINY = Shape("qwen2", 64, 2, 4, 2, 16, 160, 5120, positions=4096)
 PARTS = ("time/generate", "time/score", "time/update")
 
 
