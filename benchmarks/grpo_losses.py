@@ -70,7 +70,8 @@ def main(argv: list[str] | None = None) -> int:
     scores: dict[str, list[float]] = {}
     for name in given.only or VARIANTS:
         settings = GRPOSettings(
-            learning_rate=1e-4, prompts=given.prompts, rollouts=8, steps=given.steps, micro_batch=math.gcd(32, 4 * given.prompts), seed=given.seed,
+            learning_rate=1e-4, prompts=given.prompts, rollouts=8, steps=given.steps,
+            micro_batch=math.gcd(32, 4 * given.prompts), seed=given.seed,
             max_prompt=4096, max_completion=512, save_every=given.steps, gradient_checkpointing=False, **VARIANTS[name],
         )  # fmt: skip
         with tempfile.TemporaryDirectory() as folder:
