@@ -35,7 +35,8 @@ def test_vllm_samples_from_the_weights_that_are_trained(tmp_path: Path, record_p
     record_property("gaps", ", ".join(f"{row[GAP]:.4f}" for row in log))
     assert len(log) == 3 and max(row[GAP] for row in log) < 0.01
     assert log[-1]["kl"] > 1e-4, "the steps were large enough to tell"
-    assert all(row["groups/no_spread"] < 1 and math.isfinite(row["reward"]) for row in log)
+    # The checkpoint is a good one: a step of four groups may have no spread at all, but not each of them.
+    assert all(math.isfinite(row["reward"]) for row in log) and any(row["groups/no_spread"] < 1 for row in log)
 
 
 @pytest.mark.nightly
