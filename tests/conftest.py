@@ -12,7 +12,9 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 import importlib.util
+import json
 import platform
+import signal
 from collections.abc import Generator
 from datetime import date
 from pathlib import Path
@@ -33,6 +35,10 @@ hypothesis.settings.register_profile("nightly", deadline=None, max_examples=1000
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if CI else "local"))
 
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # such a worker ignores Ctrl-C, and so would every process that a test starts
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def _realdata() -> Path | None:
     """The folder named by RRLIB_REALDATA, if it is there."""
     name = os.environ.get("RRLIB_REALDATA", "")
@@ -50,10 +56,23 @@ def realdata() -> Path:
 
 @pytest.fixture(scope="session")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
-    """The smoke profile, run once for all tests that look at what it leaves. Copy its folder to change anything."""
-    from smoke_chain import run_smoke
+    """The smoke profile, run once for all tests that look at what it leaves, also where several processes test side by
+    side. Copy its folder to change anything."""
+    from filelock import FileLock
+    from smoke_chain import Chain, run_smoke
 
-    return run_smoke(tmp_path_factory.mktemp("outputs"), tmp_path_factory.mktemp("elsewhere"))
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    told = shared / "chain.json"
+    with FileLock(shared / "chain.lock"):
+        if not told.is_file():
+            homes = (shared / "chain-outputs", shared / "chain-elsewhere")
+            for home in homes:
+                home.mkdir()
+            made = run_smoke(*homes)
+            told.write_text(json.dumps({"out": made.out, "seconds": made.seconds}), encoding="utf-8")
+    return Chain(shared / "chain-outputs", **json.loads(told.read_text(encoding="utf-8")))
 
 
 @pytest.fixture(scope="session")
