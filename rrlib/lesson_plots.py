@@ -279,9 +279,7 @@ def group_update(
         axis.axhline(0, color="black", linewidth=0.8)
         axis.set(xlabel="rollout", ylabel=name, xticks=places)
     axes[0].axhline(float(np.mean(rewards)), color="black", linestyle="--", linewidth=1)
-    axes[0].annotate(
-        "mean", (1.0, np.mean(rewards)), xycoords=("axes fraction", "data"), va="bottom", ha="right", fontsize=8
-    )
+    axes[0].annotate("mean", (1.01, np.mean(rewards)), xycoords=("axes fraction", "data"), va="center", fontsize=8)
     axes[0].set_title("What each earned")
     axes[1].set_title("Above the mean, or below")
     size = np.arange(1, len(relevance) + 1)
