@@ -337,6 +337,11 @@ def test_links_and_named_files_are_there() -> None:
         assert (ROOT / name).exists() or (ROOT / f"{name}.ipynb").is_file(), name
 
 
+def test_every_page_of_docs_is_linked() -> None:
+    for page in (ROOT / "docs").glob("*.md"):
+        assert f"(docs/{page.name})" in TEXT, f"link docs/{page.name}"
+
+
 def test_the_tables_list_every_notebook_and_every_profile() -> None:
     for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"):
         assert f"| `notebooks/{path.stem}` |" in TEXT
