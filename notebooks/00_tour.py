@@ -133,7 +133,13 @@ passages_table(first, explain.labels_of([p.docid for p in first], grades))
 records = [record for record in outcome.records if record["qid"] == qid]
 shown = explain.busiest(records, grades)
 relevance = explain.labels_of(shown["docids"], grades)
+passages = [test.corpus[docid] for docid in shown["docids"]]
 print(shown["text"])
+passages_table(passages, relevance)
+
+# %% [markdown]
+# Compare with the first five of BM25: what makes a passage relevant is its matter, not its words. Now the reasoning as
+# a picture, from its first character to its last: when does it name which passage?
 
 # %%
 stage.figure("citations", lesson_plots.citation_map(shown["reasoning"], relevance))
@@ -144,7 +150,6 @@ stage.figure("citations", lesson_plots.citation_map(shown["reasoning"], relevanc
 
 # %%
 if interactive:
-    passages = [test.corpus[docid] for docid in shown["docids"]]
     widgets.show(widgets.trace_reader(shown["reasoning"], passages, relevance))
 
 # %% [markdown]
@@ -258,7 +263,13 @@ stage.figure("group", lesson_plots.group_update(group.texts, group.relevance, gr
 
 # %% [markdown]
 # What to see: where all answers earn the same, all advantages are zero, and there is nothing to learn from this prompt.
-# The panel on the right adds the group up: which passages would the update move up?
+# The panel on the right adds the group up: which passages would the update move up? Here are the two answers that are
+# furthest apart; find the first word in which they differ.
+
+# %%
+earned = [scored.total for scored in reward.score_group(group.texts, group.relevance, group.gold)]
+for name, place in (("best", earned.index(max(earned))), ("worst", earned.index(min(earned)))):
+    print(f"{name}, rollout {place + 1}, reward {earned[place]:.3f}:\n{group.texts[place]}\n")
 
 # %%
 if interactive:

@@ -26,10 +26,11 @@
 # ## Set-up
 
 # %%
+from rrlib.explain import labels_of
 from rrlib.params import collect
 from rrlib.prompts import format_response
 from rrlib.run import begin
-from rrlib.stages import audition, audition_table, check_exercise, collection_of, examples_for
+from rrlib.stages import audition, audition_table, check_exercise, collection_of, examples_for, passages_table
 from rrlib.training.curves import Live, sft_curves
 from rrlib.training.launch import train
 from rrlib.training.plan import render
@@ -168,12 +169,17 @@ with stage.timed("after"):
 table = audition_table({"before SFT": before, "after SFT": after})
 table
 
+# %% [markdown]
+# The first query again, with its passages and the labels that judge the answer:
+
 # %%
+grades, passages = validation.qrels[after["qid"][0]], after["passages"][0]
 print(after["query"][0], "\n")
 print(after["text"][0][:2000])
+passages_table(passages, labels_of([p.docid for p in passages], grades))
 
 # %% [markdown]
-# What to see: read the chain against the passages. Where the answer is wrong, find the first sentence that is.
+# What to see: read the chain against the passages. Where the answer is wrong, find the first statement that is.
 
 # %% [markdown]
 # ## Exercise: how much of a row is learned?

@@ -152,7 +152,8 @@ stage.figure("reward", grpo_curves(stage.path("grpo")))
 # %% [markdown]
 # What to see: the loss of GRPO says nothing (it hovers around 0), the reward is what to watch. The views count valid
 # rollouts only, so that a better format alone does not raise them; the band holds four fifths of the prompts of a step.
-# Length and KL are there to be seen running away; where they do, or where nothing can be learned, an alarm says so:
+# A curve that stays inside its band, as after a handful of steps, has not climbed yet. Length and KL are there to be
+# seen running away; where they do, or where nothing can be learned, an alarm says so:
 
 # %%
 for alarm in read_alarms(stage.path("grpo")):
@@ -183,7 +184,7 @@ for name, place in (("best", group["reward"].idxmax()), ("worst", group["reward"
     print(f"{name}: reward {group['reward'][place]:.3f}\n{group['completion'][place][:1500]}\n")
 
 # %% [markdown]
-# And one query's greedy answer before the first step, in the middle and after the last:
+# And one query's greedy answer before the first step, on the way and after the last:
 
 # %%
 for answer in read_answers(stage.path("grpo")):

@@ -30,7 +30,7 @@
 # ## Set-up
 
 # %%
-from rrlib import plots
+from rrlib import lesson_plots, plots
 from rrlib import plots_evaluation as figures
 from rrlib.engines.base import Decoding
 from rrlib.evaluation import Experiment, Interpolated, Listwise, plan_experiment
@@ -145,7 +145,7 @@ with stage.timed("experiment"):
 # %% [markdown]
 # ### Could the answers be read?
 #
-# **Predict:** whose answers are valid rankings: those of a checkpoint that never saw a whole task, or of trained ones?
+# **Predict:** whose answers are valid rankings: those of the checkpoint before training, of the trained ones, of both?
 
 # %%
 records = {name: [r for one in data for r in result.records(name, one.name)] for name in models}
@@ -232,14 +232,24 @@ stage.figure("movement", plots.relevant_movement(before, after, data[0].qrels, (
 # What to see: rising has no limit, since winners are carried along from window to window. Falling has one: a passage
 # leaves the window at its tail and is not seen again, so it falls by less than one window.
 
+# %% [markdown]
+# ### One query at a time
+#
+# **Predict:** when a query gains much, does one passage rise far, or do all of its relevant passages rise together?
+
+# %%
+stage.figure("queries", lesson_plots.run_compare(before, after, data[0].qrels, labels=("first stage", last)))
+
+# %% [markdown]
+# What to see: on the right are all candidates of the query that gained most. Its relevant passages (thick lines) cross
+# the others on their way up. With `interactive = True` you can choose the query, and the two systems.
+
 # %%
 if interactive:
-    from ipywidgets import Dropdown, interact
+    from rrlib import widgets
 
-    names = ("first stage", "reranked")
-    rankings = {name: result.ranking(name, first) for name in models}
-    menu = Dropdown(options=list(rankings), description="system")
-    interact(lambda system: plots.relevant_movement(before, rankings[system], data[0].qrels, names), system=menu)
+    rankings = {"first stage": before, **{name: result.ranking(name, first) for name in models}}
+    widgets.show(widgets.run_compare(rankings, data[0].qrels, baseline="first stage"))
 
 # %% [markdown]
 # ## The ceiling

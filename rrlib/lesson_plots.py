@@ -109,6 +109,11 @@ def reward_window(
     return figure
 
 
+def counted(n: int, thing: str) -> str:
+    """A number and what it counts: `1 call`, `5 calls`."""
+    return f"{n} {thing}" if n == 1 else f"{n} {thing}s"
+
+
 def _and(places: Sequence[int]) -> str:
     words = [str(p) for p in places]
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
@@ -187,7 +192,7 @@ def player(frames: Mapping[str, Sequence[Frame]], step: int, relevance: Sequence
                 side = Rectangle((0.12, place), 0.14, 0.95, facecolor="black" if asked[place] % 2 == 0 else "#888888")
                 axis.add_patch(side)
         done = " (done)" if step >= len(own) - 1 else ""
-        axis.set_title(f"{name}\n{frame.calls} calls, depth {frame.depth}{done}", fontsize=9)
+        axis.set_title(f"{name}\n{counted(frame.calls, 'call')}, depth {frame.depth}{done}", fontsize=9)
         axis.set(xlim=(0, 1.5), ylim=(n, -0.1))
         _bare(axis)
         axis.set_xlabel("bar: being asked", fontsize=8)
@@ -279,9 +284,7 @@ def group_update(
         axis.axhline(0, color="black", linewidth=0.8)
         axis.set(xlabel="rollout", ylabel=name, xticks=places)
     axes[0].axhline(float(np.mean(rewards)), color="black", linestyle="--", linewidth=1)
-    axes[0].annotate(
-        "mean", (1.0, np.mean(rewards)), xycoords=("axes fraction", "data"), va="bottom", ha="right", fontsize=8
-    )
+    axes[0].annotate("mean", (1.01, np.mean(rewards)), xycoords=("axes fraction", "data"), va="center", fontsize=8)
     axes[0].set_title("What each earned")
     axes[1].set_title("Above the mean, or below")
     size = np.arange(1, len(relevance) + 1)

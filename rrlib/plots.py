@@ -125,7 +125,7 @@ def format_shares(history: Sequence[Mapping[str, Any]], title: str = "Format of 
 
 
 def consistency_histogram(values: Sequence[float], alpha: float, title: str = "Self-consistency filter") -> Figure:
-    """Distribution of NDCG@10 of the teacher's lists under their own pointwise labels, with the threshold alpha."""
+    """Distribution of NDCG of the teacher's lists under their own pointwise labels, with the threshold alpha."""
     if not values:
         raise InputError("no lists to draw", remedy="run the synthesis first")
     figure, (axis,) = _canvas()
@@ -137,7 +137,7 @@ def consistency_histogram(values: Sequence[float], alpha: float, title: str = "S
     axis.axvline(alpha, color="black", linestyle="--", linewidth=1.5)
     top = axis.get_ylim()[1]
     axis.annotate(f"alpha = {alpha:g}", (alpha, top), xytext=(4, -4), textcoords="offset points", va="top")
-    axis.set(xlabel="NDCG@10 of the gold list under the pointwise labels", ylabel="lists", xlim=(0, 1), title=title)
+    axis.set(xlabel="NDCG of the gold list under the pointwise labels", ylabel="lists", xlim=(0, 1), title=title)
     axis.legend(frameon=False, loc="upper left" if np.median(scores) > 0.5 else "upper right")
     return figure
 

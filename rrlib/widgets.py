@@ -144,8 +144,9 @@ def window_player(relevance: Sequence[int], specs: Mapping[str, StrategySpec]) -
             frame = own[min(step, len(own) - 1)]
             top = [place for place, item in enumerate(frame.order, 1) if relevance[item] > 0]
             state = "done" if step >= len(own) - 1 else "at work"
+            asked = lesson_plots.counted(frame.calls, "call")
             told.append(
-                f"<b>{html.escape(name)}</b>: {frame.calls} calls, depth {frame.depth}, {state}; relevant at "
+                f"<b>{html.escape(name)}</b>: {asked}, depth {frame.depth}, {state}; relevant at "
                 f"{', '.join(map(str, top)) or 'none'}"
             )
         return lesson_plots.player(frames, step, relevance), f"Step {step}. " + ". ".join(told) + "."

@@ -19,8 +19,8 @@ from smoke_chain import ROOT, SMOKE, Chain, environment, rrlib_run
 
 from rrlib.cli import main
 from rrlib.errors import InputError, StageError
-from rrlib.params import STAGES
-from rrlib.run import ROW_KEYS, SYSTEMS, render_results, run_chain, stage_named, write_results
+from rrlib.params import STAGES, collect, declared_parameters, notebook_path
+from rrlib.run import ROW_KEYS, SYSTEMS, begin, render_results, run_chain, stage_named, write_results
 
 
 @pytest.fixture
@@ -148,6 +148,48 @@ def test_a_notebook_opened_alone_makes_what_is_missing_at_smoke_size(tmp_path: P
     shown = json.dumps(notebook.cells[-1].outputs)
     assert "SMOKE SIZE" in shown and "stage 02_sft of run smoke: begun" in shown
     assert (tmp_path / "smoke" / "01_synthesis" / "manifest.json").is_file()
+
+
+@pytest.mark.parametrize(("stage", "first", "last"), [("03_rl", "01", "02"), ("04_evaluation", "01", "03")])
+def test_03_and_04_opened_alone_run_the_stages_before_them_and_say_so(
+    stage: str,
+    first: str,
+    last: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """With the defaults of their parameters cells and no outputs: the smoke profile, from the first that is missing.
+
+    The runner is the one of the test above; here it only writes down what it is asked for.
+    """
+    asked = []
+
+    class Runner:
+        returncode, stdout = 0, ("[1/2] made\n",)
+
+        def __init__(self, command: list[str], **_: Any) -> None:
+            asked.append(command)
+            for name in ("01_synthesis", "02_sft", "03_rl"):
+                (tmp_path / "smoke" / name).mkdir(parents=True, exist_ok=True)
+                (tmp_path / "smoke" / name / "manifest.json").write_text(
+                    '{"hash": "0", "record": {"data_kind": "synthetic"}}'
+                )
+
+        def __enter__(self) -> Runner:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            return None
+
+    monkeypatch.setenv("RRLIB_OUTPUTS", str(tmp_path))
+    monkeypatch.delenv("RRLIB_CHAIN", raising=False)
+    monkeypatch.setattr("rrlib.run.subprocess.Popen", Runner)
+    defaults = {name: parameter.default for name, parameter in declared_parameters(notebook_path(stage)).items()}
+    begin(collect(stage, defaults))
+    (command,) = asked
+    assert command[3:5] == ["run", str(SMOKE)] and command[-4:] == ["--from", first, "--until", last]
+    assert "made now at SMOKE SIZE" in capsys.readouterr().out
 
 
 # --- failing, interrupting, refusing ---------------------------------------------------------------------------------

@@ -395,40 +395,6 @@ def test_nightly_table_is_written(tmp_path: Path) -> None:
     assert re.search(r"\| tests/test_inner.py::test_b \| failed \|", table)
 
 
-# --- the README -------------------------------------------------------------------------------------------------------
-def fenced(language: str) -> list[str]:
-    """The code blocks of one language in the README."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-
-
-def test_commands_of_the_readme_exist() -> None:
-    """Every `rrlib` command line is a command with those options; every `make` target is a target."""
-    group = application()
-    known = {name: {o for p in c.params for o in p.opts} | {"--help"} for name, c in group.commands.items()}
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
-    lines = [line for block in fenced("bash") for line in block.replace("\\\n", " ").splitlines()]
-    seen = set()
-    for line in lines:
-        words = line.split("#")[0].split()
-        if words[:1] == ["make"]:
-            seen.add("make " + words[1])
-            assert words[1] in targets, line
-        if "rrlib" in [Path(w).name for w in words[:1]]:
-            seen.add("rrlib " + words[1])
-            assert words[1] in known, line
-            assert {w.split("=")[0] for w in words if w.startswith("--")} <= known[words[1]], line
-    assert {"make run", "make test", "rrlib rerank", "rrlib evaluate", "rrlib run", "rrlib doctor"} <= seen
-
-
-def test_python_of_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    blocks = fenced("python")
-    assert blocks
-    for block in blocks:
-        exec(compile(block, "README.md", "exec"), {})
-    assert capsys.readouterr().out.strip()
-
-
 # --- with a network ---------------------------------------------------------------------------------------------------
 def resolve(folder: Path, *args: str) -> dict[str, str]:
     """Let pip resolve without installing: name -> version."""

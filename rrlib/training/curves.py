@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 Draw = Callable[[str | Path], "Figure"]
 _LINES = 8
 """Lines of progress that are shown at a time."""
+_BELOW: dict[str, Any] = {"frameon": False, "loc": "upper center", "bbox_to_anchor": (0.5, -0.19), "columnspacing": 1.2}
+"""Where a legend lies that no curve may cross: under the axis and its label."""
 
 
 def read_log(output: str | Path) -> list[dict[str, Any]]:
@@ -61,7 +63,7 @@ def grpo_curves(output: str | Path) -> Figure:
     The band holds the middle 80% of the groups (prompts) of a step; it is drawn where completions are kept.
     """
     log, bands = read_log(output), _bands(output)
-    figure, axes = _canvas(12.4, 3.1, 4)
+    figure, axes = _canvas(13.2, 3.5, 4)
     _line(axes[0], log, "reward", 0, "reward: mean, and 80% of groups")
     _band(axes[0], bands, "reward", 0)
     for place, view in enumerate(("ndcg", "recall", "rbo"), 1):
@@ -76,11 +78,11 @@ def grpo_curves(output: str | Path) -> Figure:
     for left, right in ((axes[2], cut), (axes[3], entropy)):
         handles = [*left.get_lines(), *right.get_lines()]
         named = [handle for handle in handles if not handle.get_label().startswith("_")]
-        right.legend(handles=named, frameon=False, loc="center left")
+        right.legend(handles=named, **_BELOW, ncols=2)
     for axis, title in zip(axes, ("Reward", "Views", "Lengths", "KL and entropy"), strict=True):
         axis.set_title(title)
     if axes[1].get_legend_handles_labels()[0]:
-        axes[1].legend(frameon=False, loc="lower right")
+        axes[1].legend(**_BELOW, ncols=3)
     return figure
 
 

@@ -22,6 +22,8 @@ from typing import Any
 import psutil
 import pytest
 
+from rrlib.lesson import build_lesson
+
 ROOT = Path(__file__).resolve().parents[2]
 SHOTS = ROOT / "outputs" / "browser"
 READY = 180  # seconds for server, page and kernel to come up on a busy machine
@@ -50,8 +52,9 @@ class Lab:
 def lab(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Lab]:
     """JupyterLab on copies of the notebooks, as a person finds them who has run the smoke profile.
 
-    In the copy of 00 the parameter `interactive` is True. Every cell is executed; what a stage finds done, a training
-    or an answer of the teacher, it takes from its folder, as the notebooks do for anybody who opens them again.
+    They are student copies, in which the parameter `interactive` is True, so their widgets are shown. Every cell is
+    executed; what a stage finds done, a training or an answer of the teacher, it takes from its folder, as the
+    notebooks do for anybody who opens them again.
     """
     home = tmp_path_factory.mktemp("lab")
     # A finished smoke run of one's own saves the minutes of a new one while a notebook is being written. It is used
@@ -60,13 +63,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
     outputs = Path(mine) if mine else request.getfixturevalue("chain").outputs
     notebooks, kept = home / "notebooks", home / "kept"
     shutil.copytree(outputs / "smoke", kept)
-    notebooks.mkdir()
-    for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")):
-        text = path.read_text(encoding="utf-8")
-        if path.stem == "00_tour":
-            assert text.count("interactive = False") == 1
-            text = text.replace("interactive = False", "interactive = True")
-        (notebooks / path.name).write_text(text, encoding="utf-8")
+    build_lesson(notebooks)
     settings = home / "settings"
     settings.mkdir()
     # All cells in the page, not only those in view, so that a locator finds them; no news, no dialogs.
@@ -135,7 +132,7 @@ class Sheet:
     """One notebook in one page of the browser."""
 
     def __init__(self, lab: Lab, browser: Any, name: str) -> None:
-        self.name, self.seconds, self.cpu_seconds = name, 0.0, 0.0
+        self.name, self.begun, self.seconds, self.cpu_seconds = name, 0.0, 0.0, 0.0
         self.errors: list[str] = []
         self.page = browser.new_page(viewport={"width": 1280, "height": 960})
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
@@ -149,30 +146,51 @@ class Sheet:
         cells: list[dict[str, Any]] = self.page.evaluate(script)["cells"]
         return cells
 
-    def run_all(self, seconds: float) -> list[dict[str, Any]]:
-        """Run > Run All Cells, from the menu; the cells when the last has run. Fails at the first error."""
+    def start(self) -> None:
+        """Run > Run All Cells, from the menu."""
         self.page.get_by_role("menuitem", name="Run", exact=True).click()
         self.page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+        self.begun = time.monotonic()
+
+    def ended(self) -> list[dict[str, Any]] | None:
+        """The code cells once the last has run, else None. Fails at the first error."""
+        cells = [cell for cell in self.cells() if cell["cell_type"] == "code"]
+        found = [o for cell in cells for o in cell["outputs"] if o["output_type"] == "error"]
+        if found:
+            self.shot("error")
+            pytest.fail(f"{self.name}: {found[0]['ename']}: {found[0]['evalue'][:500]}")
+        status = "() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.status"
+        if any(cell["execution_count"] is None for cell in cells) or self.page.evaluate(status) != "idle":
+            return None
+        self.seconds = time.monotonic() - self.begun
+        return cells
+
+    def run_all(self, seconds: float) -> list[dict[str, Any]]:
+        """Run all cells from the menu, and wait; the code cells as they are then. Fails at the first error."""
+        self.start()
+        return self.wait(seconds)
+
+    def wait(self, seconds: float) -> list[dict[str, Any]]:
+        """The code cells when the last has run."""
         end = time.monotonic() + seconds
-        while True:
-            cells = [cell for cell in self.cells() if cell["cell_type"] == "code"]
-            found = [o for cell in cells for o in cell["outputs"] if o["output_type"] == "error"]
-            if found:
-                self.shot("error")
-                pytest.fail(f"{self.name}: {found[0]['ename']}: {found[0]['evalue'][:500]}")
-            if all(cell["execution_count"] is not None for cell in cells):
-                idle = self.page.evaluate(
-                    "() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.status"
-                )
-                if idle == "idle":
-                    return cells
+        while (cells := self.ended()) is None:
             assert time.monotonic() < end, f"{self.name} did not end in {seconds:.0f} s"
             self.page.wait_for_timeout(250)
+        return cells
 
     def shot(self, name: str) -> None:
         """Keep what the page shows."""
         SHOTS.mkdir(parents=True, exist_ok=True)
         self.page.screenshot(path=SHOTS / f"{self.name}_{name}.png")
+
+    def save(self, lab: Lab) -> Path:
+        """Save the notebook, outputs and all; its file."""
+        self.page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
+        saved, end = lab.notebooks / f"{self.name}.ipynb", time.monotonic() + READY
+        while "image/png" not in saved.read_text(encoding="utf-8"):
+            assert time.monotonic() < end, f"{self.name} was not saved"
+            self.page.wait_for_timeout(200)
+        return saved
 
     def close(self) -> None:
         """Shut the kernel down and close the page."""

@@ -6,6 +6,7 @@ first: one that is run again may change what it leaves, and those that read it w
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -15,10 +16,16 @@ from typing import Any
 import pytest
 from labpage import ROOT, Lab, Sheet
 
+from rrlib.params import declared_parameters
+
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 
-# 06 trains four more checkpoints at its default size: tests/test_efficiency.py runs it, smaller, without a browser.
-NAMES = [p.stem for p in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")) if p.stem != "06_efficiency"]
+# 06 without stored results trains four checkpoints: tests/test_efficiency.py runs it, smaller, without a browser.
+NAMES = [
+    path.stem
+    for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+    if path.stem != "06_efficiency" or "stored" in declared_parameters(path)
+]
 TOUR_SECONDS = 60
 PATIENCE = 60_000  # ms until a change counts as not come: a guard against hanging, far above what a quiet machine needs
 
@@ -165,37 +172,79 @@ def test_widgets_read_in_dark_and_light(theme: str, tour: Sheet) -> None:
         tour.shot(f"{panel}_{theme.split()[-1].lower()}")
 
 
-@pytest.mark.parametrize("name", [name for name in reversed(NAMES) if name != "00_tour"])
-def test_run_all_shows_no_error(name: str, lab: Lab, browser: Any, record_property: Callable[..., None]) -> None:
-    sheet = Sheet(lab, browser, name)
-    begun = time.monotonic()
-    try:
-        cells = sheet.run_all(580)
-        record_property("seconds", round(time.monotonic() - begun, 1))
-        outputs = [output for cell in cells for output in cell["outputs"]]
-        assert pictures(cells) >= 1
-        assert not [o for o in outputs if o.get("name") == "stderr"], "nothing is said on standard error"
-        last = "".join(str(output) for output in cells[-1]["outputs"])
-        assert re.search(rf"{name} finished: \d+ files", last)
-        sheet.page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
-        sheet.page.wait_for_timeout(500)
-        assert (lab.notebooks / f"{name}.ipynb").stat().st_size < 1_000_000
-        sheet.shot("executed")
-        assert not sheet.errors
-    finally:
-        sheet.close()
+# Two kernels at a time, for two cores. No notebook stands beside one that it reads: 05 reads nothing, 06 not 03.
+PAIRS = [
+    pair
+    for names in (("05_ablations", "04_evaluation"), ("06_efficiency", "03_rl"), ("02_sft",), ("01_synthesis",))
+    if (pair := tuple(name for name in names if name in NAMES))
+]
+
+
+def test_every_notebook_is_run_by_its_menu() -> None:
+    assert sorted(["00_tour", *(name for pair in PAIRS for name in pair)]) == NAMES
+
+
+@pytest.mark.parametrize("names", PAIRS, ids="-".join)
+def test_run_all_shows_no_error(
+    names: tuple[str, ...], lab: Lab, browser: Any, record_property: Callable[..., None]
+) -> None:
+    with contextlib.ExitStack() as stack:
+        sheets = []
+        for name in names:
+            sheets.append(Sheet(lab, browser, name))
+            stack.callback(sheets[-1].close)
+            sheets[-1].start()
+        for sheet in sheets:
+            check_executed(sheet, sheet.wait(580), lab)
+            record_property(f"seconds of {sheet.name}", round(sheet.seconds, 1))
+            move_widgets(sheet)
+
+
+def check_executed(sheet: Sheet, cells: list[dict[str, Any]], lab: Lab) -> None:
+    """Pictures, nothing on standard error, the stage finished, a file under 1 MB."""
+    assert pictures(cells) >= 1
+    assert not [o for cell in cells for o in cell["outputs"] if o.get("name") == "stderr"], "something on stderr"
+    last = "".join(str(output) for output in cells[-1]["outputs"])
+    assert re.search(rf"{sheet.name} finished: \d+ files", last)
+    sheet.save(lab)
+    assert (lab.notebooks / f"{sheet.name}.ipynb").stat().st_size < 1_000_000
+    sheet.shot("executed")
+    assert not sheet.errors
+
+
+def move_widgets(sheet: Sheet) -> None:
+    """Move the first slider of every widget by the keyboard, as far as there are any: what it shows changes."""
+    from playwright.sync_api import expect
+
+    cells = [cell for cell in sheet.cells() if "".join(cell["source"]).startswith("if interactive:")]
+    boxes = sheet.page.locator(".widget-vbox:has(> .rr-picture), .widget-interact")
+    expect(boxes).to_have_count(len(cells), timeout=PATIENCE)
+    for number in range(len(cells)):
+        box = boxes.nth(number)
+        handle = box.locator(".noUi-handle").first
+        low = float(handle.get_attribute("aria-valuenow") or 0) < float(handle.get_attribute("aria-valuemax") or 0)
+        before = box.evaluate(SHOWN)
+        handle.focus()
+        handle.press("ArrowRight" if low else "ArrowLeft")
+        end = time.monotonic() + PATIENCE / 1000
+        while box.evaluate(SHOWN) == before:
+            assert time.monotonic() < end, f"{sheet.name}: widget {number + 1} does not move"
+            sheet.page.wait_for_timeout(100)
+        box.scroll_into_view_if_needed()
+        sheet.shot(f"widget{number + 1}")
+    assert not sheet.errors
+
+
+# What a widget shows beside its controls: a picture and a sentence, or the output of an `interact`.
+SHOWN = """box => [...box.querySelectorAll('.rr-picture img, .rr-words, .jp-OutputArea-output')]
+  .map(e => e.tagName === 'IMG' ? e.src : e.innerHTML).join('|')"""
 
 
 def test_the_executed_tour_reads_offline_as_html(tour: Sheet, lab: Lab, browser: Any, tmp_path: Path) -> None:
     """Saved in the browser, exported, opened again without a network: all pictures, and nothing is asked for."""
     from rrlib.lesson import export_html
 
-    tour.page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
-    saved = lab.notebooks / "00_tour.ipynb"
-    end = time.monotonic() + 20
-    while "image/png" not in saved.read_text(encoding="utf-8"):
-        assert time.monotonic() < end, "the notebook was not saved"
-        tour.page.wait_for_timeout(200)
+    saved = tour.save(lab)
     assert saved.stat().st_size < 1_000_000
     target = export_html(saved, tmp_path)
     context = browser.new_context(offline=True, viewport={"width": 1100, "height": 900})
