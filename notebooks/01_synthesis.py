@@ -44,6 +44,7 @@ from rrlib.stages import (
 )
 from rrlib.synthesis import figures, story
 from rrlib.synthesis.domains import table_of_recipes
+from rrlib.synthesis.export import JOURNAL
 from rrlib.synthesis.pipeline import follow, synthesize
 from rrlib.synthesis.plan import plan
 from rrlib.synthesis.prices import price_for
@@ -59,7 +60,7 @@ seed = 7  # of everything drawn at random (integer)
 interactive = False  # True shows widgets; only in Jupyter, never under papermill
 corpus = "rrlib.miniature:build"  # a collection folder, or module:callable that writes one
 corpus_options = {}  # more arguments for that callable (name: value)
-train_queries = 200  # queries to make examples of (count)
+train_queries = 200  # queries to make examples of, or examples to import (count; 0 = all there are)
 validation_queries = 12  # queries for looking at checkpoints (count)
 test_queries = 24  # queries for the final table (count)
 pool = 30  # first-stage candidates of each query (passages)
@@ -86,6 +87,7 @@ style = "reasonrank"  # prompt style the examples are for (name in rrlib.prompts
 # %%
 config = collect("01_synthesis", globals())
 stage = begin(config)
+stage.journal = JOURNAL  # how the asking went, which differs from run to run: nothing for later stages
 stage
 
 # %% [markdown]
@@ -131,10 +133,10 @@ passages_table(followed.passages)
 # costs what its price says, and never more than `budget` (which holds for each of the two folders of answers below).
 
 # %%
-settings = Decoding(max_new_tokens=max_new_tokens, temperature=temperature)
+settings, limit = Decoding(max_new_tokens=max_new_tokens, temperature=temperature), train_queries or None
 asking = dict(window=window, seed=seed, decoding=settings, price=price_for(teacher_model, teacher_price))
 if not import_from:
-    print(plan(collection, teacher_model or teacher, stage.path("teacher"), limit=train_queries, **asking).text())
+    print(plan(collection, teacher_model or teacher, stage.path("teacher"), limit=limit, **asking).text())
     client = open_teacher(teacher, folder, seed=seed, model=teacher_model, options=teacher_options)
 asking.update(concurrency=concurrency, style=style, budget=budget or None, k=consistency_k)
 
@@ -144,7 +146,7 @@ asking.update(concurrency=concurrency, style=style, budget=budget or None, k=con
 # The filter at the end needs a threshold. It is chosen on the *validation* split, whose queries are never trained on:
 # the same teacher is asked about them, and its lists are judged by labels that it had no part in. The measure is cheap
 # and plain. A list is *right* when it begins with a passage that those labels call relevant. The filter looks for right
-# lists; precision, recall and F1 say how well it does.
+# lists; precision, recall and F1 say how well it does. The best F1 is the choice.
 #
 # **Predict:** the paper takes 0.4. Will the curve agree?
 
@@ -156,7 +158,7 @@ if alpha_queries and not import_from:
     judged = synthesize(held_out, client, where, split="validation", limit=alpha_queries, alpha=alpha, **asking)
 choices = story.alpha_table(story.fates(judged))
 threshold = story.best_alpha(choices, alpha) if choose_alpha else alpha
-print(f"alpha: {threshold:g} {'(best F1 on validation)' if choose_alpha else '(as the parameter says)'}")
+print(story.verdict_on(threshold, story.fates(judged)))
 choices
 
 # %%
@@ -164,8 +166,9 @@ stage.figure("alpha", figures.choice_curves(choices, threshold)) if len(choices)
 
 # %% [markdown]
 # What to see: precision rises with alpha, as lists that bury what the teacher itself called relevant are mostly wrong;
-# recall falls, as some right lists are lost too. With few validation queries the curves are rough: prefer the paper's
-# value to the best point of a rough curve.
+# recall falls, as some right lists are lost too. `choose_alpha = True` takes the best point. A profile that keeps an
+# alpha of its own, such as the paper's, reads in the line above the table what that costs in F1, and whether it is
+# noise: with few validation queries the curve is rough, and the interval wide.
 
 # %% [markdown]
 # ### The whole batch
@@ -177,10 +180,10 @@ stage.figure("alpha", figures.choice_curves(choices, threshold)) if len(choices)
 # %%
 out = stage.path("teacher")
 if import_from:
-    result = import_examples(import_from, out, alpha=threshold, limit=train_queries)
+    result = import_examples(import_from, out, alpha=threshold, k=consistency_k, limit=limit)
     stage.data_kind = result.summary["data_kind"]
 else:
-    asking.update(limit=train_queries, alpha=threshold, progress=ProgressLine())
+    asking.update(limit=limit, alpha=threshold, progress=ProgressLine())
     result = synthesize(collection, client, out, **asking)
 result.summary["answers"], result.summary["account"]
 

@@ -21,8 +21,10 @@ from test_synthesis_release import examples, released_13k
 from rrlib.engines.base import Decoding, Reply
 from rrlib.errors import InputError
 from rrlib.formats import read_examples
+from rrlib.manifest import identity, open_stage
 from rrlib.synthesis import figures, story
 from rrlib.synthesis.domains import RECIPES, table_of_recipes
+from rrlib.synthesis.export import JOURNAL, RESULTS
 from rrlib.synthesis.pipeline import follow
 from rrlib.synthesis.prices import Price, price_for
 from rrlib.synthesis.progress import ProgressLine
@@ -92,6 +94,14 @@ def test_alpha_by_hand() -> None:
     assert list(table["recall"]) == [1.0, 1.0, 1.0, 0.5] and list(table["F1"]) == [0.667, 0.8, 1.0, 0.667]
     assert list(table["quality"]) == [0.625, 0.833, 1.0, 1.0]
     assert story.best_alpha(table, 0.4) == 0.7
+    assert story.verdict_on(0.7, frame, (0.0, 0.5, 0.7, 0.9)) == (
+        "best F1 on 4 validation lists: 1.000 at alpha 0.7, which is used"
+    )
+    said = story.verdict_on(0.0, frame, (0.0, 0.5, 0.7, 0.9))
+    assert "at alpha 0.7; used is 0, lower by 0.333 [0.000, 0.600]: within the noise" in said, "four lists are few"
+    many = pd.concat([frame] * 30)
+    assert re.search(r"lower by 0\.333 \[0\.2\d\d, 0\.4\d\d\]: outside the noise", story.verdict_on(0.0, many))
+    assert "no labels" in story.verdict_on(0.4, story.fates(None))
     empty = story.alpha_table(story.fates(None))
     assert len(empty) == 0 and story.best_alpha(empty, 0.4) == 0.4
     assert len(figures.choice_curves(table, 0.7).axes[0].get_lines()) == 4
@@ -170,3 +180,25 @@ def test_notebook_01_takes_the_released_set(tmp_path: Path) -> None:
     manifest = json.loads((stage / "manifest.json").read_text())
     assert manifest["record"]["data_kind"] == "real" and str(copy) in json.dumps(manifest["match"])
     assert "math-theorem" in (stage / "teacher/DATA_CARD.md").read_text()
+
+
+def test_a_second_run_of_01_leaves_what_02_reads_unchanged(tmp_path: Path) -> None:
+    """How often, how long and in which order the teacher was asked is no input of 02; what it said is."""
+
+    def made(folder: Path, teacher: Any, **options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        stage = open_stage(folder, "01_synthesis", {"seed": 1})
+        stage.journal, stage.data_kind = JOURNAL, "synthetic"
+        result = run(make_collection(8), teacher, stage.path("teacher"), **options)
+        stage.finish(examples=result.n_examples)
+        return identity(folder, "02_sft", {"seed": 1}, ["01_synthesis"])["inputs"], dict(result.summary)
+
+    first, then = made(tmp_path, Teacher())
+    again, now = made(tmp_path, silent := Teacher())
+    assert again == first and silent.asked == []
+    assert (then["stored_before"], now["stored_before"]) == (0, 24) and then["this_run"] != now["this_run"]
+    anew, _ = made(tmp_path / "anew", Teacher(delay=0.001), concurrency=1)
+    assert anew == first, "nor does another order of arrival"
+    otherwise, _ = made(tmp_path / "other", Teacher(lambda kind, query, r: replace(r, reasoning="since it is good")))
+    assert otherwise != first, "what the teacher said counts"
+    files = {path.name for path in (tmp_path / "01_synthesis/teacher").iterdir()}
+    assert files == {*JOURNAL, *RESULTS, "store.json", "summary.json"}

@@ -15,7 +15,7 @@ from typing import Any
 
 from rrlib.errors import InputError, MissingFileError
 from rrlib.formats import read_jsonl
-from rrlib.synthesis.export import Results, SynthesisResult, Tally, write_summary
+from rrlib.synthesis.export import Results, SynthesisResult, Tally, read_summary, write_summary
 from rrlib.synthesis.items import Shard, qid_hash
 from rrlib.synthesis.store import StoreLock
 
@@ -76,14 +76,14 @@ def merge(folders: Sequence[str | Path], out_dir: str | Path, allow_failed: bool
 
 def _summary(root: Path) -> dict[str, Any]:
     try:
-        summary: dict[str, Any] = json.loads((root / "summary.json").read_text(encoding="utf-8"))
-        summary["source"]["digest"], summary["shard"], summary["alpha"]
+        summary = read_summary(root)
+        summary["source"]["digest"], summary["shard"], summary["alpha"], summary["account"]["calls"]
         return summary
     except OSError:
         raise MissingFileError(
-            "no summary.json: this shard is not finished", path=root, remedy="run it to its end"
+            "no summary.json or account.json: this shard is not finished", path=root, remedy="run it to its end"
         ) from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError("summary.json is not that of a shard", path=root, remedy="run the shard again") from None
 
 
