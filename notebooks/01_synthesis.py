@@ -60,11 +60,12 @@ seed = 7  # of everything drawn at random (integer)
 interactive = False  # True shows widgets; only in Jupyter, never under papermill
 corpus = "rrlib.miniature:build"  # a collection folder, or module:callable that writes one
 corpus_options = {}  # more arguments for that callable (name: value)
-train_queries = 200  # queries to make examples of, or examples to import (count; 0 = all there are)
+train_queries = 200  # queries to make examples of (count)
 validation_queries = 12  # queries for looking at checkpoints (count)
 test_queries = 24  # queries for the final table (count)
 pool = 30  # first-stage candidates of each query (passages)
 import_from = ""  # local copy of released data: folder or file; empty = ask the teacher (path)
+import_limit = 0  # examples taken from there, the first of them (count; 0 = all)
 teacher = "rrlib.miniature:SimulatedTeacher"  # module:callable, or base URL of an OpenAI-compatible server
 teacher_model = ""  # model behind a base URL (name)
 teacher_options = {}  # more arguments for the teacher (name: value)
@@ -133,10 +134,10 @@ passages_table(followed.passages)
 # costs what its price says, and never more than `budget` (which holds for each of the two folders of answers below).
 
 # %%
-settings, limit = Decoding(max_new_tokens=max_new_tokens, temperature=temperature), train_queries or None
+settings = Decoding(max_new_tokens=max_new_tokens, temperature=temperature)
 asking = dict(window=window, seed=seed, decoding=settings, price=price_for(teacher_model, teacher_price))
 if not import_from:
-    print(plan(collection, teacher_model or teacher, stage.path("teacher"), limit=limit, **asking).text())
+    print(plan(collection, teacher_model or teacher, stage.path("teacher"), limit=train_queries, **asking).text())
     client = open_teacher(teacher, folder, seed=seed, model=teacher_model, options=teacher_options)
 asking.update(concurrency=concurrency, style=style, budget=budget or None, k=consistency_k)
 
@@ -180,10 +181,10 @@ stage.figure("alpha", figures.choice_curves(choices, threshold)) if len(choices)
 # %%
 out = stage.path("teacher")
 if import_from:
-    result = import_examples(import_from, out, alpha=threshold, k=consistency_k, limit=limit)
+    result = import_examples(import_from, out, alpha=threshold, k=consistency_k, limit=import_limit or None)
     stage.data_kind = result.summary["data_kind"]
 else:
-    asking.update(limit=limit, alpha=threshold, progress=ProgressLine())
+    asking.update(limit=train_queries, alpha=threshold, progress=ProgressLine())
     result = synthesize(collection, client, out, **asking)
 result.summary["answers"], result.summary["account"]
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
-import subprocess
-import sys
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,13 +13,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from smoke_chain import SMOKE, Chain, rrlib_run
 from test_synthesis import Teacher, make_collection, run
 from test_synthesis_release import examples, released_13k
 
+from rrlib.cli import main
 from rrlib.engines.base import Decoding, Reply
 from rrlib.errors import InputError
 from rrlib.formats import read_examples
-from rrlib.manifest import identity, open_stage
+from rrlib.manifest import identity, open_stage, stage_state
+from rrlib.papermill_engine import execute
+from rrlib.params import STAGES, load_profile, notebook_path
 from rrlib.synthesis import figures, story
 from rrlib.synthesis.domains import RECIPES, table_of_recipes
 from rrlib.synthesis.export import JOURNAL, RESULTS
@@ -30,8 +32,6 @@ from rrlib.synthesis.prices import Price, price_for
 from rrlib.synthesis.progress import ProgressLine
 from rrlib.synthesis.publish import examples_of, import_examples
 from rrlib.synthesis.teacher import Usage
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 class Believer(Teacher):
@@ -160,26 +160,84 @@ def test_progress_says_how_far_how_dear_and_how_long() -> None:
     assert 3 <= len(shown) <= 5 and shown[-1].startswith("10/10")
 
 
+IMPORTED = """
+name: imported
+seed: 3
+01_synthesis: {import_from: COPY, train_queries: 2, validation_queries: 2, test_queries: 2}
+02_sft: {MODEL epochs: 5.0, micro_batch: 2, max_new_tokens: 32}
+03_rl: {steps: 1, prompts: 2, rollouts: 4, micro_batch: 4, max_completion: 32}
+"""
+"""The profile key `import_from`, and trainings of a few steps."""
+
+
+def imported(tmp_path: Path, model: str = "") -> tuple[Path, Path]:
+    """(profile, folder of its run) for a copy of the released set in `tmp_path`."""
+    copy, profile = released_13k(tmp_path / "copy"), tmp_path / "imported.yaml"
+    profile.write_text(IMPORTED.replace("COPY", str(copy)).replace("MODEL", model))
+    return profile, tmp_path / "outputs" / "imported"
+
+
+def same_as_published(run_dir: Path) -> None:
+    """What 02 and 03 read is what was published, and the stage says where it is from."""
+    folder = run_dir / "01_synthesis" / "teacher"
+    read = read_examples(folder / "examples.jsonl")
+    for one, two in zip(read, examples(), strict=True):
+        assert one.query.text == two.query.text and one.passages == two.passages and one.relevance == two.relevance
+        assert one.gold == two.gold and one.reasoning == two.reasoning
+    assert not (folder / "rank.jsonl").exists() and "math-theorem" in (folder / "DATA_CARD.md").read_text()
+    manifest = json.loads((run_dir / "01_synthesis" / "manifest.json").read_text())
+    assert manifest["record"]["data_kind"] == "real" and "/copy" in json.dumps(manifest["match"])
+
+
 @pytest.mark.timeout(600)
-def test_notebook_01_takes_the_released_set(tmp_path: Path) -> None:
-    """The profile key `import_from`: 01 leaves what 02 and 03 read, without asking anybody."""
-    copy = released_13k(tmp_path / "copy")
-    profile = tmp_path / "imported.yaml"
-    profile.write_text(
-        f"name: imported\nseed: 3\n01_synthesis:\n  import_from: {copy}\n  train_queries: 20\n"
-        "  validation_queries: 2\n  test_queries: 2\n"
-    )
-    paths = os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH", "")) if p)
-    environment = {**os.environ, "RRLIB_OUTPUTS": str(tmp_path / "outputs"), "PYTHONPATH": paths}
-    command = [sys.executable, "-m", "rrlib", "run", str(profile), "--until", "01"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=580)
+def test_the_released_set_goes_through_01_into_both_trainings(
+    backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """01 as a notebook, without asking anybody; then both trainings, as stages 02 and 03 of the same profile."""
+    profile, run_dir = imported(tmp_path, f"model: {backbone}, dtype: fp32, max_length: 1000,")
+    done, _ = rrlib_run(tmp_path / "outputs", tmp_path, str(profile), "--until", "01")
     assert done.returncode == 0, done.stdout + done.stderr
-    stage = tmp_path / "outputs/imported/01_synthesis"
-    read = read_examples(stage / "teacher/examples.jsonl")
-    assert [e.gold for e in read] == [e.gold for e in examples()] and not (stage / "teacher/rank.jsonl").exists()
-    manifest = json.loads((stage / "manifest.json").read_text())
-    assert manifest["record"]["data_kind"] == "real" and str(copy) in json.dumps(manifest["match"])
-    assert "math-theorem" in (stage / "teacher/DATA_CARD.md").read_text()
+    same_as_published(run_dir)
+    monkeypatch.setenv("RRLIB_OUTPUTS", str(tmp_path / "outputs"))
+    assert main(["train", "sft", str(profile)]) == 0
+    assert main(["train", "grpo", str(profile)]) == 0
+    sft, rl = (json.loads((run_dir / stage / "metrics.json").read_text()) for stage in ("02_sft", "03_rl"))
+    assert sft["examples"] == rl["examples"] == 2 and sft["last_loss"] < sft["first_loss"]
+    (written,) = (run_dir / "03_rl/grpo/trainer/completions").glob("*.parquet")
+    prompts = pd.read_parquet(written)["prompt"].astype(str)
+    assert len(prompts) == 8 and all(any(e.passages[0].text[:10] in p for e in examples()) for p in prompts)
+    for stage in ("02_sft", "03_rl"):
+        assert json.loads((run_dir / stage / "manifest.json").read_text())["record"]["data_kind"] == "real"
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(1200)
+def test_the_released_set_goes_through_the_notebooks(tmp_path: Path) -> None:
+    """01, 02 and 03 by papermill, as a reader with a local copy runs them."""
+    profile, run_dir = imported(tmp_path)
+    done, _ = rrlib_run(tmp_path / "outputs", tmp_path, str(profile), "--until", "03")
+    assert done.returncode == 0, done.stdout + done.stderr
+    same_as_published(run_dir)
+    sft, rl = (json.loads((run_dir / stage / "metrics.json").read_text()) for stage in ("02_sft", "03_rl"))
+    assert sft["examples"] == rl["prompts"] == 2 and sft["last_loss"] < sft["first_loss"]
+
+
+@pytest.mark.timeout(600)
+def test_01_opened_again_leaves_the_later_stages_finished(chain: Chain, tmp_path: Path, monkeypatch: Any) -> None:
+    """In Jupyter a finished notebook is run once more: nobody is asked, and 02 to 04 need not train again."""
+    monkeypatch.setenv("RRLIB_OUTPUTS", str(tmp_path))
+    run_dir = tmp_path / "smoke"
+    shutil.copytree(chain.run, run_dir)
+    profile = load_profile(SMOKE)
+    before = (run_dir / "01_synthesis/teacher/calls.jsonl").read_bytes()
+    account = (run_dir / "01_synthesis/teacher/account.json").read_bytes()
+    parameters = profile.parameters("01_synthesis", run="smoke")
+    execute(notebook_path("01_synthesis"), tmp_path / "01.ipynb", parameters, echo=lambda line: None, live=False)
+    assert (run_dir / "01_synthesis/teacher/calls.jsonl").read_bytes() == before
+    assert (run_dir / "01_synthesis/teacher/account.json").read_bytes() != account, "it did run"
+    for stage, inputs in STAGES.items():
+        match = identity(run_dir, stage, profile.parameters(stage, run="smoke"), inputs)
+        assert stage_state(run_dir, stage, match) == ("finished", [])
 
 
 def test_a_second_run_of_01_leaves_what_02_reads_unchanged(tmp_path: Path) -> None:
