@@ -122,7 +122,7 @@ table_of_recipes()
 # **Predict:** which of the passages would help somebody who asks this?
 
 # %%
-followed = story.followed(collection, window)
+followed = story.followed(collection, window, seed=seed, limit=train_queries, import_from=import_from)
 print(followed.query.text)
 passages_table(followed.passages)
 
@@ -142,6 +142,65 @@ if not import_from:
 asking.update(concurrency=concurrency, style=style, budget=budget or None, k=consistency_k)
 
 # %% [markdown]
+# ### One query goes ahead
+#
+# Our query first, with the few that stand before it in the seeded order. Its answers go into the folder that the whole
+# batch will use, so the batch will not ask for them again. With `import_from`, nobody is asked: the first of the
+# released examples is looked at.
+
+# %%
+out = stage.path("teacher")
+if import_from:
+    first = import_examples(import_from, out, alpha=alpha, k=consistency_k, limit=1)
+else:
+    first = synthesize(collection, client, out, limit=followed.number, alpha=alpha, **asking)
+asked = follow(out, followed.query.qid)
+first.summary["answers"]
+
+# %% [markdown]
+# ### First look: select
+#
+# What the teacher was sent for our query (the end of it), and what it said. The gold answer is in the prompt.
+
+# %%
+print(story.prompt_end(asked, "select"))
+print("\n--- the teacher:", story.answers(asked, "select"))
+
+# %% [markdown]
+# ### The list
+#
+# The window to rank is put together from the passages that were selected, from *hard* negatives (those that the first
+# stage puts on top, or that a web search brought) and from others, and shuffled: the order must give nothing away. This
+# is what the teacher is sent now, and the gold answer is not in it.
+#
+# **Predict:** will the passages that were selected a moment ago all stand at the top?
+
+# %%
+print(story.prompt_end(asked, "rank", 2500))
+
+# %% [markdown]
+# ### Second look: rank
+#
+# Without the gold answer, the teacher must find out by itself what the query is after. The reasoning is what the
+# student model will learn to write.
+
+# %%
+print(story.answers(asked, "rank"))
+
+# %% [markdown]
+# ### One example
+#
+# Both labels side by side: *relevant* comes from selection (pointwise), *gold place* from ranking (listwise). The
+# filter compares them, and decides.
+
+# %%
+example, fate = story.outcome(first, followed.query.qid)
+print(fate)
+passages_table(example.passages, example.relevance, example.gold) if example else "no example came of it"
+
+# %% [markdown]
+# ## The whole batch
+#
 # ### Which alpha?
 #
 # The filter at the end needs a threshold. It is chosen on the *validation* split, whose queries are never trained on:
@@ -172,53 +231,21 @@ stage.figure("alpha", figures.choice_curves(choices, threshold)) if len(choices)
 # noise: with few validation queries the curve is rough, and the interval wide.
 
 # %% [markdown]
-# ### The whole batch
+# ### All queries
 #
 # Each answer is appended to a file at once, and each try is booked before it is made: a run that is killed goes on
-# where it stopped, and no answer is paid for twice. With `import_from`, nobody is asked, and the released examples go
-# through the same filter into the same files.
+# where it stopped, and no answer is paid for twice. While it works, a line says how far it is, what it has cost so far,
+# and how long it will take. With `import_from`, the released examples go through the same filter into the same files.
 
 # %%
-out = stage.path("teacher")
 if import_from:
     result = import_examples(import_from, out, alpha=threshold, k=consistency_k, limit=import_limit or None)
     stage.data_kind = result.summary["data_kind"]
 else:
     asking.update(limit=train_queries, alpha=threshold, progress=ProgressLine())
     result = synthesize(collection, client, out, **asking)
-result.summary["answers"], result.summary["account"]
-
-# %% [markdown]
-# ### First look: select
-#
-# What the teacher was sent for our query (the end of it), and what it said. The gold answer is in the prompt.
-
-# %%
-asked = follow(out, followed.query.qid)
-print(story.prompt_end(asked, "select"))
-print("\n--- the teacher:", story.answers(asked, "select"))
-
-# %% [markdown]
-# ### Second look: rank
-#
-# Now without the gold answer: the teacher must find out by itself what the query is after. The reasoning is what the
-# student model will learn to write.
-#
-# **Predict:** will the passages that were selected a moment ago all stand at the top?
-
-# %%
-print(story.answers(asked, "rank"))
-
-# %% [markdown]
-# ### One example
-#
-# Both labels side by side: *relevant* comes from selection (pointwise), *gold place* from ranking (listwise).
-
-# %%
 examples = examples_of(result)
-shown = next((e for e in examples if e.query.qid == followed.query.qid), examples[0])
-print(shown.query.text, "| self-consistency:", round(shown.meta.get("consistency", float("nan")), 3))
-passages_table(shown.passages, shown.relevance, shown.gold)
+result.summary["answers"], result.summary["account"]
 
 # %% [markdown]
 # ## The self-consistency filter

@@ -27,6 +27,7 @@ from rrlib.params import STAGES, load_profile, notebook_path
 from rrlib.synthesis import figures, story
 from rrlib.synthesis.domains import RECIPES, table_of_recipes
 from rrlib.synthesis.export import JOURNAL, RESULTS
+from rrlib.synthesis.items import CollectionSource
 from rrlib.synthesis.pipeline import follow
 from rrlib.synthesis.prices import Price, price_for
 from rrlib.synthesis.progress import ProgressLine
@@ -128,9 +129,27 @@ def test_the_story_of_one_query(believed: Any, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="run synthesize first"):
         follow(tmp_path, "q1")
     collection = make_collection(3, domain="msmarco")
-    assert story.followed(collection, 6).query.qid == "q0"
-    collection.metadata["q2"]["domain"] = "biology"
-    assert story.followed(collection, 6).query.qid == "q2"
+    order = [item.query.qid for item in CollectionSource(collection, seed=5)]
+    first = story.followed(collection, 6, seed=5)
+    assert (first.query.qid, first.number, len(first.passages)) == (order[0], 1, 6)
+    collection.metadata[order[2]]["domain"] = "biology"
+    assert story.followed(collection, 6, seed=5) == story.Followed(
+        collection.queries[order[2]], collection.candidates(6)[int(order[2][1:])].passages, 3
+    )
+    assert story.followed(collection, 6, seed=5, limit=2).query.qid == order[0], "only among those that are asked"
+    copied = story.followed(collection, 6, import_from=str(tmp_path / "copy"))
+    assert copied.query.text == examples()[0].query.text and copied.number == 1
+
+
+def test_the_fate_of_one_query(believed: Any, tmp_path: Path) -> None:
+    example, fate = story.outcome(believed, "q1")
+    assert example is not None and example.query.qid == "q1" and fate == "kept, self-consistency 1.000; alpha 0.2"
+    strict = run(make_collection(12), Believer(), tmp_path, alpha=0.9)
+    assert story.outcome(strict, "q0")[0] is None and story.outcome(strict, "q0")[1].startswith("below alpha, self-")
+    assert story.outcome(strict, "nobody") == (None, "nobody was not asked about")
+
+
+def test_what_is_looked_at_in_stories() -> None:
     assert len(table_of_recipes()) == len(RECIPES)
     assert story.Markdown("# x")._repr_markdown_() == "# x"
 

@@ -7,12 +7,16 @@ data go through the same cells. What only a simulated teacher can tell (what it 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rrlib.formats import Collection, read_jsonl
 from rrlib.synthesis.domains import recipe_for
 from rrlib.synthesis.export import SynthesisResult
-from rrlib.types import Candidates
+from rrlib.synthesis.items import CollectionSource, Item
+from rrlib.synthesis.publish import stream_examples
+from rrlib.synthesis.released import read_released
+from rrlib.types import Passage, Query, RankingExample
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,14 +34,42 @@ class Markdown(str):
         return str(self)
 
 
-def followed(collection: Collection, window: int) -> Candidates:
-    """The query to follow through all steps: the first that is asked both questions; else the first of all."""
-    everything = collection.candidates(window)
-    for item in everything:
-        known = collection.metadata.get(item.query.qid, {})
-        if recipe_for(str(known.get("domain") or "")).labels == "teacher" and known.get("gold_answer"):
-            return item
-    return everything[0]
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """The query to follow through all steps. number: its place in the order of asking, 1 = the first."""
+
+    query: Query
+    passages: tuple[Passage, ...]
+    number: int = 1
+
+
+def followed(
+    collection: Collection, window: int, *, seed: int = 0, limit: int | None = None, import_from: str = ""
+) -> Followed:
+    """The first query that is asked both questions, else the first of all; of released data, its first example.
+
+    seed, limit: of the run that will ask, since they make the order. The passages are the first `window` candidates.
+    """
+    if import_from:
+        example = next(read_released(import_from))
+        return Followed(example.query, example.passages)
+    everything = list(enumerate(CollectionSource(collection, seed=seed, limit=limit), 1))
+    number, item = next(((n, item) for n, item in everything if _asked_twice(item)), everything[0])
+    return Followed(item.query, item.candidates[:window], number)
+
+
+def _asked_twice(item: Item) -> bool:
+    return recipe_for(item.domain).labels == "teacher" and bool(item.gold_answer and item.candidates)
+
+
+def outcome(result: SynthesisResult, qid: str) -> tuple[RankingExample | None, str]:
+    """(the example that came of a query, None where none did; a sentence on its fate)."""
+    row = next((row for _, row in read_jsonl(result.fates) if row["qid"] == qid), None)
+    if row is None:
+        return None, f"{qid} was not asked about"
+    value = f", self-consistency {row['consistency']:.3f}" if "consistency" in row else ""
+    example = next((e for e in stream_examples(result.examples) if e.query.qid == qid), None)
+    return example, f"{row['fate'].replace('_', ' ')}{value}; alpha {result.summary['alpha']:g}"
 
 
 def prompt_end(asked: Mapping[str, Sequence[Mapping[str, Any]]], step: str, chars: int = 900) -> str:
