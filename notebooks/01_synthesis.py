@@ -160,10 +160,11 @@ first.summary["answers"]
 # %% [markdown]
 # ### First look: select
 #
-# What the teacher was sent for our query (the end of it), and what it said. The gold answer is in the prompt.
+# What the teacher was sent for our query, and what it said. The gold answer is in the prompt. The candidates come a
+# window at a time; the first question is shown, and the answers to all.
 
 # %%
-print(story.prompt_end(asked, "select"))
+print(story.prompt_sent(asked, "select"))
 print("\n--- the teacher:", story.answers(asked, "select"))
 
 # %% [markdown]
@@ -176,7 +177,7 @@ print("\n--- the teacher:", story.answers(asked, "select"))
 # **Predict:** will the passages that were selected a moment ago all stand at the top?
 
 # %%
-print(story.prompt_end(asked, "rank", 2500))
+print(story.prompt_sent(asked, "rank"))
 
 # %% [markdown]
 # ### Second look: rank

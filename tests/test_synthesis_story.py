@@ -120,11 +120,13 @@ def test_quality_is_judged_by_labels_the_teacher_did_not_make(believed: Any) -> 
 
 def test_the_story_of_one_query(believed: Any, tmp_path: Path) -> None:
     asked = follow(believed.examples.parent, "q1")
-    assert "question 1" in story.prompt_end(asked, "select", 9999) and story.answers(asked, "select").count("|") == 1
+    whole, short = story.prompt_sent(asked, "select", 9999), story.prompt_sent(asked, "select", 200)
+    assert "Query: question 1\nGold answer: secret 1\n" in whole and story.answers(asked, "select").count("|") == 1
+    assert short == f"{whole[:100]}\n[...]\n{whole[-100:]}" and "secret" not in story.prompt_sent(asked, "rank")
     assert story.answers(asked, "rank").startswith("because it is good\n\n[")
     imported = import_examples(released_13k(tmp_path / "copy"), tmp_path / "out")
     nobody = follow(tmp_path / "out", "q1")
-    assert story.prompt_end(nobody, "select") == story.answers(nobody, "rank") == story.IMPORTED
+    assert story.prompt_sent(nobody, "select") == story.answers(nobody, "rank") == story.IMPORTED
     assert story.fates(imported)["consistency"].notna().all() and len(examples_of(imported)) == 2
     with pytest.raises(InputError, match="run synthesize first"):
         follow(tmp_path, "q1")
@@ -170,6 +172,7 @@ def test_progress_says_how_far_how_dear_and_how_long() -> None:
     assert "done in 1:02:03" in ProgressLine.line(5, 5, Usage(calls=5), 3723.0) and "$" not in ProgressLine.line(
         1, 5, Usage(), 1.0
     )
+    assert "0:50 to go" in ProgressLine.line(500, 1000, Usage(calls=400), 10.0, stored=400), "the rate of this run"
     now, out = 0.0, io.StringIO()
     show = ProgressLine(every=1.0, stream=out, clock=lambda: now)
     for done in range(1, 11):
@@ -177,6 +180,12 @@ def test_progress_says_how_far_how_dear_and_how_long() -> None:
         show(done, 10, Usage(calls=done))
     shown = out.getvalue().splitlines()
     assert 3 <= len(shown) <= 5 and shown[-1].startswith("10/10")
+    now, out = 0.0, io.StringIO()
+    resumed = ProgressLine(every=0.0, stream=out, clock=lambda: now)
+    for done in range(1, 9):  # six are stored, and gone through in no time; the next take two seconds each
+        now += 0.001 if done <= 6 else 2.0
+        resumed(done, 10, Usage(calls=max(0, done - 6)))
+    assert out.getvalue().splitlines()[-1].endswith("0.5 calls/s, 0:04 to go")
 
 
 IMPORTED = """

@@ -146,6 +146,7 @@ def finish(job: Job, out: Path, stored: int) -> SynthesisResult:
     summary = {
         **tally.summary(),
         "alpha": job.alpha,
+        "k": job.k,
         "stored_before": stored,
         "torn_lines": sum(s.torn for s in stores.values()) + teacher.ledger.torn,
         "answers": {step: len(store) for step, store in stores.items()},

@@ -42,8 +42,9 @@ def merge(folders: Sequence[str | Path], out_dir: str | Path, allow_failed: bool
                 path=root,
                 remedy="run this shard again on the same source",
             )
-        if summary["alpha"] != summaries[0]["alpha"]:
-            raise InputError(f"alpha is {summary['alpha']} here", path=root, remedy="finish all shards with one alpha")
+        for key in ("alpha", "k"):
+            if summary[key] != summaries[0][key]:
+                raise InputError(f"{key} is {summary[key]} here", path=root, remedy=f"finish all shards with one {key}")
         failed = summary["dropped"].get("call_failed", 0)
         if failed and not allow_failed:
             raise InputError(
@@ -77,7 +78,7 @@ def merge(folders: Sequence[str | Path], out_dir: str | Path, allow_failed: bool
 def _summary(root: Path) -> dict[str, Any]:
     try:
         summary = read_summary(root)
-        summary["source"]["digest"], summary["shard"], summary["alpha"], summary["account"]["calls"]
+        summary["source"]["digest"], summary["shard"], summary["alpha"], summary["k"], summary["account"]["calls"]
         return summary
     except OSError:
         raise MissingFileError(

@@ -72,10 +72,13 @@ def outcome(result: SynthesisResult, qid: str) -> tuple[RankingExample | None, s
     return example, f"{row['fate'].replace('_', ' ')}{value}; alpha {result.summary['alpha']:g}"
 
 
-def prompt_end(asked: Mapping[str, Sequence[Mapping[str, Any]]], step: str, chars: int = 900) -> str:
-    """The end of what the teacher was sent in a step."""
+def prompt_sent(asked: Mapping[str, Sequence[Mapping[str, Any]]], step: str, chars: int = 3000) -> str:
+    """What the teacher was sent first in a step; of a longer prompt the beginning and the end, `chars` in all."""
     records = asked.get(step) or ()
-    return str(records[0]["prompt"][-1]["content"])[-chars:] if records else IMPORTED
+    if not records:
+        return IMPORTED
+    text = str(records[0]["prompt"][-1]["content"])
+    return text if len(text) <= chars else f"{text[: chars // 2]}\n[...]\n{text[-(chars // 2) :]}"
 
 
 def answers(asked: Mapping[str, Sequence[Mapping[str, Any]]], step: str) -> str:
