@@ -31,7 +31,7 @@ def over(server: TeacherServer, out: Path, **options: Any) -> Any:
     slow = server.fault == "slow"
     timeout = 5.0 if slow else 120.0  # shared machines have pauses of their own
     client = OpenAIClient(server.url, "toy-teacher", timeout=timeout, max_retries=30, backoff=0.02, max_wait=0.2)
-    many = 128 if slow else 64
+    many = 128 if slow else 16
     return synthesize(COLLECTION, client, out, **{"window": 6, "seed": 1, "concurrency": many, **options})
 
 
@@ -45,7 +45,7 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with TeacherServer() as server:
         result = over(server, out)
         assert result.n_examples == QUERIES and sum(server.asked.values()) == 2 * QUERIES
-        assert server.most <= 64
+        assert server.most <= 16
     yield out
 
 
@@ -90,8 +90,10 @@ def test_content_faults_cost_their_queries_and_give_a_reason(clean: Path, tmp_pa
             assert same or key.partition("/")[0] in dropped
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", PLACES[1:])
 def test_reasoning_is_found_in_each_of_three_places(clean: Path, tmp_path: Path, place: str) -> None:
+    """The clean run has it in the first of them, `reasoning_content`."""
+    assert {record["reasoning"] for record in records(clean / "rank.jsonl").values()} == {"because it is good"}
     with TeacherServer(place=place) as server:
         over(server, tmp_path)
     assert (tmp_path / "examples.jsonl").read_bytes() == (clean / "examples.jsonl").read_bytes()
