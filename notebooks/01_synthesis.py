@@ -44,6 +44,7 @@ from rrlib.stages import (
 )
 from rrlib.synthesis import figures, story
 from rrlib.synthesis.domains import table_of_recipes
+from rrlib.synthesis.export import JOURNAL
 from rrlib.synthesis.pipeline import follow, synthesize
 from rrlib.synthesis.plan import plan
 from rrlib.synthesis.prices import price_for
@@ -64,6 +65,7 @@ validation_queries = 12  # queries for looking at checkpoints (count)
 test_queries = 24  # queries for the final table (count)
 pool = 30  # first-stage candidates of each query (passages)
 import_from = ""  # local copy of released data: folder or file; empty = ask the teacher (path)
+import_limit = 0  # examples taken from there, the first of them (count; 0 = all)
 teacher = "rrlib.miniature:SimulatedTeacher"  # module:callable, or base URL of an OpenAI-compatible server
 teacher_model = ""  # model behind a base URL (name)
 teacher_options = {}  # more arguments for the teacher (name: value)
@@ -86,6 +88,7 @@ style = "reasonrank"  # prompt style the examples are for (name in rrlib.prompts
 # %%
 config = collect("01_synthesis", globals())
 stage = begin(config)
+stage.journal = JOURNAL  # how the asking went, which differs from run to run: nothing for later stages
 stage
 
 # %% [markdown]
@@ -119,7 +122,7 @@ table_of_recipes()
 # **Predict:** which of the passages would help somebody who asks this?
 
 # %%
-followed = story.followed(collection, window)
+followed = story.followed(collection, window, seed=seed, limit=train_queries, import_from=import_from)
 print(followed.query.text)
 passages_table(followed.passages)
 
@@ -139,12 +142,72 @@ if not import_from:
 asking.update(concurrency=concurrency, style=style, budget=budget or None, k=consistency_k)
 
 # %% [markdown]
+# ### One query goes ahead
+#
+# Our query first, with the few that stand before it in the seeded order. Its answers go into the folder that the whole
+# batch will use, so the batch will not ask for them again. With `import_from`, nobody is asked: the first of the
+# released examples is looked at.
+
+# %%
+out = stage.path("teacher")
+if import_from:
+    first = import_examples(import_from, out, alpha=alpha, k=consistency_k, limit=1)
+else:
+    first = synthesize(collection, client, out, limit=followed.number, alpha=alpha, **asking)
+asked = follow(out, followed.query.qid)
+first.summary["answers"]
+
+# %% [markdown]
+# ### First look: select
+#
+# What the teacher was sent for our query, and what it said. The gold answer is in the prompt. The candidates come a
+# window at a time; the first question is shown, and the answers to all.
+
+# %%
+print(story.prompt_sent(asked, "select"))
+print("\n--- the teacher:", story.answers(asked, "select"))
+
+# %% [markdown]
+# ### The list
+#
+# The window to rank is put together from the passages that were selected, from *hard* negatives (those that the first
+# stage puts on top, or that a web search brought) and from others, and shuffled: the order must give nothing away. This
+# is what the teacher is sent now, and the gold answer is not in it.
+#
+# **Predict:** will the passages that were selected a moment ago all stand at the top?
+
+# %%
+print(story.prompt_sent(asked, "rank"))
+
+# %% [markdown]
+# ### Second look: rank
+#
+# Without the gold answer, the teacher must find out by itself what the query is after. The reasoning is what the
+# student model will learn to write.
+
+# %%
+print(story.answers(asked, "rank"))
+
+# %% [markdown]
+# ### One example
+#
+# Both labels side by side: *relevant* comes from selection (pointwise), *gold place* from ranking (listwise). The
+# filter compares them, and decides.
+
+# %%
+example, fate = story.outcome(first, followed.query.qid)
+print(fate)
+passages_table(example.passages, example.relevance, example.gold) if example else "no example came of it"
+
+# %% [markdown]
+# ## The whole batch
+#
 # ### Which alpha?
 #
 # The filter at the end needs a threshold. It is chosen on the *validation* split, whose queries are never trained on:
 # the same teacher is asked about them, and its lists are judged by labels that it had no part in. The measure is cheap
 # and plain. A list is *right* when it begins with a passage that those labels call relevant. The filter looks for right
-# lists; precision, recall and F1 say how well it does.
+# lists; precision, recall and F1 say how well it does. The best F1 is the choice.
 #
 # **Predict:** the paper takes 0.4. Will the curve agree?
 
@@ -156,7 +219,7 @@ if alpha_queries and not import_from:
     judged = synthesize(held_out, client, where, split="validation", limit=alpha_queries, alpha=alpha, **asking)
 choices = story.alpha_table(story.fates(judged))
 threshold = story.best_alpha(choices, alpha) if choose_alpha else alpha
-print(f"alpha: {threshold:g} {'(best F1 on validation)' if choose_alpha else '(as the parameter says)'}")
+print(story.verdict_on(threshold, story.fates(judged)))
 choices
 
 # %%
@@ -164,57 +227,26 @@ stage.figure("alpha", figures.choice_curves(choices, threshold)) if len(choices)
 
 # %% [markdown]
 # What to see: precision rises with alpha, as lists that bury what the teacher itself called relevant are mostly wrong;
-# recall falls, as some right lists are lost too. With few validation queries the curves are rough: prefer the paper's
-# value to the best point of a rough curve.
+# recall falls, as some right lists are lost too. `choose_alpha = True` takes the best point. A profile that keeps an
+# alpha of its own, such as the paper's, reads in the line above the table what that costs in F1, and whether it is
+# noise: with few validation queries the curve is rough, and the interval wide.
 
 # %% [markdown]
-# ### The whole batch
+# ### All queries
 #
 # Each answer is appended to a file at once, and each try is booked before it is made: a run that is killed goes on
-# where it stopped, and no answer is paid for twice. With `import_from`, nobody is asked, and the released examples go
-# through the same filter into the same files.
+# where it stopped, and no answer is paid for twice. While it works, a line says how far it is, what it has cost so far,
+# and how long it will take. With `import_from`, the released examples go through the same filter into the same files.
 
 # %%
-out = stage.path("teacher")
 if import_from:
-    result = import_examples(import_from, out, alpha=threshold, limit=train_queries)
+    result = import_examples(import_from, out, alpha=threshold, k=consistency_k, limit=import_limit or None)
     stage.data_kind = result.summary["data_kind"]
 else:
     asking.update(limit=train_queries, alpha=threshold, progress=ProgressLine())
     result = synthesize(collection, client, out, **asking)
-result.summary["answers"], result.summary["account"]
-
-# %% [markdown]
-# ### First look: select
-#
-# What the teacher was sent for our query (the end of it), and what it said. The gold answer is in the prompt.
-
-# %%
-asked = follow(out, followed.query.qid)
-print(story.prompt_end(asked, "select"))
-print("\n--- the teacher:", story.answers(asked, "select"))
-
-# %% [markdown]
-# ### Second look: rank
-#
-# Now without the gold answer: the teacher must find out by itself what the query is after. The reasoning is what the
-# student model will learn to write.
-#
-# **Predict:** will the passages that were selected a moment ago all stand at the top?
-
-# %%
-print(story.answers(asked, "rank"))
-
-# %% [markdown]
-# ### One example
-#
-# Both labels side by side: *relevant* comes from selection (pointwise), *gold place* from ranking (listwise).
-
-# %%
 examples = examples_of(result)
-shown = next((e for e in examples if e.query.qid == followed.query.qid), examples[0])
-print(shown.query.text, "| self-consistency:", round(shown.meta.get("consistency", float("nan")), 3))
-passages_table(shown.passages, shown.relevance, shown.gold)
+result.summary["answers"], result.summary["account"]
 
 # %% [markdown]
 # ## The self-consistency filter

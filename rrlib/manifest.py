@@ -241,7 +241,9 @@ def open_stage(
 class Stage:
     """An open stage. `folder` takes its data; `finish` closes it. As a context manager it finishes when all went well.
 
-    Attributes: name, folder, run_dir, parameters, reopened, resumed, data_kind ("real", "synthetic", "simulated").
+    Attributes: name, folder, run_dir, parameters, reopened, resumed, data_kind ("real", "synthetic", "simulated"),
+    journal (names of files that tell how a run went, so that they differ between two runs of the same: they are listed
+    in the manifest, but not part of the stage's hash, so they make no later stage run again).
     """
 
     def __init__(
@@ -259,6 +261,7 @@ class Stage:
         self.folder = run_dir / name
         self.match, self.reopened, self.resumed = match, reopened, resumed
         self.figures: list[str] = []
+        self.journal: Sequence[str] = ()
         self.timings: dict[str, float] = {}
         self.metrics: dict[str, Any] = {}
         self._begun = time.monotonic()
@@ -327,10 +330,11 @@ class Stage:
             for p in files_below(self.folder)
             if not (p.parent == self.folder and p.name in OWN_FILES)
         }
+        hashed = {name: entry for name, entry in outputs.items() if Path(name).name not in self.journal}
         seconds = round(time.monotonic() - self._begun, 1)
         manifest = {
             "stage": self.name,
-            "hash": hash_text(json.dumps([self.match, outputs], sort_keys=True)),
+            "hash": hash_text(json.dumps([self.match, hashed], sort_keys=True)),
             "match": self.match,
             "outputs": outputs,
             "figures": self.figures,

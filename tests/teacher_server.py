@@ -35,13 +35,14 @@ class TeacherServer:
     """Use as a context manager; `url` is its base URL, `asked` how often each request came, `done` was answered.
 
     fault: one of TRANSPORT or CONTENT. place: where the reasoning stands. delay: seconds an answer takes. key: where
-    given, requests with another bearer token get 401.
+    given, requests with another bearer token get 401. model: what it serves; requests for others get 404.
     """
 
     def __init__(
         self, fault: str = "", place: str = "reasoning_content", *, seed: int = 0, delay: float = 0.0, key: str = ""
     ) -> None:
         self.fault, self.place, self.seed, self.delay, self.key = fault, place, seed, delay, key
+        self.model = "toy-teacher"
         self.asked: Counter[str] = Counter()
         self.done: Counter[str] = Counter()
         self.met: set[str] = set()
@@ -101,7 +102,7 @@ class TeacherServer:
         request = json.loads(body)
         if self.key and token != self.key:
             return 401, {}, json.dumps({"error": {"message": f"Incorrect key provided: {token}"}}).encode(), False
-        if request["model"] != "toy-teacher":
+        if request["model"] != self.model:
             return 404, {}, b'{"error": {"message": "The model does not exist"}}', False
         name = hashlib.sha256(body).hexdigest()
         self.asked[name] += 1

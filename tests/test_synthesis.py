@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
 import re
 import signal
 import subprocess
@@ -548,46 +547,6 @@ def test_two_processes_on_one_store_are_refused(tmp_path: Path) -> None:
         assert other.returncode == 1
         assert f"another process (pid {os.getpid()}) writes to this store" in other.stderr
     assert subprocess.run([sys.executable, "-c", code, str(tmp_path)]).returncode == 0
-
-
-CHILD = """
-import sys
-from pathlib import Path
-sys.path.insert(0, {tests!r})
-import test_synthesis as t
-t.run(t.make_collection(60), t.Teacher(delay=0.004), Path(sys.argv[1]))
-"""
-
-
-def test_kill_at_any_moment_and_go_on(tmp_path: Path) -> None:
-    """kill -9, several times, then to the end: the stores equal those of a run that was left in peace."""
-    run(make_collection(60), Teacher(), tmp_path / "peace")
-    code = CHILD.format(tests=str(Path(__file__).parent))
-    generator = random.Random(5)
-    kills = 0
-    for _ in range(6):
-        child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "war")], stderr=subprocess.PIPE)
-        store = tmp_path / "war" / "select.jsonl"
-        target = (store.stat().st_size if store.exists() else 0) + generator.randrange(1, 30_000)
-        end = time.monotonic() + 20
-        while child.poll() is None and time.monotonic() < end:
-            if store.exists() and store.stat().st_size >= target:
-                child.send_signal(signal.SIGKILL)
-                kills += 1
-                break
-            time.sleep(0.001)
-        child.wait()
-        if child.returncode == 0:
-            break
-        assert child.returncode == -signal.SIGKILL, child.stderr.read()  # type: ignore[union-attr]
-    assert kills >= 2
-    stored = len(records(tmp_path / "war/select.jsonl")) + len((tmp_path / "war/rank.jsonl").read_bytes().splitlines())
-    last = Teacher()
-    run(make_collection(60), last, tmp_path / "war")
-    assert len(last.asked) in (180 - stored, 180 - stored + 1)  # one more where the last line was torn
-    for name in ("select.jsonl", "rank.jsonl"):
-        assert records(tmp_path / "war" / name) == records(tmp_path / "peace" / name)
-    assert (tmp_path / "war/examples.jsonl").read_bytes() == (tmp_path / "peace/examples.jsonl").read_bytes()
 
 
 def test_ctrl_c_inside_a_running_loop_stops_the_work() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,10 +14,12 @@ import pytest
 from teacher_server import CONTENT, PLACES, TRANSPORT, TeacherServer
 from test_synthesis import make_collection, records
 
+from rrlib.cli import main
 from rrlib.engines.base import Decoding
 from rrlib.engines.openai import FatalCallError, OpenAIClient
-from rrlib.errors import EngineError
+from rrlib.errors import EngineError, InputError
 from rrlib.formats import read_jsonl
+from rrlib.synthesis.items import CollectionSource, write_items
 from rrlib.synthesis.pipeline import synthesize
 
 QUERIES = 500
@@ -27,7 +31,7 @@ def over(server: TeacherServer, out: Path, **options: Any) -> Any:
     slow = server.fault == "slow"
     timeout = 5.0 if slow else 120.0  # shared machines have pauses of their own
     client = OpenAIClient(server.url, "toy-teacher", timeout=timeout, max_retries=30, backoff=0.02, max_wait=0.2)
-    many = 128 if slow else 64
+    many = 128 if slow else 16
     return synthesize(COLLECTION, client, out, **{"window": 6, "seed": 1, "concurrency": many, **options})
 
 
@@ -41,7 +45,7 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with TeacherServer() as server:
         result = over(server, out)
         assert result.n_examples == QUERIES and sum(server.asked.values()) == 2 * QUERIES
-        assert server.most <= 64
+        assert server.most <= 16
     yield out
 
 
@@ -86,8 +90,10 @@ def test_content_faults_cost_their_queries_and_give_a_reason(clean: Path, tmp_pa
             assert same or key.partition("/")[0] in dropped
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", PLACES[1:])
 def test_reasoning_is_found_in_each_of_three_places(clean: Path, tmp_path: Path, place: str) -> None:
+    """The clean run has it in the first of them, `reasoning_content`."""
+    assert {record["reasoning"] for record in records(clean / "rank.jsonl").values()} == {"because it is good"}
     with TeacherServer(place=place) as server:
         over(server, tmp_path)
     assert (tmp_path / "examples.jsonl").read_bytes() == (clean / "examples.jsonl").read_bytes()
@@ -123,6 +129,100 @@ def test_what_cannot_work_stops_the_run_at_once(tmp_path: Path, monkeypatch: pyt
         good = OpenAIClient(server.url, "toy-teacher")
         if what != "model":
             assert synthesize(make_collection(500, 6), good, tmp_path, window=6, seed=1, limit=5).n_examples == 5
+
+
+def test_a_base_url_holds_no_key(tmp_path: Path) -> None:
+    for url in (
+        "https://me:sk-very-secret@host/v1",
+        "https://sk-very-secret@host/v1",
+        "https://host/v1?key=sk-very-secret",
+    ):
+        with pytest.raises(InputError, match="put the key into OPENAI_API_KEY") as caught:
+            OpenAIClient(url, "toy-teacher")
+        assert "sk-very-secret" not in str(caught.value)
+
+
+STOPS = {
+    "key": "answered 401: Incorrect key provided: (key)",
+    "model": "answered 404: The model does not exist",
+    "network": "cannot be reached",
+    "budget": "the budget of $0.00 is reached",
+    "full disk": "cannot write the store: No space left on device",
+    "read-only folder": "cannot write the store: Read-only file system",
+}
+
+
+@pytest.mark.parametrize("what", STOPS)
+def test_the_command_says_what_stopped_it_and_goes_on_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], what: str
+) -> None:
+    """Three queries are there; then it breaks, with exit code 1 and its words. What was stored stays, and is not asked
+    again; a full disk loses what is in flight, and says how many."""
+    out, items = tmp_path / "out", tmp_path / "items"
+    write_items(items, CollectionSource(make_collection(8, 6), seed=1), name="toy", data_kind="synthetic")
+
+    def synthesize(base_url: str, *more: str) -> int:
+        to = ["--output", str(out), "--base-url", base_url, "--model", "toy-teacher", "--window", "6", "--quiet"]
+        return main(["synthesize", str(items), *to, "--max-new-tokens", "400", *more])
+
+    monkeypatch.setenv("OPENAI_API_KEY", "the-right-key")
+    with TeacherServer(key="the-right-key") as server:
+        assert synthesize(server.url, "--limit", "3") == 0
+        before = {name: lines(out / name) for name in STORES}
+        assert [len(rows) for rows in before.values()] == [3, 3]
+        capsys.readouterr()
+        with monkeypatch.context() as broken:
+            if what == "key":
+                broken.setenv("OPENAI_API_KEY", "sk-very-secret")
+            if what == "model":
+                broken.setattr(server, "model", "its-successor")
+            if what == "full disk":
+                broken.setattr(os, "write", full_disk(os.write, 2000))
+            if what == "read-only folder":
+                broken.setattr(os, "open", read_only(os.open, out))
+                broken.setattr("builtins.open", read_only(open, out))
+            url = "http://127.0.0.1:9/v1" if what == "network" else server.url
+            priced = ["--price-in", "1", "--price-out", "1", "--budget", "0.002"] if what == "budget" else []
+            assert synthesize(url, *priced) == 1
+        said = capsys.readouterr().err
+        assert STOPS[what] in said and "Traceback" not in said and "sk-very-secret" not in said
+        for name in STORES:
+            assert set(before[name]) <= set(lines(out / name)), "what was stored stays"
+        assert synthesize(server.url) == 0
+        repeated = sum(server.done.values()) - len(server.done)
+        assert len(server.done) == 16 and repeated == (account(out)["lost"] if what == "full disk" else 0) <= 16
+
+
+def account(out: Path) -> dict[str, Any]:
+    """The sums over all runs of a store."""
+    found: dict[str, Any] = json.loads((out / "account.json").read_text())["account"]
+    return found
+
+
+def full_disk(real: Any, left: int) -> Any:
+    """os.write, until `left` bytes are written."""
+
+    def write(handle: int, data: bytes) -> int:
+        nonlocal left
+        if left <= 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written: int = real(handle, data[:left])
+        left -= written
+        return written
+
+    return write
+
+
+def read_only(real: Any, folder: Path) -> Any:
+    """open, builtin or of os, where nothing below `folder` can be opened to be written."""
+
+    def opened(path: Any, mode: Any = "r", *more: Any, **options: Any) -> Any:
+        writes = set("wax+") & set(mode) if isinstance(mode, str) else mode & (os.O_WRONLY | os.O_RDWR)
+        if writes and str(path).startswith(str(folder)):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+        return real(path, mode, *more, **options)
+
+    return opened
 
 
 def test_a_server_that_dies_in_mid_run(tmp_path: Path) -> None:

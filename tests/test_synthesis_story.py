@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
-import subprocess
-import sys
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,21 +13,26 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from smoke_chain import SMOKE, Chain, rrlib_run
 from test_synthesis import Teacher, make_collection, run
 from test_synthesis_release import examples, released_13k
 
+from rrlib.cli import main
 from rrlib.engines.base import Decoding, Reply
 from rrlib.errors import InputError
 from rrlib.formats import read_examples
+from rrlib.manifest import identity, open_stage, stage_state
+from rrlib.papermill_engine import execute
+from rrlib.params import STAGES, load_profile, notebook_path
 from rrlib.synthesis import figures, story
 from rrlib.synthesis.domains import RECIPES, table_of_recipes
+from rrlib.synthesis.export import JOURNAL, RESULTS
+from rrlib.synthesis.items import CollectionSource
 from rrlib.synthesis.pipeline import follow
 from rrlib.synthesis.prices import Price, price_for
 from rrlib.synthesis.progress import ProgressLine
 from rrlib.synthesis.publish import examples_of, import_examples
 from rrlib.synthesis.teacher import Usage
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 class Believer(Teacher):
@@ -92,6 +95,14 @@ def test_alpha_by_hand() -> None:
     assert list(table["recall"]) == [1.0, 1.0, 1.0, 0.5] and list(table["F1"]) == [0.667, 0.8, 1.0, 0.667]
     assert list(table["quality"]) == [0.625, 0.833, 1.0, 1.0]
     assert story.best_alpha(table, 0.4) == 0.7
+    assert story.verdict_on(0.7, frame, (0.0, 0.5, 0.7, 0.9)) == (
+        "best F1 on 4 validation lists: 1.000 at alpha 0.7, which is used"
+    )
+    said = story.verdict_on(0.0, frame, (0.0, 0.5, 0.7, 0.9))
+    assert "at alpha 0.7; used is 0, lower by 0.333 [0.000, 0.600]: within the noise" in said, "four lists are few"
+    many = pd.concat([frame] * 30)
+    assert re.search(r"lower by 0\.333 \[0\.2\d\d, 0\.4\d\d\]: outside the noise", story.verdict_on(0.0, many))
+    assert "no labels" in story.verdict_on(0.4, story.fates(None))
     empty = story.alpha_table(story.fates(None))
     assert len(empty) == 0 and story.best_alpha(empty, 0.4) == 0.4
     assert len(figures.choice_curves(table, 0.7).axes[0].get_lines()) == 4
@@ -109,18 +120,38 @@ def test_quality_is_judged_by_labels_the_teacher_did_not_make(believed: Any) -> 
 
 def test_the_story_of_one_query(believed: Any, tmp_path: Path) -> None:
     asked = follow(believed.examples.parent, "q1")
-    assert "question 1" in story.prompt_end(asked, "select", 9999) and story.answers(asked, "select").count("|") == 1
+    whole, short = story.prompt_sent(asked, "select", 9999), story.prompt_sent(asked, "select", 200)
+    assert "Query: question 1\nGold answer: secret 1\n" in whole and story.answers(asked, "select").count("|") == 1
+    assert short == f"{whole[:100]}\n[...]\n{whole[-100:]}" and "secret" not in story.prompt_sent(asked, "rank")
     assert story.answers(asked, "rank").startswith("because it is good\n\n[")
     imported = import_examples(released_13k(tmp_path / "copy"), tmp_path / "out")
     nobody = follow(tmp_path / "out", "q1")
-    assert story.prompt_end(nobody, "select") == story.answers(nobody, "rank") == story.IMPORTED
+    assert story.prompt_sent(nobody, "select") == story.answers(nobody, "rank") == story.IMPORTED
     assert story.fates(imported)["consistency"].notna().all() and len(examples_of(imported)) == 2
     with pytest.raises(InputError, match="run synthesize first"):
         follow(tmp_path, "q1")
     collection = make_collection(3, domain="msmarco")
-    assert story.followed(collection, 6).query.qid == "q0"
-    collection.metadata["q2"]["domain"] = "biology"
-    assert story.followed(collection, 6).query.qid == "q2"
+    order = [item.query.qid for item in CollectionSource(collection, seed=5)]
+    first = story.followed(collection, 6, seed=5)
+    assert (first.query.qid, first.number, len(first.passages)) == (order[0], 1, 6)
+    collection.metadata[order[2]]["domain"] = "biology"
+    assert story.followed(collection, 6, seed=5) == story.Followed(
+        collection.queries[order[2]], collection.candidates(6)[int(order[2][1:])].passages, 3
+    )
+    assert story.followed(collection, 6, seed=5, limit=2).query.qid == order[0], "only among those that are asked"
+    copied = story.followed(collection, 6, import_from=str(tmp_path / "copy"))
+    assert copied.query.text == examples()[0].query.text and copied.number == 1
+
+
+def test_the_fate_of_one_query(believed: Any, tmp_path: Path) -> None:
+    example, fate = story.outcome(believed, "q1")
+    assert example is not None and example.query.qid == "q1" and fate == "kept, self-consistency 1.000; alpha 0.2"
+    strict = run(make_collection(12), Believer(), tmp_path, alpha=0.9)
+    assert story.outcome(strict, "q0")[0] is None and story.outcome(strict, "q0")[1].startswith("below alpha, self-")
+    assert story.outcome(strict, "nobody") == (None, "nobody was not asked about")
+
+
+def test_what_is_looked_at_in_stories() -> None:
     assert len(table_of_recipes()) == len(RECIPES)
     assert story.Markdown("# x")._repr_markdown_() == "# x"
 
@@ -141,6 +172,7 @@ def test_progress_says_how_far_how_dear_and_how_long() -> None:
     assert "done in 1:02:03" in ProgressLine.line(5, 5, Usage(calls=5), 3723.0) and "$" not in ProgressLine.line(
         1, 5, Usage(), 1.0
     )
+    assert "0:50 to go" in ProgressLine.line(500, 1000, Usage(calls=400), 10.0, stored=400), "the rate of this run"
     now, out = 0.0, io.StringIO()
     show = ProgressLine(every=1.0, stream=out, clock=lambda: now)
     for done in range(1, 11):
@@ -148,25 +180,111 @@ def test_progress_says_how_far_how_dear_and_how_long() -> None:
         show(done, 10, Usage(calls=done))
     shown = out.getvalue().splitlines()
     assert 3 <= len(shown) <= 5 and shown[-1].startswith("10/10")
+    now, out = 0.0, io.StringIO()
+    resumed = ProgressLine(every=0.0, stream=out, clock=lambda: now)
+    for done in range(1, 9):  # six are stored, and gone through in no time; the next take two seconds each
+        now += 0.001 if done <= 6 else 2.0
+        resumed(done, 10, Usage(calls=max(0, done - 6)))
+    assert out.getvalue().splitlines()[-1].endswith("0.5 calls/s, 0:04 to go")
+
+
+IMPORTED = """
+name: imported
+seed: 3
+01_synthesis: {import_from: COPY, train_queries: 2, validation_queries: 2, test_queries: 2}
+02_sft: {MODEL epochs: 5.0, micro_batch: 2, max_new_tokens: 32}
+03_rl: {steps: 1, prompts: 2, rollouts: 4, micro_batch: 4, max_completion: 32}
+"""
+"""The profile key `import_from`, and trainings of a few steps."""
+
+
+def imported(tmp_path: Path, model: str = "") -> tuple[Path, Path]:
+    """(profile, folder of its run) for a copy of the released set in `tmp_path`."""
+    copy, profile = released_13k(tmp_path / "copy"), tmp_path / "imported.yaml"
+    profile.write_text(IMPORTED.replace("COPY", str(copy)).replace("MODEL", model))
+    return profile, tmp_path / "outputs" / "imported"
+
+
+def same_as_published(run_dir: Path) -> None:
+    """What 02 and 03 read is what was published, and the stage says where it is from."""
+    folder = run_dir / "01_synthesis" / "teacher"
+    read = read_examples(folder / "examples.jsonl")
+    for one, two in zip(read, examples(), strict=True):
+        assert one.query.text == two.query.text and one.passages == two.passages and one.relevance == two.relevance
+        assert one.gold == two.gold and one.reasoning == two.reasoning
+    assert not (folder / "rank.jsonl").exists() and "math-theorem" in (folder / "DATA_CARD.md").read_text()
+    manifest = json.loads((run_dir / "01_synthesis" / "manifest.json").read_text())
+    assert manifest["record"]["data_kind"] == "real" and "/copy" in json.dumps(manifest["match"])
 
 
 @pytest.mark.timeout(600)
-def test_notebook_01_takes_the_released_set(tmp_path: Path) -> None:
-    """The profile key `import_from`: 01 leaves what 02 and 03 read, without asking anybody."""
-    copy = released_13k(tmp_path / "copy")
-    profile = tmp_path / "imported.yaml"
-    profile.write_text(
-        f"name: imported\nseed: 3\n01_synthesis:\n  import_from: {copy}\n  train_queries: 20\n"
-        "  validation_queries: 2\n  test_queries: 2\n"
-    )
-    paths = os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH", "")) if p)
-    environment = {**os.environ, "RRLIB_OUTPUTS": str(tmp_path / "outputs"), "PYTHONPATH": paths}
-    command = [sys.executable, "-m", "rrlib", "run", str(profile), "--until", "01"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=580)
+def test_the_released_set_goes_through_01_into_both_trainings(
+    backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """01 as a notebook, without asking anybody; then both trainings, as stages 02 and 03 of the same profile."""
+    profile, run_dir = imported(tmp_path, f"model: {backbone}, dtype: fp32, max_length: 1000,")
+    done, _ = rrlib_run(tmp_path / "outputs", tmp_path, str(profile), "--until", "01")
     assert done.returncode == 0, done.stdout + done.stderr
-    stage = tmp_path / "outputs/imported/01_synthesis"
-    read = read_examples(stage / "teacher/examples.jsonl")
-    assert [e.gold for e in read] == [e.gold for e in examples()] and not (stage / "teacher/rank.jsonl").exists()
-    manifest = json.loads((stage / "manifest.json").read_text())
-    assert manifest["record"]["data_kind"] == "real" and str(copy) in json.dumps(manifest["match"])
-    assert "math-theorem" in (stage / "teacher/DATA_CARD.md").read_text()
+    same_as_published(run_dir)
+    monkeypatch.setenv("RRLIB_OUTPUTS", str(tmp_path / "outputs"))
+    assert main(["train", "sft", str(profile)]) == 0
+    assert main(["train", "grpo", str(profile)]) == 0
+    sft, rl = (json.loads((run_dir / stage / "metrics.json").read_text()) for stage in ("02_sft", "03_rl"))
+    assert sft["examples"] == rl["examples"] == 2 and sft["last_loss"] < sft["first_loss"]
+    (written,) = (run_dir / "03_rl/grpo/trainer/completions").glob("*.parquet")
+    prompts = pd.read_parquet(written)["prompt"].astype(str)
+    assert len(prompts) == 8 and all(any(e.passages[0].text[:10] in p for e in examples()) for p in prompts)
+    for stage in ("02_sft", "03_rl"):
+        assert json.loads((run_dir / stage / "manifest.json").read_text())["record"]["data_kind"] == "real"
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(1200)
+def test_the_released_set_goes_through_the_notebooks(tmp_path: Path) -> None:
+    """01, 02 and 03 by papermill, as a reader with a local copy runs them."""
+    profile, run_dir = imported(tmp_path)
+    done, _ = rrlib_run(tmp_path / "outputs", tmp_path, str(profile), "--until", "03")
+    assert done.returncode == 0, done.stdout + done.stderr
+    same_as_published(run_dir)
+    sft, rl = (json.loads((run_dir / stage / "metrics.json").read_text()) for stage in ("02_sft", "03_rl"))
+    assert sft["examples"] == rl["prompts"] == 2 and sft["last_loss"] < sft["first_loss"]
+
+
+@pytest.mark.timeout(600)
+def test_01_opened_again_leaves_the_later_stages_finished(chain: Chain, tmp_path: Path, monkeypatch: Any) -> None:
+    """In Jupyter a finished notebook is run once more: nobody is asked, and 02 to 04 need not train again."""
+    monkeypatch.setenv("RRLIB_OUTPUTS", str(tmp_path))
+    run_dir = tmp_path / "smoke"
+    shutil.copytree(chain.run, run_dir)
+    profile = load_profile(SMOKE)
+    before = (run_dir / "01_synthesis/teacher/calls.jsonl").read_bytes()
+    account = (run_dir / "01_synthesis/teacher/account.json").read_bytes()
+    parameters = profile.parameters("01_synthesis", run="smoke")
+    execute(notebook_path("01_synthesis"), tmp_path / "01.ipynb", parameters, echo=lambda line: None, live=False)
+    assert (run_dir / "01_synthesis/teacher/calls.jsonl").read_bytes() == before
+    assert (run_dir / "01_synthesis/teacher/account.json").read_bytes() != account, "it did run"
+    for stage, inputs in STAGES.items():
+        match = identity(run_dir, stage, profile.parameters(stage, run="smoke"), inputs)
+        assert stage_state(run_dir, stage, match) == ("finished", [])
+
+
+def test_a_second_run_of_01_leaves_what_02_reads_unchanged(tmp_path: Path) -> None:
+    """How often, how long and in which order the teacher was asked is no input of 02; what it said is."""
+
+    def made(folder: Path, teacher: Any, **options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        stage = open_stage(folder, "01_synthesis", {"seed": 1})
+        stage.journal, stage.data_kind = JOURNAL, "synthetic"
+        result = run(make_collection(8), teacher, stage.path("teacher"), **options)
+        stage.finish(examples=result.n_examples)
+        return identity(folder, "02_sft", {"seed": 1}, ["01_synthesis"])["inputs"], dict(result.summary)
+
+    first, then = made(tmp_path, Teacher())
+    again, now = made(tmp_path, silent := Teacher())
+    assert again == first and silent.asked == []
+    assert (then["stored_before"], now["stored_before"]) == (0, 24) and then["this_run"] != now["this_run"]
+    anew, _ = made(tmp_path / "anew", Teacher(delay=0.001), concurrency=1)
+    assert anew == first, "nor does another order of arrival"
+    otherwise, _ = made(tmp_path / "other", Teacher(lambda kind, query, r: replace(r, reasoning="since it is good")))
+    assert otherwise != first, "what the teacher said counts"
+    files = {path.name for path in (tmp_path / "01_synthesis/teacher").iterdir()}
+    assert files == {*JOURNAL, *RESULTS, "store.json", "summary.json"}

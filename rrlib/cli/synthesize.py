@@ -146,7 +146,6 @@ def report(summary: Any) -> str:
             f"tries made again, {account['failed']:,} failed, {account['lost']:,} in flight when a run was killed"
         )
         if account["usd"] is not None:
-            lines.append(
-                f"cost: ${account['usd']:.4f}, and at most ${account['possible_usd']:.4f} for tries without answer"
-            )
+            possible = account["possible_usd"] or 0.0  # None where only an earlier run had a price
+            lines.append(f"cost: ${account['usd']:.4f}, and at most ${possible:.4f} for tries without answer")
     return "\n".join(lines)

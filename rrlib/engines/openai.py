@@ -116,6 +116,10 @@ class OpenAIClient:
     ) -> None:
         if not base_url.startswith(("http://", "https://")):
             raise InputError(f"base URL {base_url!r}", remedy="write http://host:port/v1")
+        if "@" in base_url.partition("://")[2].partition("/")[0] or "?" in base_url:  # it stands in records and errors
+            raise InputError(
+                "a base URL with a user, a password or a query in it", remedy=f"put the key into {api_key_env}"
+            )
         if timeout <= 0 or max_retries < 0 or backoff < 0 or max_wait < 0:
             raise InputError("timeout, max_retries, backoff or max_wait is negative", remedy="give positive numbers")
         self.base_url, self.model, self.max_retries = base_url, model, max_retries

@@ -22,11 +22,19 @@ from rrlib.synthesis.rank import read_ranking
 from rrlib.types import RankingExample
 
 RESULTS = ("examples.jsonl", "dropped.jsonl", "fates.jsonl")
+ACCOUNT = ("stored_before", "torn_lines", "this_run", "account")
+"""What the summary says of how it went: of the runs, not of the data. It has a file of its own, account.json."""
+
+JOURNAL = ("select.jsonl", "hard.jsonl", "rank.jsonl", "calls.jsonl", "account.json", "store.lock")
+"""Files of an output folder that differ between two runs of the same: clocks, counts, the order of arrival.
+
+Nothing behind synthesis reads them. What is read (examples, dropped, fates, summary) is the same in both.
+"""
 
 
 @dataclass(frozen=True)
 class SynthesisResult:
-    """Where the results lie, and the counts. `summary` is what `summary.json` holds."""
+    """Where the results lie, and the counts. `summary` is what `summary.json` and `account.json` hold together."""
 
     examples: Path
     dropped: Path
@@ -138,6 +146,7 @@ def finish(job: Job, out: Path, stored: int) -> SynthesisResult:
     summary = {
         **tally.summary(),
         "alpha": job.alpha,
+        "k": job.k,
         "stored_before": stored,
         "torn_lines": sum(s.torn for s in stores.values()) + teacher.ledger.torn,
         "answers": {step: len(store) for step, store in stores.items()},
@@ -157,13 +166,27 @@ def finish(job: Job, out: Path, stored: int) -> SynthesisResult:
 
 
 def write_summary(out: Path, summary: Mapping[str, Any]) -> None:
-    """Write summary.json atomically. Raises StageError where it cannot."""
+    """Write account.json (what ACCOUNT names), then summary.json (the rest); each atomically. Raises StageError."""
+    parts = {
+        "account.json": {key: value for key, value in summary.items() if key in ACCOUNT},
+        "summary.json": {key: value for key, value in summary.items() if key not in ACCOUNT},
+    }
     scratch = out / "summary.tmp"
     try:
-        scratch.write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        os.replace(scratch, out / "summary.json")
+        for name, part in parts.items():
+            scratch.write_text(json.dumps(part, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+            os.replace(scratch, out / name)
     except OSError as error:
         raise StageError(f"{out}: cannot write results: {error.strerror or error}") from error
+
+
+def read_summary(out: Path) -> dict[str, Any]:
+    """summary.json and account.json as one. Raises OSError when one is not there, ValueError when one is not JSON."""
+    return {
+        key: value
+        for name in ("account.json", "summary.json")
+        for key, value in json.loads((out / name).read_text(encoding="utf-8")).items()
+    }
 
 
 def _rounded(numbers: Mapping[str, Any]) -> dict[str, Any]:

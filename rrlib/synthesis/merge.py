@@ -15,7 +15,7 @@ from typing import Any
 
 from rrlib.errors import InputError, MissingFileError
 from rrlib.formats import read_jsonl
-from rrlib.synthesis.export import Results, SynthesisResult, Tally, write_summary
+from rrlib.synthesis.export import Results, SynthesisResult, Tally, read_summary, write_summary
 from rrlib.synthesis.items import Shard, qid_hash
 from rrlib.synthesis.store import StoreLock
 
@@ -42,8 +42,9 @@ def merge(folders: Sequence[str | Path], out_dir: str | Path, allow_failed: bool
                 path=root,
                 remedy="run this shard again on the same source",
             )
-        if summary["alpha"] != summaries[0]["alpha"]:
-            raise InputError(f"alpha is {summary['alpha']} here", path=root, remedy="finish all shards with one alpha")
+        for key in ("alpha", "k"):
+            if summary[key] != summaries[0][key]:
+                raise InputError(f"{key} is {summary[key]} here", path=root, remedy=f"finish all shards with one {key}")
         failed = summary["dropped"].get("call_failed", 0)
         if failed and not allow_failed:
             raise InputError(
@@ -76,14 +77,14 @@ def merge(folders: Sequence[str | Path], out_dir: str | Path, allow_failed: bool
 
 def _summary(root: Path) -> dict[str, Any]:
     try:
-        summary: dict[str, Any] = json.loads((root / "summary.json").read_text(encoding="utf-8"))
-        summary["source"]["digest"], summary["shard"], summary["alpha"]
+        summary = read_summary(root)
+        summary["source"]["digest"], summary["shard"], summary["alpha"], summary["k"], summary["account"]["calls"]
         return summary
     except OSError:
         raise MissingFileError(
-            "no summary.json: this shard is not finished", path=root, remedy="run it to its end"
+            "no summary.json or account.json: this shard is not finished", path=root, remedy="run it to its end"
         ) from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError("summary.json is not that of a shard", path=root, remedy="run the shard again") from None
 
 

@@ -3,8 +3,8 @@
 Two halves. Asking fills three stores, `select.jsonl`, `hard.jsonl` and `rank.jsonl`, with raw answers, and the books,
 `calls.jsonl`; it is all that costs money and all that can be killed. Finishing is a pure function of the stores: it
 reads every answer, assembles, filters, and writes `examples.jsonl`, `dropped.jsonl` (one line a lost query, with its
-reason), `fates.jsonl` (one line a query, kept or lost) and `summary.json`. So another alpha, or a better reader, asks
-nothing again. Queries are streamed in both halves.
+reason), `fates.jsonl` (one line a query, kept or lost) and `summary.json`; beside them `account.json`, which says how
+the runs went. So another alpha, or a better reader, asks nothing again. Queries are streamed in both halves.
 
 Simplified against the paper: random negatives come from the candidates of the same query.
 """

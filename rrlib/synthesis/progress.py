@@ -22,7 +22,7 @@ class ProgressLine:
     ) -> None:
         self.stream, self._clock = stream or sys.stderr, clock
         self._begun, self._shown = clock(), float("-inf")
-        self._width = 0
+        self._width = self._stored = 0
         self._display = _display() if stream is None else None  # here, in the cell: later calls may come from a thread
         quick = self._display is not None or self.stream.isatty()
         self.every = every if every is not None else 0.5 if quick else 30.0
@@ -30,13 +30,15 @@ class ProgressLine:
     def __call__(self, done: int, total: int, usage: Usage) -> None:
         """Show the line, if it is time; the last one always."""
         now = self._clock()
+        if not usage.calls:  # what is stored already goes by at once, and says nothing about the rest
+            self._stored, self._begun = done, now
         if now - self._shown < self.every and done < total:
             return
         self._shown = now
-        self._show(self.line(done, total, usage, now - self._begun), done >= total)
+        self._show(self.line(done, total, usage, now - self._begun, self._stored), done >= total)
 
     @staticmethod
-    def line(done: int, total: int, usage: Usage, seconds: float) -> str:
+    def line(done: int, total: int, usage: Usage, seconds: float, stored: int = 0) -> str:
         """`412/1,200 queries, 1,236 calls (3 tried again, 0 failed), $0.42 so far, 31.9 calls/s, 0:42 to go`."""
         again = f"{usage.retries:,} tried again, {usage.failed:,} failed"
         parts = [f"{done:,}/{total:,} queries", f"{usage.calls:,} calls ({again})"]
@@ -47,8 +49,8 @@ class ProgressLine:
             parts.append(f"${usage.usd:.4f} so far{more}")
         if seconds > 0 and usage.calls:
             parts.append(f"{usage.calls / seconds:,.1f} calls/s")
-        if 0 < done < total and seconds > 0:
-            parts.append(f"{_clock_time(seconds / done * (total - done))} to go")
+        if stored < done < total and seconds > 0:
+            parts.append(f"{_clock_time(seconds / (done - stored) * (total - done))} to go")
         elif done >= total:
             parts.append(f"done in {_clock_time(seconds)}")
         return ", ".join(parts)

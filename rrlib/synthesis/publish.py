@@ -160,6 +160,7 @@ def import_examples(
     summary = {
         **tally.summary(),
         "alpha": alpha,
+        "k": k,
         "data_kind": kind,
         "imported_from": Path(path).name,
         "left_out": notes,
@@ -208,8 +209,9 @@ def data_card(out_dir: str | Path, name: str = "") -> str:
             *table("teacher", teachers),
             *table("dropped because", summary["dropped"] or {"(nothing was dropped)": 0}),
             f"Made by rrlib: prompt version {summary.get('prompt_version', '?')}, decoding "
-            f"{json.dumps(summary.get('decoding', {}))}, seed {summary.get('seed', '?')}. Self-consistency (NDCG@10 "
-            f"of the order under the labels): mean {mean:.3f}, threshold {summary['alpha']:g}.",
+            f"{json.dumps(summary.get('decoding', {}))}, seed {summary.get('seed', '?')}. Self-consistency "
+            f"(NDCG@{summary.get('k', '?')} of the order under the labels): mean {mean:.3f}, "
+            f"threshold {summary['alpha']:g}.",
             "",
             "The order and the chain were written by the teacher without the gold answer, the labels with it in view. "
             "A label is a model's judgement, not a person's, unless the domain's labels come from qrels.",

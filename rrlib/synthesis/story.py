@@ -7,12 +7,16 @@ data go through the same cells. What only a simulated teacher can tell (what it 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rrlib.formats import Collection, read_jsonl
 from rrlib.synthesis.domains import recipe_for
 from rrlib.synthesis.export import SynthesisResult
-from rrlib.types import Candidates
+from rrlib.synthesis.items import CollectionSource, Item
+from rrlib.synthesis.publish import stream_examples
+from rrlib.synthesis.released import read_released
+from rrlib.types import Passage, Query, RankingExample
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,20 +34,51 @@ class Markdown(str):
         return str(self)
 
 
-def followed(collection: Collection, window: int) -> Candidates:
-    """The query to follow through all steps: the first that is asked both questions; else the first of all."""
-    everything = collection.candidates(window)
-    for item in everything:
-        known = collection.metadata.get(item.query.qid, {})
-        if recipe_for(str(known.get("domain") or "")).labels == "teacher" and known.get("gold_answer"):
-            return item
-    return everything[0]
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """The query to follow through all steps. number: its place in the order of asking, 1 = the first."""
+
+    query: Query
+    passages: tuple[Passage, ...]
+    number: int = 1
 
 
-def prompt_end(asked: Mapping[str, Sequence[Mapping[str, Any]]], step: str, chars: int = 900) -> str:
-    """The end of what the teacher was sent in a step."""
+def followed(
+    collection: Collection, window: int, *, seed: int = 0, limit: int | None = None, import_from: str = ""
+) -> Followed:
+    """The first query that is asked both questions, else the first of all; of released data, its first example.
+
+    seed, limit: of the run that will ask, since they make the order. The passages are the first `window` candidates.
+    """
+    if import_from:
+        example = next(read_released(import_from))
+        return Followed(example.query, example.passages)
+    everything = list(enumerate(CollectionSource(collection, seed=seed, limit=limit), 1))
+    number, item = next(((n, item) for n, item in everything if _asked_twice(item)), everything[0])
+    return Followed(item.query, item.candidates[:window], number)
+
+
+def _asked_twice(item: Item) -> bool:
+    return recipe_for(item.domain).labels == "teacher" and bool(item.gold_answer and item.candidates)
+
+
+def outcome(result: SynthesisResult, qid: str) -> tuple[RankingExample | None, str]:
+    """(the example that came of a query, None where none did; a sentence on its fate)."""
+    row = next((row for _, row in read_jsonl(result.fates) if row["qid"] == qid), None)
+    if row is None:
+        return None, f"{qid} was not asked about"
+    value = f", self-consistency {row['consistency']:.3f}" if "consistency" in row else ""
+    example = next((e for e in stream_examples(result.examples) if e.query.qid == qid), None)
+    return example, f"{row['fate'].replace('_', ' ')}{value}; alpha {result.summary['alpha']:g}"
+
+
+def prompt_sent(asked: Mapping[str, Sequence[Mapping[str, Any]]], step: str, chars: int = 3000) -> str:
+    """What the teacher was sent first in a step; of a longer prompt the beginning and the end, `chars` in all."""
     records = asked.get(step) or ()
-    return str(records[0]["prompt"][-1]["content"])[-chars:] if records else IMPORTED
+    if not records:
+        return IMPORTED
+    text = str(records[0]["prompt"][-1]["content"])
+    return text if len(text) <= chars else f"{text[: chars // 2]}\n[...]\n{text[-(chars // 2) :]}"
 
 
 def answers(asked: Mapping[str, Sequence[Mapping[str, Any]]], step: str) -> str:
@@ -144,3 +179,36 @@ def alpha_table(frame: pd.DataFrame, grid: Sequence[float] = GRID) -> pd.DataFra
 def best_alpha(table: pd.DataFrame, otherwise: float) -> float:
     """The alpha with the best F1, the lowest of equals (it keeps most lists); `otherwise` where the table is empty."""
     return float(table["F1"].idxmax()) if len(table) else otherwise
+
+
+def verdict_on(alpha: float, frame: pd.DataFrame, grid: Sequence[float] = GRID, draws: int = 2000) -> str:
+    """One sentence: which alpha has the best F1 on validation, and whether `alpha` is worse by more than noise.
+
+    frame: of `fates`, of the validation split. Noise: the 95% interval of the difference in F1 over `draws` samples of
+    the same number of lists, drawn with replacement, seeded; both alphas are judged on each sample.
+    """
+    import numpy as np
+
+    table = alpha_table(frame, grid)
+    if not len(table):
+        return f"alpha {alpha:g}, as the parameter says: no labels to judge it by"
+    best = best_alpha(table, alpha)
+    known = frame[frame["consistency"].notna() & frame["first_right"].notna()]
+    right = known["first_right"].to_numpy()
+    weights = np.random.default_rng(0).multinomial(len(known), [1 / len(known)] * len(known), draws)
+
+    def f1(at: float, weights: Any) -> Any:
+        kept = (known["consistency"] >= at).to_numpy(dtype=float)
+        return 2 * (weights @ (kept * right)) / np.maximum(weights @ (kept + right), 1)
+
+    def gap(weights: Any) -> Any:
+        return f1(best, weights) - f1(alpha, weights)
+
+    told = f"best F1 on {len(known)} validation lists: {f1(best, np.ones(len(known))):.3f} at alpha {best:g}"
+    if alpha == best:
+        return f"{told}, which is used"
+    low, high = np.quantile(gap(weights), (0.025, 0.975))
+    noise = "within" if low <= 0 else "outside"
+    return (
+        f"{told}; used is {alpha:g}, lower by {gap(np.ones(len(known))):.3f} [{low:.3f}, {high:.3f}]: {noise} the noise"
+    )
