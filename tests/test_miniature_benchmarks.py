@@ -44,13 +44,20 @@ def test_dtype(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "this machine trains in" in out and out.count(" to ") >= 4
 
 
-def test_sft_epochs(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ("--profile", str(tiny), "--epochs", "0.25", "--validation", "6", "--output", str(tmp_path / "out"))
-    result, out = run("sft_epochs", capsys, *arguments)
+def test_validation_choice_of_epochs(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("epochs", "0.25", "--profile", str(tiny), "--validation", "6", "--output", str(tmp_path / "out"))
+    result, out = run("validation_choice", capsys, *arguments)
     assert result["n"] == 6 and result["best"] in (0.25, 0.5)
-    assert "| 0.25 |" in out and "| 0.5 | " in out and "+0.000 [+0.000, +0.000]" in out
-    windows = tmp_path.joinpath("out").rglob("windows.jsonl")
-    before = {path: path.read_bytes() for path in windows}
-    again, _ = run("sft_epochs", capsys, *arguments)  # everything is read back
-    assert again == result and len(before) == 2
+    assert "| 0.25 | " in out and "| 0.5 | " in out and out.count("| SFT |") == 2
+    before = {path: path.read_bytes() for path in tmp_path.joinpath("out").rglob("*.jsonl")}
+    again, _ = run("validation_choice", capsys, *arguments)  # everything is read back
+    assert again == result and before
     assert all(path.read_bytes() == content for path, content in before.items())
+
+
+def test_validation_choice_of_alpha(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("alpha", "0.9", "--profile", str(tiny), "--validation", "4", "--rl", "--output", str(tmp_path / "out"))
+    result, out = run("validation_choice", capsys, *arguments)
+    assert result["best"] in (0.4, 0.9) and out.count("| SFT |") == out.count("| SFT+RL |") == 2
+    lists = [int(line.split("|")[2]) for line in out.splitlines() if "| SFT |" in line]
+    assert lists[0] > lists[1] > 0  # a stricter filter keeps fewer

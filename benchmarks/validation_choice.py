@@ -1,0 +1,98 @@
+"""Do the miniature's settings stand at their validation optimum? Trainings that differ in one setting, each judged by
+reranking validation queries with sliding windows.
+
+`epochs`: SFT with fewer and with more passes over the data (each schedule ends with its training). `alpha`: the filter's
+threshold, after SFT and, with --rl, after SFT and GRPO: what the filter is for. Validation queries are more than the
+profile has, so that differences can be seen; test queries are not looked at. The value is the best validation mean less
+the profile's; the goal is that its interval holds zero.
+
+    python benchmarks/validation_choice.py epochs 3 5 8               # about half an hour of one core; resumes
+    python benchmarks/validation_choice.py alpha 0 0.4 0.7 --rl       # about forty minutes
+    python benchmarks/validation_choice.py epochs 1 2 --profile smoke --validation 24
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from dataclasses import replace
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from rrlib.ablations import RECIPES, Table, setting_of
+from rrlib.evaluation import Experiment, Listwise, from_collection
+from rrlib.evaluation.paired import in_words, paired_rows
+from rrlib.engines import Decoding
+from rrlib.formats import read_collection
+from rrlib.manifest import outputs_root
+from rrlib.reward import MultiViewReward
+from rrlib.training.grpo import train_grpo
+from rrlib.training.sft import train_sft
+
+METRIC = "nDCG@10"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Train, rerank, print the table and the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("epochs", "alpha"), help="the setting that is varied")
+    parser.add_argument("values", type=float, nargs="+", help="its values; the profile's is added")
+    parser.add_argument("--profile", default="miniature", help="sizes and trainings: a name in params/, or a path")
+    parser.add_argument("--rl", action="store_true", help="go on with GRPO; otherwise SFT alone is judged")
+    parser.add_argument("--validation", type=int, default=300, help="validation queries")
+    parser.add_argument("--seed", type=int, default=7, help="of world, teacher and trainings")
+    parser.add_argument("--output", default="", help="folder; default: validation-<profile> below the outputs folder")
+    given = parser.parse_args(argv)
+    setting = setting_of(given.profile)
+    setting = replace(setting, sizes={**setting.sizes, "validation": given.validation})
+    name = given.profile.replace("/", "-").removesuffix(".yaml")
+    table = Table(given.output or outputs_root() / f"validation-{name}", setting)
+    home = table.folder / f"seed-{given.seed}"
+    data = from_collection(
+        read_collection(table.collection(given.seed), "validation"),
+        window=setting.window, stride=setting.stride, depth=setting.depth,
+    )  # fmt: skip
+    chosen = setting.sft.epochs if given.what == "epochs" else setting.alpha
+    kept, found = {}, {}
+    for value in dict.fromkeys([chosen, *given.values]):
+        epochs, alpha = (value, setting.alpha) if given.what == "epochs" else (setting.sft.epochs, value)
+        examples = table.examples(given.seed, replace(RECIPES["full"], alpha=alpha))
+        part = home / f"{epochs:g}-epochs-alpha-{alpha:g}"
+        sft = replace(setting.sft, epochs=epochs, seed=given.seed)
+        models = {"SFT": str(train_sft(examples, setting.model, part / "sft", sft).checkpoint)}
+        if given.rl:
+            grpo = replace(setting.grpo, seed=given.seed)
+            tuned = train_grpo(examples, models["SFT"], part / "rl", grpo, MultiViewReward(k=setting.k))
+            models["SFT+RL"] = str(tuned.checkpoint)
+        decoding = Decoding(max_new_tokens=setting.max_new_tokens)
+        systems = {
+            stage: Listwise(model, decoding=decoding, engine_options=setting.engine_options)
+            for stage, model in models.items()
+        }
+        result = Experiment(systems, data, METRIC, resamples=1, reported=False, output=part / "judged")
+        for stage in systems:
+            rows = result.per_query[result.per_query["system"] == stage].sort_values("qid")
+            found[stage, value] = rows["value"].to_numpy(dtype=float)
+            print(f"{given.what} {value:g}: {stage}: {METRIC} {found[stage, value].mean():.4f}", flush=True)
+        kept[value] = len(examples)
+    print(f"\n| {given.what} | lists | judged | {METRIC}, {len(data.qrels)} validation queries | less {chosen:g} | p |")
+    print("|---:|---:|---|---|---|---:|")
+    last = {}
+    for stage in dict.fromkeys(stage for stage, _ in found):
+        values = {f"{v:g}": {"validation": found[s, v]} for s, v in sorted(found, key=lambda key: key[1]) if s == stage}
+        last = {row["system"]: row for row in paired_rows(values, f"{chosen:g}", seed=given.seed)}
+        for label, row in last.items():
+            cells = f"{row['mean']:.3f} [{row['low']:.3f}, {row['high']:.3f}] | {in_words(row)}"
+            p = f"{row['p_holm']:.3f}" if "p_holm" in row else ""
+            print(f"| {label} | {kept[float(label)]} | {stage} | {cells} | {p} |")
+    best = max(last, key=lambda label: last[label]["mean"])
+    gap, low = last[best].get("difference", 0.0), last[best].get("difference_low", 0.0)
+    answer = {"name": "validation_choice", "value": round(gap, 4), "unit": f"{METRIC}, best {given.what} less profile's"}
+    answer |= {"goal": 0.0, "holds": low <= 0.0, "n": len(data.qrels), "device": "cpu", "best": float(best)}
+    print(json.dumps(answer))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
