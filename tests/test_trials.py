@@ -12,6 +12,7 @@ import pytest
 
 from rrlib.errors import InputError
 from rrlib.evaluation.results import ExperimentResult
+from rrlib.trials import ROW_OF, Trials, arguments, markdown, opened, pooled
 
 ROOT = Path(__file__).resolve().parents[1]
 PROFILE = """\
@@ -42,26 +43,73 @@ def profile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_pointwise_against_listwise(profile: Path, tmp_path: Path) -> None:
-    lines = script("pointwise", profile, tmp_path, "--per-list", "2")
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for both scripts: what they share is made once."""
+    return tmp_path_factory.mktemp("trials")
+
+
+def test_pointwise_against_listwise(profile: Path, folder: Path) -> None:
+    lines = script("pointwise", profile, folder, "--per-list", "2")
     result = json.loads(lines[-1])
     assert result["name"] == "pointwise" and result["goal"] == 2.0 and result["n"] == 4 and result["value"] > 0
     assert result["holds"] is (result["value"] >= 2.0)
     table = {row.split("|")[1].strip(): row for row in lines if row.startswith("| ")}
     assert {"pointwise", "pointwise, no chain", "listwise", "listwise, no chain", "first stage"} <= set(table)
-    again = script("pointwise", profile, tmp_path, "--per-list", "2")
+    again = script("pointwise", profile, folder, "--per-list", "2")
     assert again[-1] == lines[-1]  # nothing was computed anew, seconds included
 
 
-def test_think_and_no_think(profile: Path, tmp_path: Path) -> None:
-    lines = script("think_nothink", profile, tmp_path, "--budgets", "0", "8")
+def test_think_and_no_think(profile: Path, folder: Path) -> None:
+    lines = script("think_nothink", profile, folder, "--budgets", "0", "8")
     result = json.loads(lines[-1])
     assert result["name"] == "think_nothink" and result["n"] == 4 and -1 <= result["value"] <= 1
-    modes, budgets = (tmp_path / "modes.md").read_text(), (tmp_path / "budgets.md").read_text()
+    modes, budgets = (folder / "modes.md").read_text(), (folder / "budgets.md").read_text()
     for name in ("no-think", "mixed: no-think", "mixed: think", "think", "mixed: router"):
         assert f"| {name} |" in modes
-    assert "| budget 0 |" in budgets and "| no limit |" in budgets and (tmp_path / "budget.png").stat().st_size > 5000
+    assert "| budget 0 |" in budgets and "| no limit |" in budgets and (folder / "budget.png").stat().st_size > 5000
     assert any(line.startswith("router, by seed:") for line in lines)
+
+
+def test_listwise_forms_are_rows_of_the_table(
+    profile: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from rrlib import ablations
+    from rrlib.training.sft import encode_for_sft
+
+    trials = Trials(folder, ablations.setting_of(profile))
+    (home,) = folder.glob("seed-7-*")
+    assert len(list(home.glob("sft-*"))) == 2, "think and no-think, once for both scripts"
+    made = {path.name for path in (folder / "seed-7" / "sft").iterdir()}
+    assert made == {"mixed-0.5", "pointwise", "pointwise-no-chain"}
+    for form, row in ROW_OF.items():
+        recipe = ablations.RECIPES[row]
+        ours = encode_for_sft(trials.examples(form, 7), trials.setting.model, trials.setting.sft, "reasonrank")
+        rows = encode_for_sft(trials.table.examples(7, recipe), trials.setting.model, trials.setting.sft, recipe.style)
+        assert [(r.prompt_ids, r.response_ids) for r in ours.rows] == [
+            (r.prompt_ids, r.response_ids) for r in rows.rows
+        ]
+    # a table that has made its rows: its own checkpoints are taken, and nothing is trained
+    monkeypatch.setattr("transformers.Trainer.train", lambda *a, **k: pytest.fail("a row's checkpoint was made again"))
+    expected = {row: trials.table.checkpoint(7, ablations.RECIPES[row], {})[0] for row in ROW_OF.values()}
+    assert {row: trials.checkpoint(form, 7) for form, row in ROW_OF.items()} == expected
+    assert "row 'no reasoning, SFT'" in capsys.readouterr().out
+
+
+def test_each_seed_may_have_a_folder_of_its_own(profile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RRLIB_OUTPUTS", str(tmp_path / "usual"))
+
+    def given(*more: str) -> Any:
+        return arguments(None, "think").parse_args(["--profile", "smoke", "--seeds", "7", "8", *more])
+
+    trials, home = opened(given("--output", str(tmp_path / "a"), str(tmp_path / "b")), "think")
+    assert {seed: one.folder.name for seed, one in trials.items()} == {7: "a", 8: "b"}
+    assert home == tmp_path / "usual" / "think-smoke" and home.is_dir()
+    trials, home = opened(given("--output", str(tmp_path / "a")), "think")
+    assert {one.folder for one in trials.values()} == {home} == {tmp_path / "a"}
+    assert opened(given(), "think")[0][8].folder == tmp_path / "usual" / "think-smoke"
+    with pytest.raises(InputError, match="3 folders for 2 seeds"):
+        opened(given("--output", "a", "b", "c"), "think")
 
 
 def frame(values: dict[str, list[float]]) -> Any:
@@ -76,8 +124,6 @@ def frame(values: dict[str, list[float]]) -> Any:
 
 
 def test_seeds_are_pooled_query_by_query() -> None:
-    from rrlib.trials import Trials, markdown, pooled
-
     results = {7: frame({"a": [0.0, 0.5], "b": [0.5, 1.0]}), 8: frame({"a": [1.0, 0.5], "b": [1.0, 0.5]})}
     table = pooled(results, "a", "nDCG@10")
     assert table.loc["b", "mean"] == 0.75 and table.loc["b", "n"] == 4 and table.loc["b", "seeds"] == "0.750 0.750"
