@@ -22,11 +22,9 @@ from rrlib.evaluation import (
     ExperimentResult,
     Listwise,
     Pointwise,
-    bootstrap_interval,
     from_collection,
-    holm,
-    paired_test,
 )
+from rrlib.evaluation.paired import in_words, paired_rows, sets_of
 from rrlib.formats import read_collection
 from rrlib.manifest import outputs_root
 from rrlib.resources import resolve
@@ -165,36 +163,22 @@ class Trials:
 
 
 def pooled(results: Mapping[int, ExperimentResult], baseline: str, metric: str) -> pd.DataFrame:
-    """Systems over all seeds: mean with a bootstrap interval over all queries (a seed's queries are its own),
-    differences from the baseline paired by query, Holm-corrected p, the mean of each seed, and costs a query."""
+    """Systems over all seeds (rrlib.evaluation.paired: a seed is a set with queries of its own): mean with interval,
+    the mean of each seed, difference from the baseline paired by query, Holm-corrected p, and costs a query."""
     import pandas as pd
 
-    frames = []
-    for seed, result in results.items():
-        part = result.per_query[result.per_query["metric"] == metric].copy()
-        part["qid"] = [f"{seed}/{qid}" for qid in part["qid"]]
-        frames.append(part.assign(seed=seed))
-    every = pd.concat(frames)
-    wide = every.pivot(index="qid", columns="system", values="value")
-    costs = pd.concat([r.costs.assign(seed=s) for s, r in results.items()]).groupby("system", sort=False)
+    every = pd.concat([result.per_query.assign(benchmark=str(seed)) for seed, result in results.items()])
+    costs = pd.concat([r.costs for r in results.values()]).groupby("system", sort=False)
     rows: list[dict[str, Any]] = []
-    for system in dict.fromkeys(every["system"]):
-        spread = bootstrap_interval(wide[system], seed=0)
-        by_seed = every[every["system"] == system].groupby("seed", sort=False)["value"].mean()
-        row: dict[str, Any] = {"system": system, "mean": spread.mean, "low": spread.low, "high": spread.high}
-        row |= {"n": len(wide), "seeds": " ".join(f"{v:.3f}" for v in by_seed), "difference": "", "p": float("nan")}
-        if system != baseline:
-            gap = bootstrap_interval(wide[system] - wide[baseline], seed=0)
-            row["difference"] = f"{gap.mean:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]"
-            row["p"] = paired_test(wide[system], wide[baseline], seed=0)
-        if system in costs.groups:
-            mine = costs.get_group(system)
+    for found in paired_rows(sets_of(every, metric), baseline):
+        row: dict[str, Any] = {key: found[key] for key in ("system", "mean", "low", "high", "n")}
+        row["seeds"] = " ".join(f"{mean:.3f}" for mean in found["by_set"].values())
+        row |= {"difference": in_words(found, 4), "p (Holm)": round(found.get("p_holm", float("nan")), 4)}
+        if found["system"] in costs.groups:
+            mine = costs.get_group(found["system"])
             row |= {key: float(mine[key].mean()) for key in ("calls", "requests", "tokens_in", "tokens_out", "seconds")}
         rows.append(row)
-    compared = [row for row in rows if row["p"] == row["p"]]
-    for row, p in zip(compared, holm([row["p"] for row in compared]), strict=True):
-        row["p (Holm)"] = round(p, 4)
-    return pd.DataFrame(rows).drop(columns="p").set_index("system")
+    return pd.DataFrame(rows).set_index("system")
 
 
 def markdown(frame: pd.DataFrame) -> str:

@@ -12,9 +12,9 @@ import numpy as np
 
 from rrlib.errors import InputError
 from rrlib.evaluation.benchmarks import BenchmarkData
+from rrlib.evaluation.paired import paired_rows
 from rrlib.evaluation.reference import reported_for
 from rrlib.evaluation.registry import BENCHMARKS
-from rrlib.evaluation.significance import bootstrap_interval, holm, paired_t, paired_test, suite_interval
 from rrlib.evaluation.systems import Outcome
 from rrlib.evaluation.tables import gap_closed
 from rrlib.types import Qrels, Run
@@ -29,9 +29,6 @@ TABLE_COLUMNS = (
     "latency_window_p95", "calls_all", "seconds_all", "cost_all", "data_kind", "seed", "profile",
 )  # fmt: skip
 """Fractions for metrics; costs are a query's, but those that end in `_all`; `source` is measured or reported."""
-
-TIE = 1e-9
-"""Values of a query that differ by less are a tie: sums of the same numbers in another order."""
 
 
 @dataclass(repr=False)
@@ -316,53 +313,9 @@ def _block(
     scale: means of the first stage and of the best order of the same candidates.
     """
     first, best = scale
-    base = [np.asarray(one, dtype=float) for one in sets[baseline]]
-    single = len(base) == 1
-    rows: list[dict[str, Any]] = []
-    for name, mine in sets.items():
-        arrays = [np.asarray(one, dtype=float) for one in mine]
-        gaps = [a - b for a, b in zip(arrays, base, strict=True)]
-        spread = _interval(arrays, single, seed, resamples)
-        row: dict[str, Any] = {
-            "benchmark": benchmark,
-            "system": name,
-            "metric": metric,
-            "mean": spread.mean,
-            "low": spread.low,
-            "high": spread.high,
-            "n": sum(one.size for one in arrays),
-            "ceiling": best,
-            "gap_closed": gap_closed(spread.mean, first, best),
-        }
-        if name != baseline:
-            difference = _interval(gaps, single, seed, resamples)
-            every = np.concatenate(gaps)
-            row |= {
-                "difference": difference.mean,
-                "difference_low": difference.low,
-                "difference_high": difference.high,
-                "p": _p(arrays, base, test, seed, resamples),
-                "wins": int((every > TIE).sum()),
-                "ties": int((np.abs(every) <= TIE).sum()),
-                "losses": int((every < -TIE).sum()),
-            }
-        rows.append(row)
-    compared = [row for row in rows if "p" in row]
-    for row, adjusted in zip(compared, holm([row["p"] for row in compared]), strict=True):
-        row["p_holm"] = adjusted
+    values = {name: {str(number): one for number, one in enumerate(arrays)} for name, arrays in sets.items()}
+    rows = paired_rows(values, baseline, test=test, seed=seed, resamples=resamples)
+    for row in rows:
+        row |= {"benchmark": benchmark, "metric": metric, "ceiling": best}
+        row["gap_closed"] = gap_closed(row["mean"], first, best)
     return rows
-
-
-def _interval(arrays: Sequence[np.ndarray], single: bool, seed: int, resamples: int) -> Any:
-    return bootstrap_interval(arrays[0], seed, resamples) if single else suite_interval(arrays, seed, resamples)
-
-
-def _p(mine: Sequence[np.ndarray], base: Sequence[np.ndarray], test: str, seed: int, resamples: int) -> float:
-    """Over a suite each query weighs 1 / (its set's size), as it does in the mean of set means."""
-    a = np.concatenate([one / one.size for one in mine])
-    b = np.concatenate([one / one.size for one in base])
-    if len(mine) == 1:
-        a, b = mine[0], base[0]
-    if test == "t":
-        return paired_t(a, b)
-    return paired_test(a, b, seed, resamples)
