@@ -124,11 +124,12 @@ def frame(values: dict[str, list[float]]) -> Any:
 
 
 def test_seeds_are_pooled_query_by_query() -> None:
-    results = {7: frame({"a": [0.0, 0.5], "b": [0.5, 1.0]}), 8: frame({"a": [1.0, 0.5], "b": [1.0, 0.5]})}
+    """Seed 7 gains a half on one query and nothing on the other, seed 8 nothing: queries are drawn within a seed."""
+    results = {7: frame({"a": [0.0, 0.5], "b": [0.5, 0.5]}), 8: frame({"a": [1.0, 0.5], "b": [1.0, 0.5]})}
     table = pooled(results, "a", "nDCG@10")
-    assert table.loc["b", "mean"] == 0.75 and table.loc["b", "n"] == 4 and table.loc["b", "seeds"] == "0.750 0.750"
-    assert table.loc["b", "difference"].startswith("+0.2500 [+0.0000, +0.5000]")
-    assert table.loc["b", "p (Holm)"] == 0.5 and table.loc["a", "difference"] == "" and table.loc["b", "seconds"] == 0.5
+    assert table.loc["b", "mean"] == 0.625 and table.loc["b", "n"] == 4 and table.loc["b", "seeds"] == "0.500 0.750"
+    assert table.loc["b", "difference"] == "+0.1250 [+0.0000, +0.2500]"
+    assert table.loc["b", "p (Holm)"] == 1.0 and table.loc["a", "difference"] == "" and table.loc["b", "seconds"] == 0.5
     assert markdown(table).splitlines()[2].startswith("| a | 0.5 |")
     with pytest.raises(InputError, match="between 0 and 1"):
         Trials("x", None, share=1.0)  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rrlib.errors import InputError
+from rrlib.errors import InputError, MissingFileError
 from rrlib.evaluation.benchmarks import BenchmarkData
 from rrlib.evaluation.paired import paired_rows
 from rrlib.evaluation.reference import reported_for
@@ -29,6 +29,9 @@ TABLE_COLUMNS = (
     "latency_window_p95", "calls_all", "seconds_all", "cost_all", "data_kind", "seed", "profile",
 )  # fmt: skip
 """Fractions for metrics; costs are a query's, but those that end in `_all`; `source` is measured or reported."""
+
+VALUE_COLUMNS = ("benchmark", "qid", "system", "metric", "value")
+"""Of the value of every query."""
 
 
 @dataclass(repr=False)
@@ -68,6 +71,10 @@ class ExperimentResult:
     def records(self, system: str, benchmark: str | None = None) -> list[dict[str, Any]]:
         """The window records of a system."""
         return self.outcomes[system, self._benchmark(benchmark)].records
+
+    def chosen(self, system: str, benchmark: str | None = None) -> dict[str, Any]:
+        """What a system chose or found on the way: a weight, a threshold, the window that fitted, ..."""
+        return self.outcomes[system, self._benchmark(benchmark)].info
 
     def _benchmark(self, name: str | None) -> str:
         names = list(dict.fromkeys(benchmark for _, benchmark in self.outcomes))
@@ -148,9 +155,9 @@ class ExperimentResult:
         style = frame.style.format(lambda cell: _tex(str(cell))).hide(axis="index")
         return str(style.to_latex(hrules=True, column_format="l" * len(frame.columns)))
 
-    def to_json(self) -> str:
-        """Table, costs, audit, what systems chose, and notes; nan as null."""
-        data = {
+    def to_dict(self, values: bool = False) -> dict[str, Any]:
+        """Table, costs, audit, what systems chose, and notes; nan as None. values: with the value of every query."""
+        data: dict[str, Any] = {
             "baseline": self.baseline,
             "table": _plain(self.table),
             "costs": _plain(self.costs),
@@ -162,7 +169,52 @@ class ExperimentResult:
             ],
             "notes": self.notes,
         }
-        return json.dumps(data, indent=1, ensure_ascii=False)
+        if values:
+            data["per_query"] = [list(row) for row in self.per_query[list(VALUE_COLUMNS)].itertuples(index=False)]
+        return data
+
+    def to_json(self) -> str:
+        """What `to_dict` gives, as JSON."""
+        return json.dumps(self.to_dict(), indent=1, ensure_ascii=False)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ExperimentResult:
+        """What `to_dict(values=True)` gave, read back: tables, values and what systems chose. There are no runs and no
+        window records. Raises InputError where something is missing."""
+        import pandas as pd
+
+        try:
+            table = pd.DataFrame(data["table"]).reindex(columns=list(TABLE_COLUMNS))
+            per_query = pd.DataFrame(data["per_query"], columns=list(VALUE_COLUMNS))
+            info: dict[tuple[str, str], dict[str, Any]] = {
+                (system, benchmark): {}
+                for system, benchmark in zip(per_query["system"], per_query["benchmark"], strict=True)
+            }
+            for row in data["chosen"]:
+                chosen = dict(row)
+                info[chosen.pop("system"), chosen.pop("benchmark")] = chosen
+            costs, audit = pd.DataFrame(data["costs"]), pd.DataFrame(data["audit"])
+            outcomes = {key: Outcome({}, info=found) for key, found in info.items()}
+            return cls(table, per_query, costs, audit, list(data["notes"]), str(data["baseline"]), outcomes)
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"no whole result of an experiment: {error}", remedy="run the experiment again") from error
+
+    @classmethod
+    def load(cls, folder: str | Path) -> ExperimentResult:
+        """What `save` wrote, read back (see from_dict). Raises MissingFileError where a file is not there."""
+        import pandas as pd
+
+        from rrlib.manifest import read_json
+
+        root = Path(folder)
+        data, values = read_json(root / "table.json"), root / "per_query.csv.gz"
+        if data is None or not values.is_file():
+            raise MissingFileError(
+                "no finished experiment", path=root, remedy="run it with output=, or name its folder"
+            )
+        texts = dict.fromkeys(VALUE_COLUMNS[:-1], str)
+        frame = pd.read_csv(values, dtype=texts, keep_default_na=False)
+        return cls.from_dict({**data, "per_query": frame[list(VALUE_COLUMNS)].to_numpy(dtype=object).tolist()})
 
     def to_csv(self) -> str:
         """The table as CSV."""
