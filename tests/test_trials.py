@@ -84,11 +84,10 @@ def test_listwise_forms_are_rows_of_the_table(
     assert made == {"mixed-0.5", "pointwise", "pointwise-no-chain"}
     for form, row in ROW_OF.items():
         recipe = ablations.RECIPES[row]
-        ours = encode_for_sft(trials.examples(form, 7), trials.setting.model, trials.setting.sft, "reasonrank")
-        rows = encode_for_sft(trials.table.examples(7, recipe), trials.setting.model, trials.setting.sft, recipe.style)
-        assert [(r.prompt_ids, r.response_ids) for r in ours.rows] == [
-            (r.prompt_ids, r.response_ids) for r in rows.rows
-        ]
+        lists, setting = trials.examples(form, 7)[:8], trials.setting
+        ours = encode_for_sft(lists, setting.model, setting.sft, "reasonrank").rows
+        theirs = encode_for_sft(trials.table.examples(7, recipe)[:8], setting.model, setting.sft, recipe.style).rows
+        assert [(r.prompt_ids, r.response_ids) for r in ours] == [(r.prompt_ids, r.response_ids) for r in theirs]
     # a table that has made its rows: its own checkpoints are taken, and nothing is trained
     monkeypatch.setattr("transformers.Trainer.train", lambda *a, **k: pytest.fail("a row's checkpoint was made again"))
     expected = {row: trials.table.checkpoint(7, ablations.RECIPES[row], {})[0] for row in ROW_OF.values()}
