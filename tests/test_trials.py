@@ -95,6 +95,25 @@ def test_listwise_forms_are_rows_of_the_table(
     assert "row 'no reasoning, SFT'" in capsys.readouterr().out
 
 
+def test_shuffled_input_and_a_small_context(tmp_path: Path) -> None:
+    import contextlib
+    import io
+
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text):
+        main = runpy.run_path(str(ROOT / "benchmarks" / "robustness.py"), run_name="bench")["main"]
+        main(["--queries", "2", "--tokens", "60", "--output", str(tmp_path)])
+    result = json.loads(text.getvalue().splitlines()[-1])
+    assert result["name"] == "robustness" and result["n"] == 2 and -1 <= result["value"] <= 1
+    found = ExperimentResult.load(tmp_path)
+    assert found.baseline == "as retrieved" and found.chosen("as retrieved")["window"] == 10
+    assert found.chosen("smaller windows")["window"] < 10 and found.chosen("shuffled")["window"] == 10
+    assert found.chosen("shorter passages")["max_passage_tokens"] < 512
+    shown = {name: json.loads((tmp_path / name / "windows.jsonl").read_text().splitlines()[0])["docids"]
+             for name in ("as retrieved", "shuffled")}  # fmt: skip
+    assert shown["as retrieved"] != shown["shuffled"]
+
+
 def test_each_seed_may_have_a_folder_of_its_own(profile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RRLIB_OUTPUTS", str(tmp_path / "usual"))
 
