@@ -153,6 +153,8 @@ systems = {
 # %%
 options = {"metrics": metrics, "seed": seed, "resamples": resamples, "profile": profile, "echo": print}
 options["output"] = stage.path("systems")
+
+# %%
 if stored:
     result = kept.results["experiment"]
 else:
