@@ -87,8 +87,8 @@ print(f"{len(results)} rows, {len({r.seed for r in results})} seeds, {results[0]
 # ## The table
 #
 # `difference` is to the full recipe, paired by query within each seed and averaged over seeds, with a 95% bootstrap
-# interval over queries; `p (Holm)` corrects for the number of rows. `seeds` are the means of the single trainings: look at them before you
-# believe a small difference. `paper` is the paper's difference on BRIGHT, in points.
+# interval over queries; `p (Holm)` corrects for the number of rows. `seeds` are the means of the single trainings: look
+# at them before you believe a small difference. `paper` is the paper's difference on BRIGHT, in points.
 #
 # **Predict:** how far will two trainings of the same recipe lie apart?
 

@@ -102,7 +102,7 @@ def test_shuffled_input_and_a_small_context(tmp_path: Path) -> None:
     text = io.StringIO()
     with contextlib.redirect_stdout(text):
         main = runpy.run_path(str(ROOT / "benchmarks" / "robustness.py"), run_name="bench")["main"]
-        main(["--queries", "2", "--tokens", "60", "--output", str(tmp_path)])
+        main(["--queries", "2", "--tokens", "60", "--output", str(tmp_path), "--root", str(tmp_path / "data")])
     result = json.loads(text.getvalue().splitlines()[-1])
     assert result["name"] == "robustness" and result["n"] == 2 and -1 <= result["value"] <= 1
     found = ExperimentResult.load(tmp_path)
