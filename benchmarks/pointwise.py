@@ -7,42 +7,30 @@ The goal is a ratio of 2 in seconds a query; calls, tokens and quality stand bes
     python benchmarks/pointwise.py                                   # small: a minute of training, 24 queries
     python benchmarks/pointwise.py --profile miniature --seeds 7 8 9 --queries 0    # the figures of the documentation
 
-Killed and started again, it goes on where it stopped (outputs/pointwise).
+Killed and started again, it goes on where it stopped. With `--output` the folder of an ablation table (`05_ablations/
+rows` of a run, or one such folder for each seed), it takes the table's listwise checkpoints and trains only the rest.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-from dataclasses import replace
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from rrlib.ablations import setting_of
-from rrlib.manifest import outputs_root
-from rrlib.trials import FORMS, NOTHINK, Trials, markdown, pooled
+from rrlib.trials import FORMS, NOTHINK, arguments, markdown, opened, pooled
 
 METRIC, GOAL = "nDCG@10", 2.0
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> None:
     """Train, rerank, and print a table and the result."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--profile", default="smoke", help="sizes and trainings: a name in params/, or a path")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[7], help="a world, a teacher and trainings each")
-    parser.add_argument("--queries", type=int, default=24, help="test queries of each seed (0 = all)")
+    parser = arguments(__doc__, "pointwise")
     parser.add_argument("--per-list", type=int, default=0, help="passages of a list the pointwise model learns from")
-    parser.add_argument("--epochs", type=float, default=0.0, help="passes over the data (0 = the profile's)")
-    parser.add_argument("--output", default="", help="folder; default: pointwise-<profile> below the outputs folder")
-    given = parser.parse_args(arguments)
-    setting = setting_of(given.profile)
-    if given.epochs:
-        setting = replace(setting, sft=replace(setting.sft, epochs=given.epochs))
-    name = given.profile.replace("/", "-").removesuffix(".yaml")
-    trials = Trials(given.output or outputs_root() / f"pointwise-{name}", setting, per_list=given.per_list)
+    given = parser.parse_args(argv)
+    seeds, _ = opened(given, "pointwise", per_list=given.per_list)
     results = {}
-    for seed in given.seeds:
+    for seed, trials in seeds.items():
         forms = {form: trials.checkpoint(form, seed) for form in FORMS if form != "mixed"}
         systems = {
             "first stage": "first-stage",

@@ -88,7 +88,11 @@ def main(argv: list[str] | None = None) -> int:
             print(f"| {label} | {kept[float(label)]} | {stage} | {cells} | {p} |")
     best = max(last, key=lambda label: last[label]["mean"])
     gap, low = last[best].get("difference", 0.0), last[best].get("difference_low", 0.0)
-    answer = {"name": "validation_choice", "value": round(gap, 4), "unit": f"{METRIC}, best {given.what} less profile's"}
+    answer = {
+        "name": "validation_choice",
+        "value": round(gap, 4),
+        "unit": f"{METRIC}, best {given.what} less profile's",
+    }
     answer |= {"goal": 0.0, "holds": low <= 0.0, "n": len(data.qrels), "device": "cpu", "best": float(best)}
     print(json.dumps(answer))
     return 0

@@ -295,7 +295,8 @@ assert all(sorted(after[qid]) == sorted(before[qid]) for qid in after), "a passa
 assert means["oracle"] >= max(means.values()) - 1e-9, "nothing can beat the oracle"
 counts = [plan(lambda n: sliding_window(n, window, stride), len(hits[:depth])).calls for hits in before.values()]
 assert all(len(result.records(name, first)) == sum(counts) for name in models), "a window is missing"
-write_results(stage, result_rows(result, profile, () if benchmarks else SYSTEMS))
+named = systems if benchmarks else SYSTEMS
+write_results(stage, result_rows(result, profile, tuple(named)), named)
 stage.finish(
     queries=sum(len(one.qrels) for one in data), **{f"{metrics[0]} {n}": round(m, 4) for n, m in means.items()}
 )

@@ -67,8 +67,9 @@ questions()
 # %% [markdown]
 # ## The rows
 #
-# A row asks the teacher (once a seed), trains what it needs, reranks every test query with sliding windows, and keeps
-# NDCG@10 of each query. Whatever two rows share is made once; a killed table goes on at the row where it was.
+# A row asks the teacher (once a seed), trains what it needs, reranks every test query through the `Experiment` call of
+# notebooks 04 and 06, and keeps NDCG@10 of each query. Whatever two rows share is made once; a killed table goes on at
+# the row where it was.
 
 # %%
 chosen = rows or ["first stage", *RECIPES]
@@ -85,9 +86,9 @@ print(f"{len(results)} rows, {len({r.seed for r in results})} seeds, {results[0]
 # %% [markdown]
 # ## The table
 #
-# `difference` is to the full recipe, paired by query and pooled over seeds, with a 95% bootstrap interval over queries;
-# `p (Holm)` corrects for the number of rows. `seeds` are the means of the single trainings: look at them before you
-# believe a small difference. `paper` is the paper's difference on BRIGHT, in points.
+# `difference` is to the full recipe, paired by query within each seed and averaged over seeds, with a 95% bootstrap
+# interval over queries; `p (Holm)` corrects for the number of rows. `seeds` are the means of the single trainings: look
+# at them before you believe a small difference. `paper` is the paper's difference on BRIGHT, in points.
 #
 # **Predict:** how far will two trainings of the same recipe lie apart?
 

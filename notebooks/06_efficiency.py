@@ -19,8 +19,9 @@
 # **The one question:** is one chain of thought for a whole window cheaper than one for each passage, and how much of
 # the chain is needed at all?
 #
-# **Data:** examples and queries of notebook 01 (*synthetic* with the default parameters).
-# **Time:** about three minutes on a CPU with the default parameters.
+# **Data:** examples and queries of notebook 01 (*synthetic*, with a *simulated* teacher). With the default parameters
+# this notebook reads the results that are stored in the repository; `rrlib run params/efficiency.yaml` makes them anew.
+# **Time:** a few seconds with stored results; about five minutes on a CPU with `stored = False`.
 #
 # Later work disputes that reasoning helps a reranker at all. So here stand, on the same candidates, the same data and
 # the same engine: listwise and pointwise rerankers, with and without a chain, and a chain that is cut short.
@@ -31,6 +32,7 @@
 # %%
 from rrlib import plots
 from rrlib import plots_evaluation as figures
+from rrlib.efficiency import kept_results
 from rrlib.engines.base import Decoding
 from rrlib.evaluation import Experiment, Listwise, Pointwise, Routed, plan_experiment
 from rrlib.evaluation.chain import against, evaluation_data, mode_of
@@ -46,6 +48,7 @@ run = "smoke"  # name of the run: a folder below outputs/
 profile = "smoke"  # name of the profile, written into the results
 seed = 7  # of trainings, bootstrap and randomisation test (integer)
 interactive = False  # True shows widgets; only in Jupyter, never under papermill
+stored = True  # True reads the results kept in the repository; False trains and measures, on notebooks 01 and 02
 model = "package:rrlib.miniature/backbone"  # where the trainings start: folder, hub name or package:module/folder
 style = "reasonrank"  # prompt style of the reasoning mode (name in rrlib.prompts)
 nothink = "nothink_tags"  # prompt style of the mode without reasoning (name in rrlib.prompts)
@@ -68,16 +71,21 @@ metrics = ["nDCG@10", "R@5", "RR"]  # names of ir-measures; the first is the hea
 resamples = 10000  # of bootstrap and randomisation test (count)
 
 # %% [markdown]
-# If notebooks 01 and 02 were not run yet, `begin` runs them first, at smoke size, and says so.
+# With `stored = False`, and if notebooks 01 and 02 were not run yet, `begin` runs them first, at smoke size.
 
 # %%
 config = collect("06_efficiency", globals())
 stage = begin(config)
-sizes = {"window": window, "stride": stride, "depth": depth, "max_passage_tokens": max_passage_tokens}
-data = evaluation_data(stage, [], sizes, queries)
-data[0].validation = data[0].validation and data[0].validation.limited(queries)
-examples = examples_for(stage, sft_examples)
-print(f"{len(examples)} training lists; {len(data[0].qrels)} test queries, {data[0].data_kind} data")
+if stored:
+    kept = kept_results()
+    stage.data_kind, examples = kept.source["data_kind"], [kept.example]
+    print(kept)
+else:
+    sizes = {"window": window, "stride": stride, "depth": depth, "max_passage_tokens": max_passage_tokens}
+    data = evaluation_data(stage, [], sizes, queries)
+    data[0].validation = data[0].validation and data[0].validation.limited(queries)
+    examples = examples_for(stage, sft_examples)
+    print(f"{len(examples)} training lists; {len(data[0].qrels)} test queries, {data[0].data_kind} data")
 
 # %% [markdown]
 # ## One passage at a time
@@ -114,36 +122,45 @@ bare = pointwise_examples(examples, "pointwise_nothink", per_list, seed)
 rows = {"pointwise": points, "pointwise, no chain": bare, "both modes": both_modes(examples, [style, nothink])}
 
 # %%
-trained = {}
-for name, part in rows.items():
+checkpoints = dict.fromkeys(["listwise", *rows], "trained when the stored results were made")
+if not stored:
+    checkpoints["listwise"] = str(stage.input("02_sft", "sft", "checkpoint"))
+for name, part in [] if stored else rows.items():
+    folder = stage.path("sft", name.replace(", ", "-").replace(" ", "-"))
     with stage.timed(name):
-        trained[name] = train_sft(part, model, stage.path("sft", name.replace(", ", "-").replace(" ", "-")), settings)
+        checkpoints[name] = str(train_sft(part, model, folder, settings).checkpoint)
     print(f"{name}: {len(part)} rows, {stage.timings[name]:.0f} s")
 
 # %% [markdown]
 # ## The systems
 #
-# Same candidates, same engine, greedy decoding. `both modes` is one checkpoint, asked in two ways.
+# Same candidates, same engine, greedy decoding. `both modes` is one checkpoint, asked in two ways. All experiments of
+# this notebook keep their windows in one folder, so that a system is run once.
 
 # %%
 shared = {"engine_options": engine_options, "decoding": Decoding(max_new_tokens)}
-listwise = Listwise(str(stage.input("02_sft", "sft", "checkpoint")), style=style, **shared)
-both = Listwise(str(trained["both modes"].checkpoint), style=style, **shared)
+listwise = Listwise(checkpoints["listwise"], style=style, **shared)
+both = Listwise(checkpoints["both modes"], style=style, **shared)
 systems = {
     "first-stage": "first-stage",
     "listwise": listwise,
-    "pointwise": Pointwise(str(trained["pointwise"].checkpoint), **shared),
-    "pointwise, no chain": Pointwise(
-        str(trained["pointwise, no chain"].checkpoint), style="pointwise_nothink", **shared
-    ),
+    "pointwise": Pointwise(checkpoints["pointwise"], **shared),
+    "pointwise, no chain": Pointwise(checkpoints["pointwise, no chain"], style="pointwise_nothink", **shared),
     "both: think": both,
     "both: no-think": mode_of(both, nothink),
 }
 
 # %%
 options = {"metrics": metrics, "seed": seed, "resamples": resamples, "profile": profile, "echo": print}
-with stage.timed("experiment"):
-    result = Experiment(systems, data, output=stage.path("experiment"), **options)
+options["output"] = stage.path("systems")
+
+# %%
+if stored:
+    result = kept.results["experiment"]
+else:
+    with stage.timed("experiment"):
+        result = Experiment(systems, data, **options)
+result.save(stage.path("experiment"))
 result
 
 # %% [markdown]
@@ -191,8 +208,9 @@ against(result, "both: no-think", ["both: think", "listwise"])
 names = ("first-stage", "both: think", "both: no-think")
 routed = {name: systems[name] for name in names}
 routed["router"] = Routed("both: no-think", "both: think", k=stride, metric=metrics[0])
-routes = Experiment(routed, data, output=stage.path("router"), **options)
-print(routes.outcomes["router", data[0].name].info)
+routes = kept.results["router"] if stored else Experiment(routed, data, **options)
+routes.save(stage.path("router"))
+print(routes.chosen("router"))
 routes
 
 # %% [markdown]
@@ -208,9 +226,10 @@ routes
 
 # %%
 capped = {f"budget {n}": mode_of(listwise, style, budget=n) for n in budgets}
-curve = Experiment({"listwise": listwise, **capped}, data, output=stage.path("budgets"), **options)
+curve = kept.results["budgets"] if stored else Experiment({"listwise": listwise, **capped}, data, **options)
+curve.save(stage.path("budgets"))
 headline = {row["system"]: row for row in curve.rows(metrics[0])}
-points = [{"budget": n, **headline[f"budget {n}"]} for n in budgets]
+points = [{"budget": int(n.split()[1]), **row} for n, row in headline.items() if n.startswith("budget ")]
 levels = {"no limit": headline["listwise"]["mean"]}
 stage.figure("budget", figures.budget_curve(points, metrics[0], levels))
 
@@ -225,12 +244,18 @@ stage.figure("budget", figures.budget_curve(points, metrics[0], levels))
 # too small for the window, the window must hold fewer passages, so that there are more of them.
 
 # %%
-needed = int(plan_experiment({"listwise": listwise}, data)["longest_prompt"].max())
-room = int(context_share * needed) + max_new_tokens
-changes = {"shuffled input": {"shuffle": seed}, f"fit {room} tokens": {"context": room, "fit": "window"}}
-variants = {name: mode_of(listwise, style, **change) for name, change in changes.items()}
-sturdy = Experiment({"listwise": listwise, **variants}, data, output=stage.path("robustness"), **options)
-print({name: sturdy.outcomes[name, data[0].name].info for name in variants})
+if stored:
+    sturdy = kept.results["robustness"]
+else:
+    needed = int(plan_experiment({"listwise": listwise}, data)["longest_prompt"].max())
+    room = int(context_share * needed) + max_new_tokens
+    changes = {"shuffled input": {"shuffle": seed}, f"fit {room} tokens": {"context": room, "fit": "window"}}
+    variants = {name: mode_of(listwise, style, **change) for name, change in changes.items()}
+    sturdy = Experiment({"listwise": listwise, **variants}, data, **options)
+sturdy.save(stage.path("robustness"))
+
+# %%
+print({name: sturdy.chosen(name) for name in sturdy.costs["system"]})
 sturdy
 
 # %% [markdown]
@@ -255,12 +280,12 @@ check_exercise(tokens_per_point, cases)
 # %% [markdown]
 # ## Done
 #
-# The stage leaves the checkpoints, every window with its text, and all tables.
+# The stage leaves all tables, and with `stored = False` the checkpoints and every window with its text.
 
 # %%
 sums = curve.costs.set_index("system")["tokens_out"]
-assert sums[f"budget {min(budgets)}"] <= sums["listwise"], "a budget must not lengthen the answers"
-assert all(len(r["docids"]) == 1 for r in result.records("pointwise"))
+assert sums[f"budget {min(p['budget'] for p in points)}"] <= sums["listwise"], "a budget must not lengthen the answers"
+assert stored or {len(r["docids"]) for r in result.records("pointwise")} == {1}
 assert costs.loc["pointwise", "calls"] >= costs.loc["listwise", "calls"]
 means = {row["system"]: round(row["mean"], 4) for row in [*result.rows(metrics[0]), *curve.rows(metrics[0])]}
 stage.finish(seconds_ratio=round(float(ratios["seconds"]), 3), **{f"{metrics[0]} {n}": m for n, m in means.items()})

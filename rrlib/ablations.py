@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from rrlib.engines.base import Decoding
 from rrlib.errors import InputError, MissingFileError
 from rrlib.evaluation.metrics import per_query
-from rrlib.formats import Collection, ranking_to_run, read_collection, read_examples, read_jsonl, read_run
+from rrlib.formats import Collection, read_collection, read_examples, read_jsonl, read_run
 from rrlib.manifest import hash_text, read_json
 from rrlib.params import STAGES
 from rrlib.resources import load_callable, resolve
@@ -215,30 +215,18 @@ class Table:
         return model, count
 
     def _make(self, recipe: Recipe, seed: int) -> Result:
-        import time
-
-        from rrlib.rerank import Reranker
+        from rrlib.evaluation import Experiment, Listwise, from_collection
 
         s, seconds = self.setting, dict[str, float]()
         model, count = self.checkpoint(seed, recipe, seconds)
         test = read_collection(self.collection(seed), "test")
-        start = time.perf_counter()
-        reranker = Reranker(
-            model,
-            "transformers",
-            log=self._home(seed) / "windows" / f"{_slug(recipe.name)}.jsonl",
-            style=recipe.style,
-            window=s.window,
-            stride=s.stride,
-            depth=s.depth,
-            decoding=Decoding(max_new_tokens=s.max_new_tokens),
-            **dict(s.engine_options),
-        )
-        outcome = reranker.rerank(test.candidates())
-        reranker.engine.close()
-        seconds["rerank"] = round(time.perf_counter() - start, 1)
-        run = ranking_to_run(outcome.run(test.name))
-        return self._result(recipe, seed, test, run, outcome.records, count, seconds)
+        data = from_collection(test, window=s.window, stride=s.stride, depth=s.depth)
+        decoding = Decoding(max_new_tokens=s.max_new_tokens)
+        system = Listwise(model, style=recipe.style, decoding=decoding, engine_options=s.engine_options)
+        output = self._home(seed) / "experiments" / _slug(recipe.name)
+        found = Experiment({recipe.name: system}, data, METRIC, resamples=1, reported=False, output=output)
+        seconds["rerank"] = round(float(found.costs["seconds_all"].iloc[0]), 1)
+        return self._result(recipe, seed, test, found.run(recipe.name), found.records(recipe.name), count, seconds)
 
     def _result(
         self,
@@ -418,45 +406,54 @@ WHY: Mapping[str, str] = {
 def table(results: Sequence[Result], baseline: str = "full", resamples: int = 10_000) -> pd.DataFrame:
     """One line a row: mean over seeds, the seeds' means, and the difference to `baseline` with a 95% interval and p.
 
-    Differences are paired by query within each seed and pooled over the seeds both rows have; the interval is a
-    bootstrap over those queries, p that of the paired randomisation test, corrected by Holm over the rows. So it says
-    how sure the difference is for these trainings; the column `seeds` shows how much it moves between trainings.
-    paper: difference of NDCG@10 x 100 to the paper's full recipe on BRIGHT, as reported there.
+    The statistics are those of every experiment (rrlib.evaluation.paired), with the seeds as sets: differences are
+    paired by query within the seeds that both rows have, the interval is a bootstrap over those queries, p that of the
+    paired randomisation test, corrected by Holm over the rows. So it says how sure the difference is for these
+    trainings; the column `seeds` shows how much it moves between trainings. Without the baseline there are no
+    differences. paper: difference of NDCG@10 x 100 to the paper's full recipe on BRIGHT, as reported there.
     """
     import pandas as pd
 
-    from rrlib.evaluation.significance import bootstrap_interval, holm, paired_test
+    from rrlib.evaluation.paired import paired_rows, sets_of
 
-    by_row: dict[str, dict[int, Result]] = {}
-    for result in results:
-        by_row.setdefault(result.row, {})[result.seed] = result
-    base = by_row.get(baseline, {})
-    lines, tests = [], []
-    for name, means in row_means(results).items():
-        mine = by_row[name]
+    if not results:
+        return pd.DataFrame()
+    values = sets_of(per_query_table(results), METRIC)
+    whole = RECIPES[baseline].paper if baseline in RECIPES else None
+    lines = []
+    for found in paired_rows(values, baseline if baseline in values else next(iter(values)), resamples=resamples):
+        name, mine = found["system"], [r for r in results if r.row == found["system"]]
         line: dict[str, Any] = {
             "row": name,
-            METRIC: sum(means.values()) / len(means),
-            "seeds": " ".join(f"{mean:.3f}" for mean in means.values()),
-            "valid": sum(r.valid for r in mine.values()) / len(mine),
-            "tokens": sum(r.tokens for r in mine.values()) / len(mine),
-            "n": sum(len(r.values) for r in mine.values()),
+            METRIC: found["mean"],
+            "seeds": " ".join(f"{mean:.3f}" for mean in found["by_set"].values()),
+            "valid": sum(r.valid for r in mine) / len(mine),
+            "tokens": sum(r.tokens for r in mine) / len(mine),
+            "n": found["n"],
         }
-        shared = sorted(set(mine) & set(base)) if name != baseline else []
-        if shared:
-            pairs = [(mine[s].values[q], base[s].values[q]) for s in shared for q in base[s].values]
-            gap = bootstrap_interval([a - b for a, b in pairs], 0, resamples)
-            line |= {"difference": gap.mean, "low": gap.low, "high": gap.high}
-            line["p"] = paired_test([a for a, _ in pairs], [b for _, b in pairs], 0, resamples)
-            tests.append(line)
+        if "p" in found and baseline in values:
+            line |= {
+                "difference": found["difference"],
+                "low": found["difference_low"],
+                "high": found["difference_high"],
+            }
+            line |= {"p": found["p"], "p (Holm)": found["p_holm"]}
         paper = PAPER_FIRST_STAGE if name == FIRST_STAGE else RECIPES[name].paper if name in RECIPES else None
-        whole = RECIPES[baseline].paper if baseline in RECIPES else None
         if paper is not None and whole is not None and name != baseline:
             line["paper"] = round(paper - whole, 2)
         lines.append(line)
-    for line, corrected in zip(tests, holm([line["p"] for line in tests]) if tests else [], strict=True):
-        line["p (Holm)"] = corrected
-    return pd.DataFrame(lines).set_index("row") if lines else pd.DataFrame()
+    return pd.DataFrame(lines).set_index("row")
+
+
+def per_query_table(results: Sequence[Result]) -> pd.DataFrame:
+    """The rows in the shape of `ExperimentResult.per_query`: benchmark (`seed 7`: its queries are its own), qid, system
+    (the row), metric, value. Rows in the order of the table; the last result of a row and seed counts."""
+    import pandas as pd
+
+    latest = {(r.row, r.seed): r for r in results}
+    ordered = [latest[row, seed] for row, means in row_means(results).items() for seed in sorted(means)]
+    lines = [(f"seed {r.seed}", qid, r.row, METRIC, value) for r in ordered for qid, value in r.values.items()]
+    return pd.DataFrame(lines, columns=["benchmark", "qid", "system", "metric", "value"])
 
 
 def _mean(values: Mapping[str, float]) -> float:

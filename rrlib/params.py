@@ -34,7 +34,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {"05_ablations": (), "06_efficiency": ("01_
 
 NOTEBOOKS = {**STAGES, **EXTRAS}
 
-STANDS_ALONE = {"04_evaluation": "benchmarks"}
+STANDS_ALONE = {"04_evaluation": "benchmarks", "06_efficiency": "stored"}
 """Stages that read no other stage when this parameter of theirs is set."""
 
 

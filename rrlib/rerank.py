@@ -20,6 +20,7 @@ from rrlib.engines import Decoding, Engine, Reply, Request, make_engine
 from rrlib.engines.replay import MISSING, Key
 from rrlib.errors import EngineError, InputError
 from rrlib.prompts import PromptBuilder, get_style
+from rrlib.resources import model_hash
 from rrlib.responses import parse_lenient
 from rrlib.strategies import Answer, Strategy, StrategySpec, Window, plan
 from rrlib.types import Candidates, Passage, Query
@@ -182,11 +183,15 @@ class Reranker:
             )
 
     def settings(self) -> dict[str, Any]:
-        """What every log line records, and what must be equal for a resume."""
+        """What every log line records, and what must be equal for a resume. weights: of a checkpoint in a folder, which
+        may then be moved."""
         limits = {} if self.budget is None else {"budget": self.budget}
+        folder = Path(self.engine.model)
+        weights = {"weights": model_hash(folder)} if folder.is_dir() else {}
         return {
             "engine": self.engine.name,
             "model": self.engine.model,
+            **weights,
             "dtype": getattr(self.engine, "dtype", None),
             "style": self.style.name,
             "strategy": self.strategy.name,

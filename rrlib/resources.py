@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 from collections.abc import Callable
@@ -24,6 +25,22 @@ def resolve(ref: str | Path) -> str:
     if not path.exists():
         raise MissingFileError(f"{inside!r} is not in package {module}", remedy="reinstall the package, or name a path")
     return str(path)
+
+
+def model_hash(model: str | Path) -> str:
+    """A hash of a checkpoint folder: names, sizes, and both ends of each file. A hub name stands for itself."""
+    folder = Path(model)
+    if not folder.is_dir():
+        return str(model)
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.iterdir() if p.is_file()):
+        size = path.stat().st_size
+        digest.update(f"{path.name}/{size}".encode())
+        with open(path, "rb") as handle:
+            digest.update(handle.read(65536))
+            handle.seek(max(size - 65536, 0))
+            digest.update(handle.read(65536))
+    return digest.hexdigest()[:16]
 
 
 def load_callable(ref: str) -> Callable[..., Any]:

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -184,20 +184,22 @@ def _publish(run_dir: Path, result: ChainResult) -> None:
         write_json(run_dir / "results.json", results)
 
 
-def write_results(stage: Stage, rows: Sequence[Mapping[str, Any]]) -> Path:
+def write_results(stage: Stage, rows: Sequence[Mapping[str, Any]], systems: Iterable[str] = SYSTEMS) -> Path:
     """Write the rows of a results table into the stage, checked; the runner copies them to outputs/<run>/results.json.
 
-    Each row has exactly ROW_KEYS; values are fractions; one row a system and metric. Raises StageError otherwise.
+    Each row has exactly ROW_KEYS; values are fractions; one row a system and metric. systems: the names that rows may
+    have, those of the chain unless a profile names checkpoints of its own. Raises StageError otherwise.
     """
+    names = list(systems)
     seen: set[tuple[str, str, str]] = set()
     for row in rows:
         if set(row) != set(ROW_KEYS):
             raise StageError(f"results row with keys {sorted(row)} -> the keys are {', '.join(ROW_KEYS)}")
         key = (row["system"], row["collection"], row["metric"])
-        if not row["system"] or key in seen:
-            raise StageError(
-                f"results row {key}: a system without a name, or there twice -> one row a system and metric"
-            )
+        if row["system"] not in names:
+            raise StageError(f"results row {key}: no such system -> the names are {', '.join(names)}")
+        if key in seen:
+            raise StageError(f"results row {key}: there twice -> one row a system and metric")
         if not 0.0 <= row["low"] <= row["mean"] <= row["high"] <= 1.0:
             raise StageError(f"results row {key}: {row['low']} <= {row['mean']} <= {row['high']} are no fractions")
         seen.add(key)

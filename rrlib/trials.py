@@ -1,17 +1,19 @@
 """Trials over seeds: the same small world with other seeds, models trained on the same data in several forms, and
 their values pooled. Used by benchmarks/pointwise.py and benchmarks/think_nothink.py; every part resumes by itself.
 
-A seed changes everything at once: world, teacher, training and queries (as in rrlib.ablations, whose data it uses).
+A seed changes everything at once: world, teacher, training and queries. Data and the forms `think` and `no-think` are
+those of an ablation table (rrlib.ablations): in the folder of a table whose rows are made, neither is made again.
 """
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rrlib.ablations import RECIPES, Setting, Table
+from rrlib.ablations import NO_REASONING, RECIPES, Setting, Table, setting_of
 from rrlib.engines import Decoding
 from rrlib.errors import InputError
 from rrlib.evaluation import (
@@ -20,12 +22,11 @@ from rrlib.evaluation import (
     ExperimentResult,
     Listwise,
     Pointwise,
-    bootstrap_interval,
     from_collection,
-    holm,
-    paired_test,
 )
+from rrlib.evaluation.paired import in_words, paired_rows, sets_of
 from rrlib.formats import read_collection
+from rrlib.manifest import outputs_root
 from rrlib.resources import resolve
 from rrlib.training.mix import mix_styles, pointwise_examples
 from rrlib.training.sft import train_sft
@@ -34,8 +35,48 @@ from rrlib.types import RankingExample
 if TYPE_CHECKING:
     import pandas as pd
 
-THINK, NOTHINK = "reasonrank", "nothink_tags"
+THINK, NOTHINK = "reasonrank", NO_REASONING
 FORMS = ("think", "no-think", "mixed", "pointwise", "pointwise, no chain")
+ROW_OF = {"think": "no RL", "no-think": "no reasoning, SFT"}
+"""Forms that are the SFT checkpoint of a row of the ablation table: same lists, same settings, same seed."""
+
+
+def arguments(doc: str | None, kind: str) -> argparse.ArgumentParser:
+    """The options that both benchmarks have. kind: `pointwise` or `think`, the name of the default folder."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--profile", default="smoke", help="sizes and trainings: a name in params/, or a path")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[7], help="a world, a teacher and trainings each")
+    parser.add_argument("--queries", type=int, default=24, help="test queries of each seed (0 = all)")
+    parser.add_argument("--epochs", type=float, default=0.0, help="passes over the data (0 = the profile's)")
+    where = (
+        f"folder for all seeds, or one for each; that of an ablation table too. Default: {kind}-<profile> in outputs"
+    )
+    parser.add_argument("--output", nargs="+", default=[], metavar="FOLDER", help=where)
+    return parser
+
+
+def opened(
+    given: argparse.Namespace, kind: str, *, share: float = 0.5, per_list: int = 0
+) -> tuple[dict[int, Trials], Path]:
+    """The trials of each seed, and the folder for what is said of all seeds: the only folder given, or the default one.
+
+    Raises InputError where the folders are neither one nor as many as the seeds.
+    """
+    if len(given.output) > 1 and len(given.output) != len(given.seeds):
+        raise InputError(
+            f"{len(given.output)} folders for {len(given.seeds)} seeds",
+            remedy="give --output one folder, or one for each of --seeds, in their order",
+        )
+    setting = setting_of(given.profile)
+    if given.epochs:
+        setting = replace(setting, sft=replace(setting.sft, epochs=given.epochs))
+    usual = outputs_root() / f"{kind}-{given.profile.replace('/', '-').removesuffix('.yaml')}"
+    folders = [Path(folder) for folder in given.output] or [usual]
+    home = folders[0] if len(folders) == 1 else usual
+    folders = folders * len(given.seeds) if len(folders) == 1 else folders
+    home.mkdir(parents=True, exist_ok=True)
+    trials = [Trials(folder, setting, share=share, per_list=per_list) for folder in folders]
+    return dict(zip(given.seeds, trials, strict=True)), home
 
 
 class Trials:
@@ -74,7 +115,12 @@ class Trials:
         return pointwise_examples(lists, style, self.per_list, seed)
 
     def checkpoint(self, form: str, seed: int) -> str:
-        """The SFT checkpoint of a form, trained once."""
+        """The SFT checkpoint of a form, trained once; taken from the table's row where it is one (ROW_OF)."""
+        if form in ROW_OF:
+            seconds: dict[str, float] = {}
+            model, count = self.table.checkpoint(seed, RECIPES[ROW_OF[form]], seconds)
+            self.say(f"seed {seed}: {form}: {count} rows, {seconds['sft']:.0f} s of training (row {ROW_OF[form]!r})")
+            return model
         rows = self.examples(form, seed)
         name = form.replace(", ", "-").replace(" ", "-") + (f"-{self.share:g}" if form == "mixed" else "")
         folder = self.folder / f"seed-{seed}" / "sft" / name
@@ -117,36 +163,22 @@ class Trials:
 
 
 def pooled(results: Mapping[int, ExperimentResult], baseline: str, metric: str) -> pd.DataFrame:
-    """Systems over all seeds: mean with a bootstrap interval over all queries (a seed's queries are its own),
-    differences from the baseline paired by query, Holm-corrected p, the mean of each seed, and costs a query."""
+    """Systems over all seeds (rrlib.evaluation.paired: a seed is a set with queries of its own): mean with interval,
+    the mean of each seed, difference from the baseline paired by query, Holm-corrected p, and costs a query."""
     import pandas as pd
 
-    frames = []
-    for seed, result in results.items():
-        part = result.per_query[result.per_query["metric"] == metric].copy()
-        part["qid"] = [f"{seed}/{qid}" for qid in part["qid"]]
-        frames.append(part.assign(seed=seed))
-    every = pd.concat(frames)
-    wide = every.pivot(index="qid", columns="system", values="value")
-    costs = pd.concat([r.costs.assign(seed=s) for s, r in results.items()]).groupby("system", sort=False)
+    every = pd.concat([result.per_query.assign(benchmark=str(seed)) for seed, result in results.items()])
+    costs = pd.concat([r.costs for r in results.values()]).groupby("system", sort=False)
     rows: list[dict[str, Any]] = []
-    for system in dict.fromkeys(every["system"]):
-        spread = bootstrap_interval(wide[system], seed=0)
-        by_seed = every[every["system"] == system].groupby("seed", sort=False)["value"].mean()
-        row: dict[str, Any] = {"system": system, "mean": spread.mean, "low": spread.low, "high": spread.high}
-        row |= {"n": len(wide), "seeds": " ".join(f"{v:.3f}" for v in by_seed), "difference": "", "p": float("nan")}
-        if system != baseline:
-            gap = bootstrap_interval(wide[system] - wide[baseline], seed=0)
-            row["difference"] = f"{gap.mean:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]"
-            row["p"] = paired_test(wide[system], wide[baseline], seed=0)
-        if system in costs.groups:
-            mine = costs.get_group(system)
+    for found in paired_rows(sets_of(every, metric), baseline):
+        row: dict[str, Any] = {key: found[key] for key in ("system", "mean", "low", "high", "n")}
+        row["seeds"] = " ".join(f"{mean:.3f}" for mean in found["by_set"].values())
+        row |= {"difference": in_words(found, 4), "p (Holm)": round(found.get("p_holm", float("nan")), 4)}
+        if found["system"] in costs.groups:
+            mine = costs.get_group(found["system"])
             row |= {key: float(mine[key].mean()) for key in ("calls", "requests", "tokens_in", "tokens_out", "seconds")}
         rows.append(row)
-    compared = [row for row in rows if row["p"] == row["p"]]
-    for row, p in zip(compared, holm([row["p"] for row in compared]), strict=True):
-        row["p (Holm)"] = round(p, 4)
-    return pd.DataFrame(rows).drop(columns="p").set_index("system")
+    return pd.DataFrame(rows).set_index("system")
 
 
 def markdown(frame: pd.DataFrame) -> str:

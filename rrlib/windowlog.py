@@ -39,7 +39,8 @@ def repair_tail(path: Path) -> int:
 class WindowLog:
     """An append-only JSONL of window records, held by one process at a time.
 
-    settings: what must be equal for a resume (model, style, decoding, strategy, ...). Raises InputError where the log
+    settings: what must be equal for a resume (model, style, decoding, strategy, ...). With `weights`, a hash of the
+    checkpoint, its path (`model`) may be another: outputs may be moved. Raises InputError where the log
     was made with others, naming the key, and StageError where another process holds the log.
     """
 
@@ -83,7 +84,9 @@ class WindowLog:
                 self.records[key] = row
 
     def _same_settings(self, logged: Mapping[str, Any], line: int) -> None:
-        for key in sorted(set(logged) | set(self.settings)):
+        # A checkpoint is known by what is in it, wherever it lies; in a log from before that was recorded, by its path.
+        same = {"model" if "weights" in logged and "weights" in self.settings else "weights"}
+        for key in sorted((set(logged) | set(self.settings)) - same):
             was, now = logged.get(key), self.settings.get(key)
             if was != now:
                 raise InputError(

@@ -348,6 +348,8 @@ class FakeStage:
         [row(low=0.55)],
         [{"system": "sft"}],
         [row() | {"more": 1}],
+        [row(system="sft-rl")],
+        [row(system="")],
     ],
 )
 def test_results_that_are_none_are_refused(rows: list[dict[str, Any]], tmp_path: Path) -> None:
@@ -365,3 +367,5 @@ def test_results_are_written_and_rendered(tmp_path: Path) -> None:
     assert [line.split()[0] for line in lines[3:]] == ["sft", "oracle"]
     assert "0.500 [0.400, 0.600]" in lines[3] and "synthetic" in lines[3]
     assert render_results([]) == "no results"
+    other = [row(system="ReasonRank-7B")]  # a profile that names its checkpoints names its systems too
+    assert write_results(FakeStage(tmp_path), other, ["first-stage", "ReasonRank-7B"]).is_file()  # type: ignore[arg-type]

@@ -9,11 +9,22 @@ from typing import Any
 
 import pytest
 
+from rrlib.efficiency import EXPERIMENTS, SHOWN, STORED, keep, kept_results
+from rrlib.errors import InputError
+from rrlib.evaluation import ExperimentResult
 from rrlib.papermill_engine import execute
 from rrlib.params import inputs_of, load_profile, notebook_path
 
 ROOT = Path(__file__).resolve().parents[1]
-TINY = {"queries": 4, "sft_examples": 24, "epochs": 1.0, "per_list": 2, "budgets": [0, 16], "max_new_tokens": 200}
+TINY = {
+    "stored": False,
+    "queries": 4,
+    "sft_examples": 24,
+    "epochs": 1.0,
+    "per_list": 2,
+    "budgets": [0, 16],
+    "max_new_tokens": 200,
+}
 
 
 def test_its_profile_runs_what_it_reads() -> None:
@@ -40,3 +51,54 @@ def test_the_notebook_at_tiny_size(chain: Any, tmp_path: Path, monkeypatch: pyte
     assert fitted["window"] < chosen["listwise"]["window"] == 10
     closed = json.loads((stage / "budgets" / "table.json").read_text())["audit"]
     assert next(row for row in closed if row["system"] == "budget 0")["closed"] == 1.0
+    # what is kept of it is what it found
+    kept = kept_results(keep(tmp_path / "smoke", tmp_path / "kept.jsonl"))
+    assert kept.source["queries"] == 4 and kept.source["examples"] == 24 and "synthetic" in str(kept)
+    for name in EXPERIMENTS:
+        assert kept.results[name].to_dict(values=True) == ExperimentResult.load(stage / name).to_dict(values=True)
+        assert kept.results[name].to_json() == (stage / name / "table.json").read_text().rstrip("\n")
+    with pytest.raises(InputError, match="not finished"):
+        keep(tmp_path, tmp_path / "kept.jsonl")
+
+
+def test_with_stored_results_it_opens_in_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RRLIB_OUTPUTS", str(tmp_path))
+    parameters = {"run": "smoke", "seed": 7, "interactive": False}
+    execute(notebook_path("06_efficiency"), tmp_path / "06.ipynb", parameters, echo=lambda line: None, live=False)
+    run = tmp_path / "smoke"
+    assert sorted(p.name for p in run.iterdir()) == ["06_efficiency", "figures"], "no other stage is run"
+    metrics, kept = json.loads((run / "06_efficiency" / "metrics.json").read_text()), kept_results()
+    means = {row["system"]: row["mean"] for row in kept.results["experiment"].rows("nDCG@10")}
+    assert metrics["nDCG@10 listwise"] == round(means["listwise"], 4)
+    assert metrics["seconds_ratio"] > 0 and (run / "figures" / "06_efficiency_budget.png").is_file()
+
+
+def test_stored_results_say_what_they_are_of() -> None:
+    kept = kept_results()
+    profile = load_profile(ROOT / "params" / f"{kept.source['profile']}.yaml")
+    values = {**profile.parameters("01_synthesis"), **profile.parameters("06_efficiency")}
+    assert kept.source["parameters"] == {key: values[key] for key in SHOWN}, (
+        "the profile has changed since: run it again"
+    )
+    queries = values["queries"] or values["test_queries"]
+    assert kept.source["queries"] == queries >= 12 and kept.source["data_kind"] == "synthetic"
+    assert kept.source["date"] and kept.source["machine"] and kept.example.reasoning
+    for result in kept.results.values():
+        table = result.table[result.table["source"] == "measured"]
+        assert (table["n"] == queries).all() and table["mean"].between(0, 1).all()
+        assert (table["low"] <= table["mean"]).all() and (table["mean"] <= table["high"]).all()
+
+
+def test_results_that_are_not_whole_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no stored results"):
+        kept_results(tmp_path / "none.jsonl")
+    lines = STORED.read_text().splitlines()
+    (tmp_path / "cut.jsonl").write_text("\n".join(lines[:-1]) + "\n")
+    with pytest.raises(InputError, match="no whole file"):
+        kept_results(tmp_path / "cut.jsonl")
+    broken = {key: value for key, value in json.loads(lines[-1]).items() if key != "table"}
+    (tmp_path / "broken.jsonl").write_text("\n".join([*lines[:-1], json.dumps(broken)]) + "\n")
+    with pytest.raises(InputError, match="no whole result"):
+        kept_results(tmp_path / "broken.jsonl")
+    with pytest.raises(InputError, match="no finished experiment"):
+        ExperimentResult.load(tmp_path)

@@ -9,12 +9,15 @@ import random
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rrlib import evaluation, formats
 from rrlib.errors import InputError
+from rrlib.evaluation import bootstrap_interval, paired_test
+from rrlib.evaluation.paired import in_words, paired_rows, sets_of
 from rrlib.types import Candidates, Hit, Interval, Passage, Query, Run
 
 
@@ -345,3 +348,44 @@ def test_every_metric_has_the_same_order_of_ties() -> None:
     assert values == {"RR": 1.0, "RR@10": 1.0, "P@1": 1.0, "nDCG@1": 1.0}
     close = {"q": [Hit("a", 1.0 + 1e-9, 1), Hit("b", 1.0, 2)]}  # equal in float32
     assert evaluation.per_query(qrels, close, ["RR@10"])["RR@10"]["q"] == 1.0
+
+
+def test_sets_are_compared_within_themselves() -> None:
+    """Two seeds of two queries each, by hand; a system that one seed lacks is compared over the other."""
+    values = {
+        "base": {"1": [0.2, 0.4], "2": [0.5, 0.5]},
+        "mine": {"1": [0.4, 0.4], "2": [0.9, 0.5]},
+        "half": {"2": [1, 1]},
+    }
+    base, mine, half = paired_rows(values, "base", resamples=2000)
+    assert "difference" not in base and base["mean"] == pytest.approx(0.4) and base["n"] == 4
+    assert mine["by_set"] == pytest.approx({"1": 0.4, "2": 0.7}) and mine["difference"] == pytest.approx(0.15)
+    assert (mine["difference_low"], mine["difference_high"]) == pytest.approx((0.0, 0.3))
+    assert (mine["wins"], mine["ties"], mine["losses"]) == (2, 2, 0) and mine["p"] == 0.5  # 2 of 4 sign patterns
+    assert half["n"] == 2 and half["difference"] == pytest.approx(0.5) and half["p"] == 0.5
+    assert mine["p_holm"] == half["p_holm"] == 1.0
+    assert in_words(base) == "" and in_words(mine) == "+0.150 [+0.000, +0.300]"
+    alone = paired_rows({"a": {"1": [0.1, 0.4, 0.6]}, "b": {"1": [0.3, 0.2, 0.9]}}, "a", seed=5, resamples=500)[1]
+    assert alone["p"] == paired_test([0.3, 0.2, 0.9], [0.1, 0.4, 0.6], 5, 500)
+    gap = bootstrap_interval([0.2, -0.2, 0.3], 5, 500)
+    assert (alone["difference_low"], alone["difference_high"]) == pytest.approx((gap.low, gap.high))
+
+
+def test_values_that_do_not_pair_are_refused() -> None:
+    with pytest.raises(InputError, match="baseline"):
+        paired_rows({"a": {"1": [0.5]}}, "b")
+    with pytest.raises(InputError, match="2 values against 1"):
+        paired_rows({"a": {"1": [0.5]}, "b": {"1": [0.5, 0.1]}}, "a")
+    columns = ["benchmark", "qid", "system", "metric", "value"]
+    rows = [
+        ("s", "q2", "a", "m", 0.2),
+        ("s", "q1", "a", "m", 0.1),
+        ("s", "q1", "b", "m", 0.3),
+        ("s", "q2", "b", "m", 0.4),
+    ]
+    found = sets_of(pd.DataFrame(rows, columns=columns), "m")
+    assert {name: list(sets["s"]) for name, sets in found.items()} == {"a": [0.1, 0.2], "b": [0.3, 0.4]}
+    with pytest.raises(InputError, match="queries without a value of"):
+        sets_of(pd.DataFrame(rows[:-1], columns=columns), "m")
+    with pytest.raises(InputError, match="stands twice"):
+        sets_of(pd.DataFrame([*rows, rows[0]], columns=columns), "m")

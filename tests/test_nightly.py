@@ -88,5 +88,7 @@ def test_the_miniature_learns(tmp_path: Path, record_property: Callable[[str, ob
         rows = [json.loads(line) for line in (stage / "windows" / f"{name}.jsonl").read_text().splitlines()]
         valid = sum(parse_strict(row["text"] or "", len(row["order"])).level == "valid" for row in rows) / len(rows)
         record_property(f"valid answers, {name}", f"{valid:.1%} of {len(rows)}")
-        assert valid >= (0.98 if name == "sft" else 0.95)
+        # Issue 3 asks for 98% after SFT. GRPO gave up a little of the format for the order: 97.5% after its 30 steps
+        # (2026-11-25, seed 7); its floor lies a point below.
+        assert valid >= {"sft": 0.98, "sft+rl": 0.965}[name]
     record_property("data", f"synthetic, {len(qids)} test queries, simulated teacher, seed 7")

@@ -192,6 +192,34 @@ def test_a_log_of_other_settings_is_refused(tmp_path: Path) -> None:
         rerank([make(30)], log=log)
 
 
+def test_a_checkpoint_may_be_moved_but_not_changed(tmp_path: Path) -> None:
+    log, old, new = tmp_path / "log.jsonl", tmp_path / "a" / "checkpoint", tmp_path / "b" / "checkpoint"
+    old.mkdir(parents=True)
+    (old / "model.safetensors").write_bytes(b"weights")
+
+    def engine(model: Path) -> Oracle:
+        found = Oracle()
+        found.model = str(model)
+        return found
+
+    first = rerank([make(30)], engine(old), log=log)
+    old.parent.rename(new.parent)
+    again = rerank([make(30)], engine(new), log=log)
+    assert again.rankings == first.rankings and again.counts.get("asked", 0) == 0
+    (new / "model.safetensors").write_bytes(b"others!")
+    with pytest.raises(InputError, match="weights="):
+        rerank([make(30)], engine(new), log=log)
+    # a log from before weights were recorded still knows its model by its path alone
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    for line in lines:
+        del line["settings"]["weights"]
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(InputError, match="model="):
+        rerank([make(30)], engine(new), log=log)
+    new.parent.rename(old.parent)
+    assert rerank([make(30)], engine(old), log=log).counts.get("asked", 0) == 0
+
+
 def test_two_processes_on_one_log_are_refused(tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
 

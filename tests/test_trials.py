@@ -12,6 +12,7 @@ import pytest
 
 from rrlib.errors import InputError
 from rrlib.evaluation.results import ExperimentResult
+from rrlib.trials import ROW_OF, Trials, arguments, markdown, opened, pooled
 
 ROOT = Path(__file__).resolve().parents[1]
 PROFILE = """\
@@ -42,26 +43,91 @@ def profile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_pointwise_against_listwise(profile: Path, tmp_path: Path) -> None:
-    lines = script("pointwise", profile, tmp_path, "--per-list", "2")
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for both scripts: what they share is made once."""
+    return tmp_path_factory.mktemp("trials")
+
+
+def test_pointwise_against_listwise(profile: Path, folder: Path) -> None:
+    lines = script("pointwise", profile, folder, "--per-list", "2")
     result = json.loads(lines[-1])
     assert result["name"] == "pointwise" and result["goal"] == 2.0 and result["n"] == 4 and result["value"] > 0
     assert result["holds"] is (result["value"] >= 2.0)
     table = {row.split("|")[1].strip(): row for row in lines if row.startswith("| ")}
     assert {"pointwise", "pointwise, no chain", "listwise", "listwise, no chain", "first stage"} <= set(table)
-    again = script("pointwise", profile, tmp_path, "--per-list", "2")
+    again = script("pointwise", profile, folder, "--per-list", "2")
     assert again[-1] == lines[-1]  # nothing was computed anew, seconds included
 
 
-def test_think_and_no_think(profile: Path, tmp_path: Path) -> None:
-    lines = script("think_nothink", profile, tmp_path, "--budgets", "0", "8")
+def test_think_and_no_think(profile: Path, folder: Path) -> None:
+    lines = script("think_nothink", profile, folder, "--budgets", "0", "8")
     result = json.loads(lines[-1])
     assert result["name"] == "think_nothink" and result["n"] == 4 and -1 <= result["value"] <= 1
-    modes, budgets = (tmp_path / "modes.md").read_text(), (tmp_path / "budgets.md").read_text()
+    modes, budgets = (folder / "modes.md").read_text(), (folder / "budgets.md").read_text()
     for name in ("no-think", "mixed: no-think", "mixed: think", "think", "mixed: router"):
         assert f"| {name} |" in modes
-    assert "| budget 0 |" in budgets and "| no limit |" in budgets and (tmp_path / "budget.png").stat().st_size > 5000
+    assert "| budget 0 |" in budgets and "| no limit |" in budgets and (folder / "budget.png").stat().st_size > 5000
     assert any(line.startswith("router, by seed:") for line in lines)
+
+
+def test_listwise_forms_are_rows_of_the_table(
+    profile: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from rrlib import ablations
+    from rrlib.training.sft import encode_for_sft
+
+    trials = Trials(folder, ablations.setting_of(profile))
+    (home,) = folder.glob("seed-7-*")
+    assert len(list(home.glob("sft-*"))) == 2, "think and no-think, once for both scripts"
+    made = {path.name for path in (folder / "seed-7" / "sft").iterdir()}
+    assert made == {"mixed-0.5", "pointwise", "pointwise-no-chain"}
+    for form, row in ROW_OF.items():
+        recipe = ablations.RECIPES[row]
+        lists, setting = trials.examples(form, 7)[:8], trials.setting
+        ours = encode_for_sft(lists, setting.model, setting.sft, "reasonrank").rows
+        theirs = encode_for_sft(trials.table.examples(7, recipe)[:8], setting.model, setting.sft, recipe.style).rows
+        assert [(r.prompt_ids, r.response_ids) for r in ours] == [(r.prompt_ids, r.response_ids) for r in theirs]
+    # a table that has made its rows: its own checkpoints are taken, and nothing is trained
+    monkeypatch.setattr("transformers.Trainer.train", lambda *a, **k: pytest.fail("a row's checkpoint was made again"))
+    expected = {row: trials.table.checkpoint(7, ablations.RECIPES[row], {})[0] for row in ROW_OF.values()}
+    assert {row: trials.checkpoint(form, 7) for form, row in ROW_OF.items()} == expected
+    assert "row 'no reasoning, SFT'" in capsys.readouterr().out
+
+
+def test_shuffled_input_and_a_small_context(tmp_path: Path) -> None:
+    import contextlib
+    import io
+
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text):
+        main = runpy.run_path(str(ROOT / "benchmarks" / "robustness.py"), run_name="bench")["main"]
+        main(["--queries", "2", "--tokens", "60", "--output", str(tmp_path), "--root", str(tmp_path / "data")])
+    result = json.loads(text.getvalue().splitlines()[-1])
+    assert result["name"] == "robustness" and result["n"] == 2 and -1 <= result["value"] <= 1
+    found = ExperimentResult.load(tmp_path)
+    assert found.baseline == "as retrieved" and found.chosen("as retrieved")["window"] == 10
+    assert found.chosen("smaller windows")["window"] < 10 and found.chosen("shuffled")["window"] == 10
+    assert found.chosen("shorter passages")["max_passage_tokens"] < 512
+    shown = {name: json.loads((tmp_path / name / "windows.jsonl").read_text().splitlines()[0])["docids"]
+             for name in ("as retrieved", "shuffled")}  # fmt: skip
+    assert shown["as retrieved"] != shown["shuffled"]
+
+
+def test_each_seed_may_have_a_folder_of_its_own(profile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RRLIB_OUTPUTS", str(tmp_path / "usual"))
+
+    def given(*more: str) -> Any:
+        return arguments(None, "think").parse_args(["--profile", "smoke", "--seeds", "7", "8", *more])
+
+    trials, home = opened(given("--output", str(tmp_path / "a"), str(tmp_path / "b")), "think")
+    assert {seed: one.folder.name for seed, one in trials.items()} == {7: "a", 8: "b"}
+    assert home == tmp_path / "usual" / "think-smoke" and home.is_dir()
+    trials, home = opened(given("--output", str(tmp_path / "a")), "think")
+    assert {one.folder for one in trials.values()} == {home} == {tmp_path / "a"}
+    assert opened(given(), "think")[0][8].folder == tmp_path / "usual" / "think-smoke"
+    with pytest.raises(InputError, match="3 folders for 2 seeds"):
+        opened(given("--output", "a", "b", "c"), "think")
 
 
 def frame(values: dict[str, list[float]]) -> Any:
@@ -76,13 +142,12 @@ def frame(values: dict[str, list[float]]) -> Any:
 
 
 def test_seeds_are_pooled_query_by_query() -> None:
-    from rrlib.trials import Trials, markdown, pooled
-
-    results = {7: frame({"a": [0.0, 0.5], "b": [0.5, 1.0]}), 8: frame({"a": [1.0, 0.5], "b": [1.0, 0.5]})}
+    """Seed 7 gains a half on one query and nothing on the other, seed 8 nothing: queries are drawn within a seed."""
+    results = {7: frame({"a": [0.0, 0.5], "b": [0.5, 0.5]}), 8: frame({"a": [1.0, 0.5], "b": [1.0, 0.5]})}
     table = pooled(results, "a", "nDCG@10")
-    assert table.loc["b", "mean"] == 0.75 and table.loc["b", "n"] == 4 and table.loc["b", "seeds"] == "0.750 0.750"
-    assert table.loc["b", "difference"].startswith("+0.2500 [+0.0000, +0.5000]")
-    assert table.loc["b", "p (Holm)"] == 0.5 and table.loc["a", "difference"] == "" and table.loc["b", "seconds"] == 0.5
+    assert table.loc["b", "mean"] == 0.625 and table.loc["b", "n"] == 4 and table.loc["b", "seeds"] == "0.500 0.750"
+    assert table.loc["b", "difference"] == "+0.1250 [+0.0000, +0.2500]"
+    assert table.loc["b", "p (Holm)"] == 1.0 and table.loc["a", "difference"] == "" and table.loc["b", "seconds"] == 0.5
     assert markdown(table).splitlines()[2].startswith("| a | 0.5 |")
     with pytest.raises(InputError, match="between 0 and 1"):
         Trials("x", None, share=1.0)  # type: ignore[arg-type]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rrlib.errors import InputError
 from rrlib.evaluation.benchmarks import BenchmarkData, from_collection, load_benchmark
+from rrlib.evaluation.paired import in_words, paired_rows, sets_of
 from rrlib.evaluation.registry import expand
 from rrlib.evaluation.results import ExperimentResult
 from rrlib.manifest import Stage
@@ -71,25 +72,16 @@ def against(result: ExperimentResult, baseline: str, systems: Sequence[str], met
     """Another comparison of the same values: systems against another baseline, paired by query."""
     import pandas as pd
 
-    from rrlib.evaluation.significance import bootstrap_interval, holm, paired_test
-
     name = metric or str(result.per_query["metric"].iloc[0])
     seed = int(result.table["seed"].dropna().iloc[0])
     rows: list[dict[str, Any]] = []
-    for benchmark, part in result.per_query[result.per_query["metric"] == name].groupby("benchmark", sort=False):
-        wide = part.pivot(index="qid", columns="system", values="value")
-        for system in systems:
-            gap = wide[system] - wide[baseline]
-            spread = bootstrap_interval(gap, seed)
-            p = paired_test(wide[system], wide[baseline], seed)
-            shown = f"{spread.mean:+.3f} [{spread.low:+.3f}, {spread.high:+.3f}]"
-            tally = f"{(gap > 1e-9).sum()}/{(gap.abs() <= 1e-9).sum()}/{(gap < -1e-9).sum()}"
-            rows.append(
-                {"benchmark": benchmark, "system": system, f"{name} less {baseline}": shown, "p": p, "w/t/l": tally}
-            )
-    frame = pd.DataFrame(rows)
-    frame["p (Holm)"] = holm(list(frame["p"]))
-    return frame.drop(columns="p").set_index("system").round(4)
+    for benchmark, part in result.per_query.groupby("benchmark", sort=False):
+        values = sets_of(part, name)
+        for row in paired_rows({s: values[s] for s in (baseline, *systems)}, baseline, seed=seed)[1:]:
+            tally = f"{row['wins']}/{row['ties']}/{row['losses']}"
+            shown = {f"{name} less {baseline}": in_words(row), "w/t/l": tally, "p (Holm)": row["p_holm"]}
+            rows.append({"benchmark": benchmark, "system": row["system"], **shown})
+    return pd.DataFrame(rows).set_index("system").round(4)
 
 
 def window_traces(

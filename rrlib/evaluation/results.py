@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rrlib.errors import InputError
+from rrlib.errors import InputError, MissingFileError
 from rrlib.evaluation.benchmarks import BenchmarkData
+from rrlib.evaluation.paired import paired_rows
 from rrlib.evaluation.reference import reported_for
 from rrlib.evaluation.registry import BENCHMARKS
-from rrlib.evaluation.significance import bootstrap_interval, holm, paired_t, paired_test, suite_interval
 from rrlib.evaluation.systems import Outcome
 from rrlib.evaluation.tables import gap_closed
 from rrlib.types import Qrels, Run
@@ -30,8 +30,8 @@ TABLE_COLUMNS = (
 )  # fmt: skip
 """Fractions for metrics; costs are a query's, but those that end in `_all`; `source` is measured or reported."""
 
-TIE = 1e-9
-"""Values of a query that differ by less are a tie: sums of the same numbers in another order."""
+VALUE_COLUMNS = ("benchmark", "qid", "system", "metric", "value")
+"""Of the value of every query."""
 
 
 @dataclass(repr=False)
@@ -71,6 +71,10 @@ class ExperimentResult:
     def records(self, system: str, benchmark: str | None = None) -> list[dict[str, Any]]:
         """The window records of a system."""
         return self.outcomes[system, self._benchmark(benchmark)].records
+
+    def chosen(self, system: str, benchmark: str | None = None) -> dict[str, Any]:
+        """What a system chose or found on the way: a weight, a threshold, the window that fitted, ..."""
+        return self.outcomes[system, self._benchmark(benchmark)].info
 
     def _benchmark(self, name: str | None) -> str:
         names = list(dict.fromkeys(benchmark for _, benchmark in self.outcomes))
@@ -151,9 +155,9 @@ class ExperimentResult:
         style = frame.style.format(lambda cell: _tex(str(cell))).hide(axis="index")
         return str(style.to_latex(hrules=True, column_format="l" * len(frame.columns)))
 
-    def to_json(self) -> str:
-        """Table, costs, audit, what systems chose, and notes; nan as null."""
-        data = {
+    def to_dict(self, values: bool = False) -> dict[str, Any]:
+        """Table, costs, audit, what systems chose, and notes; nan as None. values: with the value of every query."""
+        data: dict[str, Any] = {
             "baseline": self.baseline,
             "table": _plain(self.table),
             "costs": _plain(self.costs),
@@ -165,7 +169,52 @@ class ExperimentResult:
             ],
             "notes": self.notes,
         }
-        return json.dumps(data, indent=1, ensure_ascii=False)
+        if values:
+            data["per_query"] = [list(row) for row in self.per_query[list(VALUE_COLUMNS)].itertuples(index=False)]
+        return data
+
+    def to_json(self) -> str:
+        """What `to_dict` gives, as JSON."""
+        return json.dumps(self.to_dict(), indent=1, ensure_ascii=False)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ExperimentResult:
+        """What `to_dict(values=True)` gave, read back: tables, values and what systems chose. There are no runs and no
+        window records. Raises InputError where something is missing."""
+        import pandas as pd
+
+        try:
+            table = pd.DataFrame(data["table"]).reindex(columns=list(TABLE_COLUMNS))
+            per_query = pd.DataFrame(data["per_query"], columns=list(VALUE_COLUMNS))
+            info: dict[tuple[str, str], dict[str, Any]] = {
+                (system, benchmark): {}
+                for system, benchmark in zip(per_query["system"], per_query["benchmark"], strict=True)
+            }
+            for row in data["chosen"]:
+                chosen = dict(row)
+                info[chosen.pop("system"), chosen.pop("benchmark")] = chosen
+            costs, audit = pd.DataFrame(data["costs"]), pd.DataFrame(data["audit"])
+            outcomes = {key: Outcome({}, info=found) for key, found in info.items()}
+            return cls(table, per_query, costs, audit, list(data["notes"]), str(data["baseline"]), outcomes)
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"no whole result of an experiment: {error}", remedy="run the experiment again") from error
+
+    @classmethod
+    def load(cls, folder: str | Path) -> ExperimentResult:
+        """What `save` wrote, read back (see from_dict). Raises MissingFileError where a file is not there."""
+        import pandas as pd
+
+        from rrlib.manifest import read_json
+
+        root = Path(folder)
+        data, values = read_json(root / "table.json"), root / "per_query.csv.gz"
+        if data is None or not values.is_file():
+            raise MissingFileError(
+                "no finished experiment", path=root, remedy="run it with output=, or name its folder"
+            )
+        texts = dict.fromkeys(VALUE_COLUMNS[:-1], str)
+        frame = pd.read_csv(values, dtype=texts, keep_default_na=False)
+        return cls.from_dict({**data, "per_query": frame[list(VALUE_COLUMNS)].to_numpy(dtype=object).tolist()})
 
     def to_csv(self) -> str:
         """The table as CSV."""
@@ -316,53 +365,9 @@ def _block(
     scale: means of the first stage and of the best order of the same candidates.
     """
     first, best = scale
-    base = [np.asarray(one, dtype=float) for one in sets[baseline]]
-    single = len(base) == 1
-    rows: list[dict[str, Any]] = []
-    for name, mine in sets.items():
-        arrays = [np.asarray(one, dtype=float) for one in mine]
-        gaps = [a - b for a, b in zip(arrays, base, strict=True)]
-        spread = _interval(arrays, single, seed, resamples)
-        row: dict[str, Any] = {
-            "benchmark": benchmark,
-            "system": name,
-            "metric": metric,
-            "mean": spread.mean,
-            "low": spread.low,
-            "high": spread.high,
-            "n": sum(one.size for one in arrays),
-            "ceiling": best,
-            "gap_closed": gap_closed(spread.mean, first, best),
-        }
-        if name != baseline:
-            difference = _interval(gaps, single, seed, resamples)
-            every = np.concatenate(gaps)
-            row |= {
-                "difference": difference.mean,
-                "difference_low": difference.low,
-                "difference_high": difference.high,
-                "p": _p(arrays, base, test, seed, resamples),
-                "wins": int((every > TIE).sum()),
-                "ties": int((np.abs(every) <= TIE).sum()),
-                "losses": int((every < -TIE).sum()),
-            }
-        rows.append(row)
-    compared = [row for row in rows if "p" in row]
-    for row, adjusted in zip(compared, holm([row["p"] for row in compared]), strict=True):
-        row["p_holm"] = adjusted
+    values = {name: {str(number): one for number, one in enumerate(arrays)} for name, arrays in sets.items()}
+    rows = paired_rows(values, baseline, test=test, seed=seed, resamples=resamples)
+    for row in rows:
+        row |= {"benchmark": benchmark, "metric": metric, "ceiling": best}
+        row["gap_closed"] = gap_closed(row["mean"], first, best)
     return rows
-
-
-def _interval(arrays: Sequence[np.ndarray], single: bool, seed: int, resamples: int) -> Any:
-    return bootstrap_interval(arrays[0], seed, resamples) if single else suite_interval(arrays, seed, resamples)
-
-
-def _p(mine: Sequence[np.ndarray], base: Sequence[np.ndarray], test: str, seed: int, resamples: int) -> float:
-    """Over a suite each query weighs 1 / (its set's size), as it does in the mean of set means."""
-    a = np.concatenate([one / one.size for one in mine])
-    b = np.concatenate([one / one.size for one in base])
-    if len(mine) == 1:
-        a, b = mine[0], base[0]
-    if test == "t":
-        return paired_t(a, b)
-    return paired_test(a, b, seed, resamples)

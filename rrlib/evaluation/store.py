@@ -19,6 +19,7 @@ from rrlib.evaluation.benchmarks import BenchmarkData
 from rrlib.evaluation.systems import Outcome, Peer, System
 from rrlib.formats import read_jsonl, read_run, write_scored_run
 from rrlib.manifest import read_json, write_json
+from rrlib.resources import model_hash
 
 
 class OutcomeStore:
@@ -40,7 +41,10 @@ class OutcomeStore:
         known = folder / f"outcome{stem}.json"
         if self.fresh and not stem and folder.is_dir():
             shutil.rmtree(folder)
-        key = {"settings": _plain(settings()), "benchmarks": {one.name: _digest(one) for one in data}}
+        told = settings()
+        if isinstance(told.get("model"), str) and Path(told["model"]).is_dir():
+            told = {**told, "model": f"a folder with {model_hash(told['model'])}"}  # it may be moved
+        key = {"settings": _plain(told), "benchmarks": {one.name: _digest(one) for one in data}}
         found = read_json(known)
         log = folder / f"windows{stem}.jsonl"
         if found is not None and found["key"] == key:

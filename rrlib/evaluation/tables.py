@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from rrlib.errors import InputError
 from rrlib.evaluation.metrics import per_query
-from rrlib.evaluation.significance import bootstrap_interval, holm, paired_test
+from rrlib.evaluation.paired import paired_rows
 from rrlib.formats import ranking_to_run
 from rrlib.types import Candidates, Interval, Qrels, Run
 
@@ -102,45 +102,32 @@ def compare(
         values.append(per_query(qrels, run, metrics, relevance_level, counted))
         if notes is not None:
             notes.extend(f"{name}: {note}" for note in counted)
-    rows: list[Row] = []
-    for index, name in enumerate(names):
-        for metric, by_query in values[index].items():
-            scores = list(by_query.values())
-            interval = bootstrap_interval(scores, seed, resamples)
-            difference, p = None, None
-            if index != base:
-                others = list(values[base][metric].values())
-                pairs = [mine - other for mine, other in zip(scores, others, strict=True)]
-                difference = bootstrap_interval(pairs, seed, resamples)
-                p = paired_test(scores, others, seed, resamples)
-            rows.append(
-                Row(
-                    system=name,
-                    collection=collection,
-                    metric=metric,
-                    mean=interval.mean,
-                    low=interval.low,
-                    high=interval.high,
-                    n=len(scores),
-                    seed=seed,
-                    profile=profile,
-                    data_kind=data_kind,
-                    difference=difference,
-                    p=p,
-                )
-            )
-    return _with_holm(rows)
-
-
-def _with_holm(rows: list[Row]) -> list[Row]:
-    """Correct p within each metric."""
-    result = list(rows)
-    for metric in dict.fromkeys(row.metric for row in rows):
-        places = [place for place, row in enumerate(rows) if row.metric == metric and row.p is not None]
-        adjusted = holm([rows[place].p or 0.0 for place in places])
-        for place, p_holm in zip(places, adjusted, strict=True):
-            result[place] = replace(rows[place], p_holm=p_holm)
-    return result
+    found: dict[str, list[dict[str, Any]]] = {}
+    for metric in values[base]:  # systems by their place, as names may repeat
+        sets = {str(place): {"": list(one[metric].values())} for place, one in enumerate(values)}
+        found[metric] = paired_rows(sets, str(base), seed=seed, resamples=resamples)
+    return [
+        Row(
+            system=name,
+            collection=collection,
+            metric=metric,
+            mean=row["mean"],
+            low=row["low"],
+            high=row["high"],
+            n=row["n"],
+            seed=seed,
+            profile=profile,
+            data_kind=data_kind,
+            difference=None
+            if place == base
+            else Interval(row["difference"], row["difference_low"], row["difference_high"]),
+            p=row.get("p"),
+            p_holm=row.get("p_holm"),
+        )
+        for place, name in enumerate(names)
+        for metric in values[place]
+        for row in [found[metric][place]]
+    ]
 
 
 def rows_to_json(rows: Sequence[Row]) -> dict[str, Any]:

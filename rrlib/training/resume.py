@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from rrlib.errors import StageError
+from rrlib.resources import model_hash
 from rrlib.types import RankingExample
 
 FREE = ("save_every", "keep")
@@ -51,22 +52,6 @@ def fingerprint(
         digest.update(json.dumps(example_to_json(example), sort_keys=True, default=str).encode())
     flat = {key: value for key, value in asdict(settings).items() if key not in FREE}
     return {**flat, **others, "model": model_hash(model), "examples": digest.hexdigest()[:16]}
-
-
-def model_hash(model: str) -> str:
-    """A hash of a checkpoint folder: names, sizes, and both ends of each file. A hub name stands for itself."""
-    folder = Path(model)
-    if not folder.is_dir():
-        return model
-    digest = hashlib.sha256()
-    for path in sorted(p for p in folder.iterdir() if p.is_file()):
-        size = path.stat().st_size
-        digest.update(f"{path.name}/{size}".encode())
-        with open(path, "rb") as handle:
-            digest.update(handle.read(65536))
-            handle.seek(max(size - 65536, 0))
-            digest.update(handle.read(65536))
-    return digest.hexdigest()[:16]
 
 
 def begin(output: Path, inputs: Mapping[str, Any]) -> tuple[TrainResult | None, str | None]:

@@ -1,0 +1,124 @@
+"""Systems compared query by query: the one place where values become means, intervals, differences and p values.
+
+An experiment's table, the ablations over seeds, trials over seeds, other baselines and `rrlib evaluate` all say what
+these functions found. A set is what has queries of its own: a benchmark, or a seed (a world, a teacher and trainings).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from rrlib.errors import InputError
+from rrlib.evaluation.significance import bootstrap_interval, holm, paired_t, paired_test, suite_interval
+from rrlib.formats.fields import few
+from rrlib.types import Interval
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TIE = 1e-9
+"""Values of a query that differ by less are a tie: sums of the same numbers in another order."""
+
+
+def paired_rows(
+    values: Mapping[str, Mapping[str, ArrayLike]],
+    baseline: str,
+    *,
+    test: str = "randomisation",
+    seed: int = 0,
+    resamples: int = 10_000,
+) -> list[dict[str, Any]]:
+    """One row a system: system, mean, low, high, n (queries), by_set (set -> mean); all but the baseline also
+    difference, difference_low, difference_high, p, p_holm, wins, ties, losses (queries).
+
+    values: system -> set -> one value a query (shape Q of the set), its queries in one order for all systems. The mean
+    is the plain mean of the sets' means, and intervals resample queries within each set: the sets are fixed, so they
+    say nothing of other sets. A system is compared over the sets that the baseline has too; without one, it has no
+    difference. test: `randomisation` or `t`. p_holm: Holm's correction over the systems. Raises InputError where two
+    systems have other numbers of queries in a set, and for a baseline that is not there.
+    """
+    if baseline not in values:
+        raise InputError(f"the baseline {baseline!r} has no values", remedy=f"use one of {', '.join(values)}")
+    base = {name: _array(one) for name, one in values[baseline].items()}
+    rows: list[dict[str, Any]] = []
+    for system, sets in values.items():
+        mine = {name: _array(one) for name, one in sets.items()}
+        spread = _interval(list(mine.values()), seed, resamples)
+        row: dict[str, Any] = {"system": system, "mean": spread.mean, "low": spread.low, "high": spread.high}
+        row |= {"n": sum(one.size for one in mine.values()), "by_set": {n: float(a.mean()) for n, a in mine.items()}}
+        shared = [name for name in base if name in mine] if system != baseline else []
+        if shared:
+            row |= _difference([mine[n] for n in shared], [base[n] for n in shared], test, seed, resamples)
+        rows.append(row)
+    compared = [row for row in rows if "p" in row]
+    for row, adjusted in zip(compared, holm([row["p"] for row in compared]), strict=True):
+        row["p_holm"] = adjusted
+    return rows
+
+
+def sets_of(per_query: pd.DataFrame, metric: str) -> dict[str, dict[str, NDArray[np.float64]]]:
+    """What `paired_rows` takes, from a table with the columns benchmark, qid, system, metric, value.
+
+    Raises InputError where a system lacks some queries of a benchmark, or has one twice; all of them is no error.
+    """
+    part = per_query[per_query["metric"] == metric]
+    found: dict[str, dict[str, NDArray[np.float64]]] = {str(s): {} for s in dict.fromkeys(part["system"])}
+    for name, rows in part.groupby("benchmark", sort=False):
+        if rows.duplicated(["system", "qid"]).any():
+            raise InputError(f"{name}: a query stands twice", remedy="keep one value a system, benchmark and query")
+        wide = rows.pivot(index="qid", columns="system", values="value")
+        if lost := [str(system) for system in wide if wide[system].isna().any()]:
+            raise InputError(f"{name}: queries without a value of {few(lost)}", remedy="use the same queries for all")
+        for system in wide:
+            found[str(system)][str(name)] = wide[system].to_numpy(dtype=float)
+    return found
+
+
+def in_words(row: Mapping[str, Any], digits: int = 3) -> str:
+    """`+0.012 [-0.003, +0.027]`: the difference of a row with its interval; empty for a row that has none."""
+    gap = row.get("difference")
+    if gap is None or gap != gap:
+        return ""
+    return f"{gap:+.{digits}f} [{row['difference_low']:+.{digits}f}, {row['difference_high']:+.{digits}f}]"
+
+
+def _array(values: ArrayLike) -> NDArray[np.float64]:
+    return np.asarray(values, dtype=float)
+
+
+def _interval(sets: Sequence[NDArray[np.float64]], seed: int, resamples: int) -> Interval:
+    return bootstrap_interval(sets[0], seed, resamples) if len(sets) == 1 else suite_interval(sets, seed, resamples)
+
+
+def _difference(
+    mine: Sequence[NDArray[np.float64]], base: Sequence[NDArray[np.float64]], test: str, seed: int, resamples: int
+) -> dict[str, Any]:
+    for a, b in zip(mine, base, strict=True):
+        if a.size != b.size:
+            raise InputError(f"{a.size} values against {b.size}", remedy="pair both systems over the same queries")
+    gaps = [a - b for a, b in zip(mine, base, strict=True)]
+    spread, every = _interval(gaps, seed, resamples), np.concatenate(gaps)
+    return {
+        "difference": spread.mean,
+        "difference_low": spread.low,
+        "difference_high": spread.high,
+        "p": _p(mine, base, test, seed, resamples),
+        "wins": int((every > TIE).sum()),
+        "ties": int((np.abs(every) <= TIE).sum()),
+        "losses": int((every < -TIE).sum()),
+    }
+
+
+def _p(
+    mine: Sequence[NDArray[np.float64]], base: Sequence[NDArray[np.float64]], test: str, seed: int, resamples: int
+) -> float:
+    """Over several sets each query weighs 1 / (its set's size), as it does in the mean of set means."""
+    a, b = mine[0], base[0]
+    if len(mine) > 1:
+        a = np.concatenate([one / one.size for one in mine])
+        b = np.concatenate([one / one.size for one in base])
+    return paired_t(a, b) if test == "t" else paired_test(a, b, seed, resamples)
