@@ -1,10 +1,10 @@
 """Do the miniature's settings stand at their validation optimum? Trainings that differ in one setting, each judged by
 reranking validation queries with sliding windows.
 
-`epochs`: SFT with fewer and with more passes over the data (each schedule ends with its training). `alpha`: the filter's
-threshold, after SFT and, with --rl, after SFT and GRPO: what the filter is for. Validation queries are more than the
-profile has, so that differences can be seen; test queries are not looked at. The value is the best validation mean less
-the profile's; the goal is that its interval holds zero.
+`epochs`: SFT with fewer and with more passes over the data (each schedule ends with its training). `alpha`: the
+threshold of the filter, after SFT and, with --rl, after SFT and GRPO: what the filter is for. Validation queries are
+more than the profile has, so that differences can be seen; test queries are not looked at. The value is the best
+validation mean less the profile's; the goal is that its interval holds zero.
 
     python benchmarks/validation_choice.py epochs 3 5 8               # about half an hour of one core; resumes
     python benchmarks/validation_choice.py alpha 0 0.4 0.7 --rl       # about forty minutes
@@ -21,9 +21,9 @@ from dataclasses import replace
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from rrlib.ablations import RECIPES, Table, setting_of
+from rrlib.engines import Decoding
 from rrlib.evaluation import Experiment, Listwise, from_collection
 from rrlib.evaluation.paired import in_words, paired_rows
-from rrlib.engines import Decoding
 from rrlib.formats import read_collection
 from rrlib.manifest import outputs_root
 from rrlib.reward import MultiViewReward
