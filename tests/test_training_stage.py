@@ -62,7 +62,8 @@ def test_the_command_line_adds_machines_to_the_profiles_processes() -> None:
     here = config("02_sft", processes=8, accelerate="fsdp2")
     assert spread_of(here, None) == Launch(8, "fsdp2")
     assert spread_of(here, Launch(1, nodes=2, node=1, address="a")) == Launch(8, "fsdp2", 2, 1, "a")
-    assert spread_of(here, Launch(4)) == Launch(4, "fsdp2")
+    assert spread_of(here, Launch(), 4) == Launch(4, "fsdp2")
+    assert spread_of(here, Launch(), 1) == Launch(1, "fsdp2"), "one process can be asked for, too"
 
 
 # --- rrlib train -----------------------------------------------------------------------------------------------------

@@ -22,7 +22,8 @@ from rrlib.types import RankingExample
 
 SETTINGS = GRPOSettings(
     learning_rate=3e-4, micro_batch=16, prompts=4, rollouts=8, updates=1, steps=3, save_every=3, max_prompt=1024,
-    max_completion=200, dtype="fp32", device="cpu", gradient_checkpointing=False, use_vllm=True, vllm_memory=0.3,
+    max_completion=200, temperature=1.3, dtype="fp32", device="cpu", gradient_checkpointing=False, use_vllm=True,
+    vllm_memory=0.3,
 )  # fmt: skip
 
 
