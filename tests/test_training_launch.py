@@ -101,9 +101,10 @@ def test_two_processes_train_sft_as_one_does_also_when_interrupted(
     assert sum("step 6/6" in line for line in said) == 1 and "torch.distributed.run" in said[0]
 
 
-def test_two_processes_train_grpo_as_one_does_on_the_same_completions(
+def recorded(
     examples: list[RankingExample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+) -> tuple[TrainResult, Path]:
+    """A GRPO training by one process, and the file of its completions."""
     turns: list[tuple[list[list[int]], list[list[int]]]] = []
     real = grpo.small_model_rollouts
 
@@ -115,21 +116,34 @@ def test_two_processes_train_grpo_as_one_does_on_the_same_completions(
     monkeypatch.setattr(grpo, "small_model_rollouts", record)
     one = train(GRPO, examples, RERANKER, tmp_path / "one", reward=REWARD)
     (tmp_path / "turns.json").write_text(json.dumps(turns))
+    assert len(turns) == len(one.log) == 3
+    assert max(row["grad_norm"] for row in one.log) > 0.01, "the comparison is of a model that is moved"
+    return one, tmp_path / "turns.json"
 
-    def replay(spread: Launch, job: Path, device: str) -> list[str]:
-        line = command(spread, job, device)
-        at = line.index("rrlib.training.worker")
-        return [*line[: at - 1], str(ROOT / "tests" / "replay_worker.py"), str(job), str(tmp_path / "turns.json")]
 
-    monkeypatch.setattr(launch, "command", replay)
-    two = train(GRPO, examples, RERANKER, tmp_path / "two", reward=REWARD, launch=Launch(2), echo=silent)
-    assert len(turns) == len(two.log) == 3 and two.info["processes"] == 2
+def same_course(one: TrainResult, two: TrainResult) -> None:
+    """Both trainings logged the same, within 1e-3."""
+    assert len(two.log) == len(one.log) and two.info["processes"] == 2
     keys = ("loss", "kl", "reward", "view/ndcg", "share/valid", "groups/no_spread", "completions/mean_length")
     for left, right in zip(one.log, two.log, strict=True):
         present = [key for key in keys if key in left]
         assert [left[key] for key in present] == pytest.approx([right[key] for key in present], abs=1e-3)
         assert left["grad_norm"] == pytest.approx(right["grad_norm"], rel=1e-3)
-    assert max(row["grad_norm"] for row in one.log) > 0.01, "the comparison is of a model that is moved"
+
+
+def test_two_processes_train_grpo_as_one_does_on_the_same_completions(
+    examples: list[RankingExample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, record = recorded(examples, tmp_path, monkeypatch)
+
+    def replay(spread: Launch, job: Path, device: str) -> list[str]:
+        line = command(spread, job, device)
+        at = line.index("rrlib.training.worker")
+        return [*line[: at - 1], str(ROOT / "tests" / "replay_worker.py"), str(job), str(record)]
+
+    monkeypatch.setattr(launch, "command", replay)
+    two = train(GRPO, examples, RERANKER, tmp_path / "two", reward=REWARD, launch=Launch(2), echo=silent)
+    same_course(one, two)
     assert distance(one, two) < 1e-4
 
 
@@ -175,6 +189,20 @@ def test_sharded_weights_train_sft_as_one_process_does_also_when_interrupted(
     left, right = whole_weights(one), whole_weights(two)
     assert left.keys() == right.keys()
     assert max(float((left[name] - right[name]).abs().max()) for name in left) < 1e-3
+
+
+@pytest.mark.nightly
+def test_sharded_weights_and_reference_train_grpo_as_one_process_does(
+    examples: list[RankingExample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TRL alone would leave the reference of the second process to chance: see rrlib.training.common."""
+    one, record = recorded(examples, tmp_path, monkeypatch)
+    sharded(monkeypatch, record)
+    two = train(GRPO, examples, RERANKER, tmp_path / "two", reward=REWARD, launch=Launch(2, "fsdp2"), echo=silent)
+    assert two.log[0]["kl"] == pytest.approx(0.0, abs=1e-5), "before the first update the policy is the reference"
+    same_course(one, two)
+    left, right = whole_weights(one), whole_weights(two)
+    assert max(float((left[name] - right[name]).abs().max()) for name in left) < 1e-4
 
 
 @pytest.mark.nightly
