@@ -38,7 +38,8 @@ def test_vllm_samples_from_the_weights_that_are_trained(tmp_path: Path, record_p
     assert len(log) == 2 and max(row[GAP] for row in log) < 0.01
     assert log[-1]["kl"] > 1e-3, "the step was large enough to tell"
     assert log[0]["share/valid"] > 0.8 and log[0]["reward"] > 0.8
-    assert log[0]["groups/no_spread"] <= 0.5 and log[0]["grad_norm"] > 0.01
+    still = sum(row["groups/no_spread"] for row in log) / len(log)
+    assert still <= 0.5 and log[0]["grad_norm"] > 0.01, "at least half of the eight groups teach something"
 
 
 @pytest.mark.nightly
