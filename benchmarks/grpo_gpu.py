@@ -18,7 +18,6 @@ import os
 import random
 import statistics
 import tempfile
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -27,27 +26,32 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 
-from rrlib.resources import resolve
 from rrlib.reward import MultiViewReward
-from rrlib.training.common import load_tokenizer
 from rrlib.training.grpo import GRPOSettings, train_grpo
-from rrlib.training.plan import GIB
-from rrlib.training.shapes import KNOWN, Shape, model_config
+from rrlib.training.measure import (
+    SEVEN,
+    TINY,
+    forget_peak,
+    miniature_tokenizer,
+    nothing_measured,
+    peak_memory,
+    random_model,
+    versions,
+)
+from rrlib.training.measure import (
+    device as this_device,
+)
+from rrlib.training.shapes import Shape
 from rrlib.types import Passage, Query, RankingExample
 
-TINY = Shape("qwen2", 64, 2, 4, 2, 16, 160, 5120, positions=4096)
 PARTS = ("time/generate", "time/score", "time/update")
 
 
 def make_checkpoint(shape: Shape, folder: Path, dtype: torch.dtype, device: str) -> Path:
     """Random weights on disk, with the miniature's tokenizer: TRL takes policy and reference from a folder."""
-    from transformers import AutoModelForCausalLM
-
-    tokenizer = load_tokenizer(resolve("package:rrlib.miniature/backbone"))
-    torch.manual_seed(7)
+    tokenizer = miniature_tokenizer()
     ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    with torch.device(device):
-        model = AutoModelForCausalLM.from_config(model_config(shape, **ends), dtype=dtype)
+    model = random_model(shape, device, dtype, **ends)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -56,8 +60,7 @@ def make_checkpoint(shape: Shape, folder: Path, dtype: torch.dtype, device: str)
 def make_examples(count: int, passages: int, words: int) -> list[RankingExample]:
     """Lists of passages of random words out of the miniature's vocabulary, one relevant passage each."""
     rng = random.Random(7)
-    tokenizer = load_tokenizer(resolve("package:rrlib.miniature/backbone"))
-    known = sorted(word for word in tokenizer.get_vocab() if word.isalpha() and word.islower())
+    known = sorted(word for word in miniature_tokenizer().get_vocab() if word.isalpha() and word.islower())
     made = []
     for number in range(count):
         texts = [" ".join(rng.choices(known, k=words)) for _ in range(passages)]
@@ -79,14 +82,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--words", type=int, default=200, help="words of a passage (20 passages a prompt)")
     parser.add_argument("--completion", type=int, default=1024, help="tokens of an answer")
     given = parser.parse_args(argv)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device, name = this_device()
     if device == "cpu" and not given.tiny:
-        print("there is no CUDA GPU here, so nothing is measured: --tiny runs the same path at tiny shapes")
-        none = {"name": "grpo_gpu", "value": None, "unit": "seconds a step", "goal": None, "holds": False, "n": 0}
-        print(json.dumps({**none, "device": "none"}))
+        nothing_measured("grpo_gpu", "seconds a step", None)
         return 0
-    name = torch.cuda.get_device_name() if device == "cuda" else "cpu, 1 thread"
-    shape = TINY if given.tiny else KNOWN["Qwen/Qwen2.5-7B-Instruct"]
+    shape = TINY if given.tiny else SEVEN
     words, completion, passages = (4, 16, 4) if given.tiny else (given.words, given.completion, 20)
     settings = GRPOSettings(
         learning_rate=1e-5, prompts=given.prompts, rollouts=given.rollouts, steps=given.steps, save_every=given.steps,
@@ -94,13 +94,10 @@ def main(argv: list[str] | None = None) -> int:
         dtype="bf16" if device == "cuda" else "fp32", device="auto" if device == "cuda" else "cpu",
         use_vllm=given.vllm, vllm_memory=0.4,
     )  # fmt: skip
-    versions = ", ".join(f"{package} {version(package)}" for package in ("torch", "transformers", "trl"))
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = make_checkpoint(shape, Path(folder, "model"), dtype, device)
-        if device == "cuda":
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
+        forget_peak()
         examples = make_examples(2 * given.prompts, passages, words)
         result = train_grpo(examples, checkpoint, Path(folder, "run"), settings, MultiViewReward(k=min(10, passages)))
     counted: list[dict[str, Any]] = result.log[1:] or result.log
@@ -108,8 +105,7 @@ def main(argv: list[str] | None = None) -> int:
     total = sum(middle.values())
     batch = given.prompts * given.rollouts
     made = statistics.median(row["completions/mean_length"] for row in counted) * batch
-    peak = torch.cuda.max_memory_allocated() / GIB if device == "cuda" else float("nan")
-    print(f"{name}; {versions}; rollouts by {'vLLM' if given.vllm else 'transformers'}; peak {peak:.1f} GiB")
+    print(f"{name}; {versions()}; rollouts by {'vLLM' if given.vllm else 'transformers'}; peak {peak_memory():.1f} GiB")
     print(f"{batch} answers of {made / batch:.0f} tokens to prompts of up to {result.info['prompt_tokens_max']} tokens")
     print(f"{'part':<16}{'seconds':>10}{'share':>8}")
     for part, seconds in middle.items():

@@ -16,7 +16,6 @@ MFU counts 6 operations a parameter and token and causal attention, and not the 
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import os
 import statistics
@@ -24,7 +23,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +34,27 @@ import torch
 from rrlib.errors import InputError
 from rrlib.training.common import tamed_trl
 from rrlib.training.launch import Launch
+from rrlib.training.measure import (
+    SEVEN,
+    TINY,
+    forget_peak,
+    miniature_tokenizer,
+    nothing_measured,
+    peak_memory,
+    random_model,
+    versions,
+)
+from rrlib.training.measure import (
+    device as this_device,
+)
 from rrlib.training.plan import GIB, device_memory, plan_sft
 from rrlib.training.sft import SFTSettings, sft_config
-from rrlib.training.shapes import KNOWN, Shape, flops_per_token, model_config
+from rrlib.training.shapes import KNOWN, Shape, flops_per_token
 
 LENGTHS = (4096, 8192, 16384, 23552)
 GOAL_LENGTH, GOAL = 8192, 0.5
 PEAKS = {"H100": 989e12, "H200": 989e12, "H800": 989e12, "A100": 312e12, "A800": 312e12, "L40": 181e12, "4090": 165e12}
 """Dense bf16 operations a second, from the makers' data sheets (SXM parts where there are several)."""
-TINY = Shape("qwen2", 64, 2, 4, 2, 16, 160, 512, positions=1024)
 
 
 def layers_that_fit(shape: Shape, length: int, memory: float) -> int:
@@ -58,16 +68,6 @@ def layers_that_fit(shape: Shape, length: int, memory: float) -> int:
         if fits:
             return layers
     raise InputError(f"not one layer fits {memory / GIB:.0f} GiB at {length} tokens", remedy="take shorter rows")
-
-
-def make_model(shape: Shape, device: str) -> Any:
-    """Random weights in float32."""
-    from transformers import AutoModelForCausalLM
-
-    torch.manual_seed(7)
-    with torch.device(device):
-        model = AutoModelForCausalLM.from_config(model_config(shape), attn_implementation="sdpa", dtype=torch.float32)
-    return model.train()
 
 
 def make_row(shape: Shape, length: int) -> dict[str, list[int]]:
@@ -120,24 +120,16 @@ def ours(shape: Shape, row: dict[str, list[int]], steps: int, device: str, bf16:
         config.model_init_kwargs, config.save_strategy = None, "no"
         data = Dataset.from_dict({key: [value] * steps for key, value in row.items()})
         trainer = SFTTrainer(
-            model=make_model(shape, device), args=config, train_dataset=data, processing_class=_tokenizer(),
-            callbacks=[Timer()],
+            model=random_model(shape, device, torch.float32), args=config, train_dataset=data,
+            processing_class=miniature_tokenizer(), callbacks=[Timer()],
         )  # fmt: skip
         trainer.train()
     return clock.seconds
 
 
-def _tokenizer() -> Any:
-    """Any tokenizer: the rows are ids already."""
-    from rrlib.engines.hf import load_tokenizer
-    from rrlib.resources import resolve
-
-    return load_tokenizer(resolve("package:rrlib.miniature/backbone"))
-
-
 def plain(shape: Shape, row: dict[str, list[int]], steps: int, device: str, bf16: bool) -> list[float]:
     """Seconds of each step of a loop as the transformers documentation has it."""
-    model = make_model(shape, device)
+    model = random_model(shape, device, torch.float32).train()
     model.gradient_checkpointing_enable({"use_reentrant": False})
     optimiser = torch.optim.AdamW(model.parameters(), lr=5e-6, fused=device == "cuda")
     ids, labels = (torch.tensor([row[key]], device=device) for key in ("input_ids", "labels"))
@@ -154,18 +146,14 @@ def plain(shape: Shape, row: dict[str, list[int]], steps: int, device: str, bf16
     return clock.seconds
 
 
-def measured(run: Callable[[], list[float]], device: str) -> tuple[float, float] | None:
+def measured(run: Callable[[], list[float]]) -> tuple[float, float] | None:
     """(median seconds of a step after the first two, peak GiB), or None where memory ran out."""
-    gc.collect()
-    if device == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
+    forget_peak()
     try:
         seconds = run()
     except torch.OutOfMemoryError:
         return None
-    peak = torch.cuda.max_memory_allocated() / GIB if device == "cuda" else float("nan")
-    return statistics.median(seconds[2:]), peak
+    return statistics.median(seconds[2:]), peak_memory()
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -177,26 +165,22 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=8, help="steps a side; the first two are not counted")
     parser.add_argument("--peak", type=float, default=0.0, help="bf16 operations a second of this GPU")
     given = parser.parse_args(argv)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device, name = this_device()
     if device == "cpu" and not given.tiny:
-        print("there is no CUDA GPU here, so nothing is measured: --tiny runs the same path at tiny shapes")
-        none = {"name": "sft_gpu", "value": None, "unit": "MFU", "goal": GOAL, "holds": False, "n": 0, "device": "none"}
-        print(json.dumps(none))
+        nothing_measured("sft_gpu", "MFU", GOAL)
         return 0
-    name = torch.cuda.get_device_name() if device == "cuda" else "cpu, 1 thread"
     peak = given.peak or next((value for key, value in PEAKS.items() if key in name), 0.0)
     lengths = given.lengths or ([64, 128] if given.tiny else LENGTHS)
-    whole = TINY if given.tiny else KNOWN["Qwen/Qwen2.5-7B-Instruct"]
+    whole = TINY if given.tiny else SEVEN
     bf16 = device == "cuda"
-    versions = ", ".join(f"{package} {version(package)}" for package in ("torch", "transformers", "trl"))
-    print(f"{name}; {versions}; {'bf16 autocast' if bf16 else 'float32'} over float32 weights and optimiser")
+    print(f"{name}; {versions()}; {'bf16 autocast' if bf16 else 'float32'} over float32 weights and optimiser")
     print(f"{'tokens':>7}{'layers':>8}{'side':>18}{'tokens/s':>11}{'MFU':>8}{'peak GiB':>10}")
     rows: list[dict[str, Any]] = []
     for length in lengths:
         layers = given.layers or (whole.layers if given.tiny else layers_that_fit(whole, length, device_memory()))
         shape, row = replace(whole, layers=layers, positions=max(whole.positions, length)), make_row(whole, length)
         for side, run in (("rrlib (TRL)", ours), ("plain loop", plain)):
-            found = measured(lambda run=run, s=shape, r=row: run(s, r, given.steps, device, bf16), device)
+            found = measured(lambda run=run, s=shape, r=row: run(s, r, given.steps, device, bf16))
             speed = length / found[0] if found else 0.0
             mfu = speed * flops_per_token(shape, length) / peak if peak else None
             rows.append({"tokens": length, "layers": layers, "side": side, "speed": speed, "mfu": mfu})

@@ -96,7 +96,8 @@ print(format_response(example.reasoning, example.gold, style))
 # %%
 settings = sft_settings(config)
 rows = encode_for_sft(examples, model, settings, style)
-print(f"{len(rows.rows)} rows; prompt up to {rows.prompt_tokens}, response up to {rows.response_tokens} tokens")
+print(f"{len(rows.rows)} rows, {rows.dropped} left out as too long")
+print(f"prompt up to {rows.prompt_tokens}, response up to {rows.response_tokens} tokens")
 
 # %% [markdown]
 # Will it fit? The plan adds up what training keeps in memory at once, for this model, these lengths and these

@@ -143,7 +143,7 @@ with stage.timed("train"), Live(stage.path("grpo"), grpo_curves) as live:
         settings, examples, sft, stage.path("grpo"), style=style, reward=reward, launch=spread, on_log=live,
         echo=live.echo,
     )  # fmt: skip
-print(f"{result.n_examples} prompts, {result.seconds:.0f} s")
+print(f"{result.n_examples} prompts, {result.dropped} left out as too long, {result.seconds:.0f} s")
 dict(result.info)
 
 # %%

@@ -27,6 +27,11 @@ from rrlib.responses import parse_strict
 PAPER_WEIGHTS: Mapping[str, float] = {"ndcg": 1.0, "recall": 0.2, "rbo": 0.1}
 VIEWS = tuple(PAPER_WEIGHTS)
 Rows = Sequence[int] | Sequence[Sequence[int]] | Ints
+TRLReward = Callable[..., list[float]]
+LogExtra = Callable[[str, list[Any]], None]
+"""TRL's hook for a column of its table of completions."""
+LogMetric = Callable[[str, float], None]
+"""TRL's hook for a number of its log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,9 @@ class RewardRecord:
     rbo: float | None
     level: str
     why: str = ""
+
+
+Scorer = Callable[..., list[RewardRecord]]
 
 
 @dataclass(frozen=True)
@@ -127,34 +135,15 @@ class MultiViewReward:
                 records[i] = RewardRecord(total, ndcg_, recall_, rbo_, "valid")
         return [record for record in records if record is not None]
 
-    def trl(self, decode: Callable[[list[int]], str] | None = None) -> Callable[..., list[float]]:
+    def trl(self, decode: Callable[[list[int]], str] | None = None) -> TRLReward:
         """The function that TRL's GRPOTrainer calls: one reward, its views logged by name.
 
         Dataset columns: `relevance` (list of labels a row) and `gold` (0-based gold list a row). `decode` turns
         completion ids into text when the tags might be special tokens, which TRL's own decoding would drop.
         """
-        score = self._scorer(decode)
+        return _for_trl("multi_view_reward", self._scorer(decode), lambda r: r.total, log=True)
 
-        def multi_view_reward(
-            prompts: Sequence[Any] | None = None,
-            completions: Sequence[Any] = (),
-            completion_ids: Sequence[list[int]] | None = None,
-            *,
-            relevance: Sequence[Sequence[int]],
-            gold: Sequence[Sequence[int]],
-            log_extra: Callable[[str, list[Any]], None] | None = None,
-            log_metric: Callable[[str, float], None] | None = None,
-            **_: Any,
-        ) -> list[float]:
-            records = score(completions, completion_ids, relevance, gold)
-            _log(records, relevance, log_extra, log_metric)
-            return [r.total for r in records]
-
-        return multi_view_reward
-
-    def trl_parts(
-        self, decode: Callable[[list[int]], str] | None = None
-    ) -> tuple[list[Callable[..., list[float]]], list[float]]:
+    def trl_parts(self, decode: Callable[[list[int]], str] | None = None) -> tuple[list[TRLReward], list[float]]:
         """The same reward as four functions and their weights, for an optimiser that normalises each on its own (GDPO,
         arXiv 2601.05242): `gate` (-1 for a broken format, else 0), and `ndcg`, `recall`, `rbo` (0 where not valid).
 
@@ -163,41 +152,13 @@ class MultiViewReward:
         """
         score, views = self._scorer(decode), [view for view in VIEWS if self.weights.get(view)]
 
-        def gate(
-            prompts: Sequence[Any] | None = None,
-            completions: Sequence[Any] = (),
-            completion_ids: Sequence[list[int]] | None = None,
-            *,
-            relevance: Sequence[Sequence[int]],
-            gold: Sequence[Sequence[int]],
-            log_extra: Callable[[str, list[Any]], None] | None = None,
-            log_metric: Callable[[str, float], None] | None = None,
-            **_: Any,
-        ) -> list[float]:
-            records = score(completions, completion_ids, relevance, gold)
-            _log(records, relevance, log_extra, log_metric)
-            if log_extra is not None:
-                log_extra("multi_view_reward", [r.total for r in records])
-            return [-1.0 if r.level == "bad_format" else 0.0 for r in records]
+        def part(view: str) -> TRLReward:
+            return _for_trl(view, score, lambda r: getattr(r, view) or 0.0)
 
-        def part(view: str) -> Callable[..., list[float]]:
-            def value(
-                prompts: Sequence[Any] | None = None,
-                completions: Sequence[Any] = (),
-                completion_ids: Sequence[list[int]] | None = None,
-                *,
-                relevance: Sequence[Sequence[int]],
-                gold: Sequence[Sequence[int]],
-                **_: Any,
-            ) -> list[float]:
-                return [getattr(r, view) or 0.0 for r in score(completions, completion_ids, relevance, gold)]
-
-            value.__name__ = view  # the name under which TRL logs it
-            return value
-
+        gate = _for_trl("gate", score, lambda r: -1.0 if r.level == "bad_format" else 0.0, log=True, total=True)
         return [gate, *map(part, views)], [1.0, *(self.weights[view] for view in views)]
 
-    def _scorer(self, decode: Callable[[list[int]], str] | None) -> Callable[..., list[RewardRecord]]:
+    def _scorer(self, decode: Callable[[list[int]], str] | None) -> Scorer:
         """Records of a batch of completions; asked again for the same batch, it does not parse again."""
         last: list[Any] = [None, []]
 
@@ -220,11 +181,42 @@ class MultiViewReward:
         return score
 
 
+def _for_trl(
+    name: str, score: Scorer, value: Callable[[RewardRecord], float], log: bool = False, total: bool = False
+) -> TRLReward:
+    """A reward function with the signature that TRL calls (trl.rewards), and the name under which it logs it.
+
+    value: the number of a record that is the reward. log: whether views and levels are logged with it; total: the whole
+    reward too, as a column, where `value` is but a part of it.
+    """
+
+    def reward(
+        prompts: Sequence[Any] | None = None,
+        completions: Sequence[Any] = (),
+        completion_ids: Sequence[list[int]] | None = None,
+        *,
+        relevance: Sequence[Sequence[int]],
+        gold: Sequence[Sequence[int]],
+        log_extra: LogExtra | None = None,
+        log_metric: LogMetric | None = None,
+        **_: Any,
+    ) -> list[float]:
+        records = score(completions, completion_ids, relevance, gold)
+        if log:
+            _log(records, relevance, log_extra, log_metric)
+        if total and log_extra is not None:
+            log_extra("multi_view_reward", [record.total for record in records])
+        return [value(record) for record in records]
+
+    reward.__name__ = name
+    return reward
+
+
 def _log(
     records: Sequence[RewardRecord],
     relevance: Sequence[Sequence[int]],
-    log_extra: Callable[[str, list[Any]], None] | None,
-    log_metric: Callable[[str, float], None] | None,
+    log_extra: LogExtra | None,
+    log_metric: LogMetric | None,
 ) -> None:
     """Views and format levels into TRL's log and its table of completions.
 

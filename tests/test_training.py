@@ -18,7 +18,7 @@ import pytest
 from tiny_training import EXAMPLES, GRPO, QWEN, SFT, example, make_tokenizer
 
 from rrlib.errors import InputError, StageError
-from rrlib.prompts import PromptBuilder, format_response
+from rrlib.prompts import LAST_QWEN3, LAST_THINK, SUFFIX, PromptBuilder, format_response
 from rrlib.reward import MultiViewReward
 from rrlib.training import common, data, grpo
 from rrlib.training.grpo import GRPOSettings, answer_decoder, batches, encode_for_grpo, read_completions, train_grpo
@@ -55,7 +55,9 @@ def test_prompt_is_the_inference_prompt_and_labels_cover_exactly_the_response(ba
 
 
 def test_trl_gets_our_ids_and_labels_untouched(backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
     import trl
+    from transformers import AutoModelForCausalLM
 
     seen: list[dict[str, Any]] = []
     real = trl.SFTTrainer.compute_loss
@@ -65,15 +67,25 @@ def test_trl_gets_our_ids_and_labels_untouched(backbone: Path, tmp_path: Path, m
         return real(self, model, inputs, *args, **kwargs)
 
     monkeypatch.setattr(trl.SFTTrainer, "compute_loss", spy)
-    train_sft(EXAMPLES, backbone, tmp_path, dataclasses.replace(SFT, max_steps=1, save_every=1))
-    want = {(*r.prompt_ids, *r.response_ids): r.labels for r in encode_for_sft(EXAMPLES, backbone, SFT).rows}
+    result = train_sft(EXAMPLES, backbone, tmp_path, dataclasses.replace(SFT, max_steps=1, save_every=1))
+    rows = encode_for_sft(EXAMPLES, backbone, SFT).rows
+    want = {(*r.prompt_ids, *r.response_ids): r.labels for r in rows}
     batch = seen[0]
     assert batch["input_ids"].shape[0] == len(EXAMPLES)
     for ids, labels, mask in zip(*(batch[k].tolist() for k in ("input_ids", "labels", "attention_mask")), strict=True):
         length = sum(mask)
         assert labels[:length] == want.pop(tuple(ids[:length]))
         assert set(labels[length:]) <= {data.IGNORED}
+        assert sum(label != data.IGNORED for label in labels) > 1, "no row without labels"
     assert not want
+    # The loss of the log is that of the response tokens alone, each given all before it: from plain logits, row by row.
+    model, scores = AutoModelForCausalLM.from_pretrained(backbone), []
+    for row in rows:
+        ids = torch.tensor([[*row.prompt_ids, *row.response_ids]])
+        with torch.no_grad():
+            chances = model(input_ids=ids).logits[0].log_softmax(-1)
+        scores += [-chances[len(row.prompt_ids) + i - 1, token].item() for i, token in enumerate(row.response_ids)]
+    assert result.log[0]["loss"] == pytest.approx(sum(scores) / len(scores), abs=1e-5)
 
 
 def test_too_long_examples_are_refused_by_name_or_dropped_and_counted(backbone: Path) -> None:
@@ -117,22 +129,33 @@ def test_a_template_that_closes_a_turn_with_another_token_than_eos_is_refused(tm
 
 
 @pytest.mark.parametrize(
-    ("file", "eos", "bos"),
+    ("file", "style", "opening", "eos", "bos"),
     [
-        ("qwen2_5.jinja", "<|im_end|>", None),
-        ("qwen3.jinja", "<|im_end|>", None),
-        ("llama3_1.jinja", "<|eot_id|>", "<|begin_of_text|>"),
+        ("qwen2_5.jinja", "reasonrank", "<|im_end|>\n<|im_start|>assistant\n", "<|im_end|>", None),
+        ("qwen3.jinja", "reasonrank", "<|im_end|>\n<|im_start|>assistant\n", "<|im_end|>", None),
+        ("qwen3.jinja", "reasonrank-qwen3", "<|im_end|>\n<|im_start|>assistant\n", "<|im_end|>", None),
+        (
+            "llama3_1.jinja", "reasonrank", "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
+            "<|eot_id|>", "<|begin_of_text|>",
+        ),
     ],
-)
-def test_real_chat_templates_leave_the_response_alone(tmp_path: Path, file: str, eos: str, bos: str | None) -> None:
-    """Qwen3's template would rewrite the think block, Llama's tokenizer would add a second BOS token."""
+)  # fmt: skip
+def test_real_chat_templates_leave_the_response_alone(
+    tmp_path: Path, file: str, style: str, opening: str, eos: str, bos: str | None
+) -> None:
+    """Byte for byte on both sides of the boundary: the last words of the user, the opening of the assistant's turn, the
+    response, its end. Qwen3's template would rewrite the think block, Llama's tokenizer would add a second BOS."""
     import trl
 
     template = (Path(trl.__file__).parent / "chat_templates" / file).read_text()
     tokenizer = make_tokenizer(tmp_path, eos=eos, template=template, bos=bos)
-    builder = PromptBuilder(tokenizer)
+    builder = PromptBuilder(tokenizer, style)
     (row,) = data.encode_examples([EXAMPLES[1]], tokenizer, builder, data.Limits(900, 900, 900), responses=True).rows
-    assert tokenizer.decode(row.response_ids) == "<think> ok </think> <answer> [2] > [3] > [1] </answer>" + eos
+    target = "<think> ok </think> <answer> [2] > [3] > [1] </answer>" + eos
+    assert tokenizer.decode(row.response_ids) == target
+    last = {"reasonrank": LAST_THINK, "reasonrank-qwen3": LAST_QWEN3}[style]
+    whole = tokenizer.decode([*row.prompt_ids, *row.response_ids])
+    assert whole.endswith(SUFFIX.format(num=3, query="x1") + last + opening + target)
     assert tokenizer.decode(row.prompt_ids) == builder.render(EXAMPLES[1].query.text, EXAMPLES[1].passages)
     assert tokenizer.decode(row.prompt_ids).count("<|begin_of_text|>") == (1 if bos else 0)
     if bos:
@@ -310,6 +333,25 @@ def test_lora_is_merged_into_a_plain_checkpoint(backbone: Path, tmp_path: Path) 
     assert before.keys() == after.keys()
     assert (before["model.layers.0.mlp.up_proj.weight"] != after["model.layers.0.mlp.up_proj.weight"]).any()
     assert (before["model.embed_tokens.weight"] == after["model.embed_tokens.weight"]).all()
+
+
+def test_lora_resumes_bit_equal(backbone: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    settings = dataclasses.replace(SFT, lora_rank=4, max_steps=3, save_every=2, warmup=0.0)
+    whole = train_sft(EXAMPLES, backbone, tmp_path / "whole", settings)
+
+    def kill(row: dict[str, Any]) -> None:
+        if row["step"] == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_sft(EXAMPLES, backbone, tmp_path / "cut", settings, on_log=kill)
+    again = train_sft(EXAMPLES, backbone, tmp_path / "cut", settings)
+    assert again.info["resumed_from"] == "checkpoint-2"
+    assert [(r["loss"], r["grad_norm"]) for r in again.log] == [(r["loss"], r["grad_norm"]) for r in whole.log]
+    left, right = (load_file(r.checkpoint / "model.safetensors") for r in (whole, again))
+    assert left.keys() == right.keys() and all((left[name] == right[name]).all() for name in left)
 
 
 # --- GRPO ------------------------------------------------------------------------------------------------------------

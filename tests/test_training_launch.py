@@ -18,6 +18,7 @@ import pytest
 from rrlib.errors import InputError, MissingFileError, StageError
 from rrlib.formats import read_collection
 from rrlib.miniature import build
+from rrlib.resources import resolve
 from rrlib.reward import MultiViewReward
 from rrlib.training import grpo, launch
 from rrlib.training.grpo import GRPOSettings, train_grpo
@@ -37,6 +38,10 @@ GRPO = GRPOSettings(
     max_completion=160, temperature=1.3, dtype="fp32", device="cpu", gradient_checkpointing=False, beta=0.1,
 )  # fmt: skip
 REWARD = MultiViewReward(k=3)
+
+
+def silent(line: str) -> None:
+    """Nothing of what the workers say."""
 
 
 @pytest.fixture(scope="module")
@@ -96,9 +101,10 @@ def test_two_processes_train_sft_as_one_does_also_when_interrupted(
     assert sum("step 6/6" in line for line in said) == 1 and "torch.distributed.run" in said[0]
 
 
-def test_two_processes_train_grpo_as_one_does_on_the_same_completions(
+def recorded(
     examples: list[RankingExample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+) -> tuple[TrainResult, Path]:
+    """A GRPO training by one process, and the file of its completions."""
     turns: list[tuple[list[list[int]], list[list[int]]]] = []
     real = grpo.small_model_rollouts
 
@@ -110,22 +116,113 @@ def test_two_processes_train_grpo_as_one_does_on_the_same_completions(
     monkeypatch.setattr(grpo, "small_model_rollouts", record)
     one = train(GRPO, examples, RERANKER, tmp_path / "one", reward=REWARD)
     (tmp_path / "turns.json").write_text(json.dumps(turns))
+    assert len(turns) == len(one.log) == 3
+    assert max(row["grad_norm"] for row in one.log) > 0.01, "the comparison is of a model that is moved"
+    return one, tmp_path / "turns.json"
 
-    def replay(spread: Launch, job: Path, device: str) -> list[str]:
-        line = command(spread, job, device)
-        at = line.index("rrlib.training.worker")
-        return [*line[: at - 1], str(ROOT / "tests" / "replay_worker.py"), str(job), str(tmp_path / "turns.json")]
 
-    monkeypatch.setattr(launch, "command", replay)
-    two = train(GRPO, examples, RERANKER, tmp_path / "two", reward=REWARD, launch=Launch(2), echo=lambda line: None)
-    assert len(turns) == len(two.log) == 3 and two.info["processes"] == 2
+def same_course(one: TrainResult, two: TrainResult) -> None:
+    """Both trainings logged the same, within 1e-3."""
+    assert len(two.log) == len(one.log) and two.info["processes"] == 2
     keys = ("loss", "kl", "reward", "view/ndcg", "share/valid", "groups/no_spread", "completions/mean_length")
     for left, right in zip(one.log, two.log, strict=True):
         present = [key for key in keys if key in left]
         assert [left[key] for key in present] == pytest.approx([right[key] for key in present], abs=1e-3)
         assert left["grad_norm"] == pytest.approx(right["grad_norm"], rel=1e-3)
-    assert max(row["grad_norm"] for row in one.log) > 0.01, "the comparison is of a model that is moved"
+
+
+def test_two_processes_train_grpo_as_one_does_on_the_same_completions(
+    examples: list[RankingExample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, record = recorded(examples, tmp_path, monkeypatch)
+
+    def replay(spread: Launch, job: Path, device: str) -> list[str]:
+        line = command(spread, job, device)
+        at = line.index("rrlib.training.worker")
+        return [*line[: at - 1], str(ROOT / "tests" / "replay_worker.py"), str(job), str(record)]
+
+    monkeypatch.setattr(launch, "command", replay)
+    two = train(GRPO, examples, RERANKER, tmp_path / "two", reward=REWARD, launch=Launch(2), echo=silent)
+    same_course(one, two)
     assert distance(one, two) < 1e-4
+
+
+def sharded(monkeypatch: pytest.MonkeyPatch, *record: Path) -> None:
+    """Let the workers shard their weights by FSDP2, as the paper's profiles do on GPUs: see tests/fsdp_worker.py."""
+
+    def on_cpu(spread: Launch, job: Path, device: str) -> list[str]:
+        line = command(spread, job, device)
+        at = line.index("rrlib.training.worker")
+        return [*line[: at - 1], str(ROOT / "tests" / "fsdp_worker.py"), str(job), *map(str, record)]
+
+    monkeypatch.setattr(launch, "command", on_cpu)
+
+
+def whole_weights(result: TrainResult) -> dict[str, Any]:
+    """Of a loaded model, so that it does not matter whether tied ones were written once or twice."""
+    from transformers import AutoModelForCausalLM
+
+    return dict(AutoModelForCausalLM.from_pretrained(result.checkpoint).state_dict())
+
+
+@pytest.mark.nightly
+def test_sharded_weights_train_sft_as_one_process_does_also_when_interrupted(
+    examples: list[RankingExample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FSDP2 with gloo: losses, a resume from sharded states, the checkpoint gathered at the end."""
+    one = train(SFT, examples, BACKBONE, tmp_path / "one")
+    sharded(monkeypatch)
+    halves = dataclasses.replace(SFT, accumulation=1)
+
+    def stop(row: dict[str, Any]) -> None:
+        if row["step"] == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(halves, examples, BACKBONE, tmp_path / "two", launch=Launch(2, "fsdp2"), on_log=stop, echo=silent)
+    shards = tmp_path / "two" / "trainer" / "checkpoint-2" / "optimizer_0"
+    assert {path.name for path in shards.glob("*.distcp")} == {"__0_0.distcp", "__1_0.distcp"}
+    two = train(halves, examples, BACKBONE, tmp_path / "two", launch=Launch(2, "fsdp2"), echo=silent)
+    assert two.info["resumed_from"] == "checkpoint-2"
+    for (a, b), (c, d) in zip(column(one, "loss", "grad_norm"), column(two, "loss", "grad_norm"), strict=True):
+        assert a == pytest.approx(c, abs=1e-3) and b == pytest.approx(d, rel=1e-3)
+    left, right = whole_weights(one), whole_weights(two)
+    assert left.keys() == right.keys()
+    assert max(float((left[name] - right[name]).abs().max()) for name in left) < 1e-3
+
+
+@pytest.mark.nightly
+def test_sharded_weights_and_reference_train_grpo_as_one_process_does(
+    examples: list[RankingExample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TRL alone would leave the reference of the second process to chance: see rrlib.training.common."""
+    one, record = recorded(examples, tmp_path, monkeypatch)
+    sharded(monkeypatch, record)
+    two = train(GRPO, examples, RERANKER, tmp_path / "two", reward=REWARD, launch=Launch(2, "fsdp2"), echo=silent)
+    assert two.log[0]["kl"] == pytest.approx(0.0, abs=1e-5), "before the first update the policy is the reference"
+    same_course(one, two)
+    left, right = whole_weights(one), whole_weights(two)
+    assert max(float((left[name] - right[name]).abs().max()) for name in left) < 1e-4
+
+
+@pytest.mark.nightly
+def test_sharded_adapters_on_a_bf16_base_are_merged(
+    examples: list[RankingExample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The path of the 32B profile: FSDP2, LoRA, a bf16 base, gradient checkpointing."""
+    import torch
+    from safetensors.torch import load_file
+
+    sharded(monkeypatch)
+    lora = dataclasses.replace(
+        SFT, accumulation=1, lora_rank=4, dtype="bf16", max_steps=3, save_every=2, gradient_checkpointing=True
+    )
+    result = train(lora, examples, BACKBONE, tmp_path, launch=Launch(2, "fsdp2"), echo=silent)
+    assert result.log[-1]["loss"] < result.log[0]["loss"]
+    after, before = weights(result), load_file(Path(resolve(BACKBONE)) / "model.safetensors")
+    assert {tensor.dtype for tensor in after.values()} == {torch.bfloat16}
+    name = "model.layers.0.mlp.up_proj.weight"
+    assert before.keys() == after.keys() and (before[name].to(torch.bfloat16) != after[name]).any()
 
 
 def kill_at(step: int, job: Path) -> None:
@@ -217,7 +314,7 @@ def test_every_configuration_is_one_that_accelerate_reads() -> None:
 def test_what_a_worker_refuses_is_raised_here_as_what_it_is(examples: list[RankingExample], tmp_path: Path) -> None:
     short = dataclasses.replace(SFT, max_length=20)
     with pytest.raises(InputError, match="examples are too long"):
-        train(short, examples, BACKBONE, tmp_path, launch=Launch(2), echo=lambda line: None)
+        train(short, examples, BACKBONE, tmp_path, launch=Launch(2), echo=silent)
     assert "RRLIB_ERROR" in (tmp_path / "launch" / "output.log").read_text()
 
 

@@ -62,7 +62,8 @@ def test_the_command_line_adds_machines_to_the_profiles_processes() -> None:
     here = config("02_sft", processes=8, accelerate="fsdp2")
     assert spread_of(here, None) == Launch(8, "fsdp2")
     assert spread_of(here, Launch(1, nodes=2, node=1, address="a")) == Launch(8, "fsdp2", 2, 1, "a")
-    assert spread_of(here, Launch(4)) == Launch(4, "fsdp2")
+    assert spread_of(here, Launch(), 4) == Launch(4, "fsdp2")
+    assert spread_of(here, Launch(), 1) == Launch(1, "fsdp2"), "one process can be asked for, too"
 
 
 # --- rrlib train -----------------------------------------------------------------------------------------------------
@@ -120,8 +121,18 @@ def test_both_stages_train_in_the_place_of_their_notebooks(
     assert "finished and unchanged" in capsys.readouterr().out
 
 
-def test_an_open_stage_is_what_its_notebook_goes_on_with(run: tuple[Path, Path], tmp_path: Path) -> None:
-    outputs, profile = run
+@pytest.fixture
+def short(run: tuple[Path, Path], tmp_path: Path) -> Path:
+    """The same profile, trained for two updates."""
+    text = run[1].read_text()
+    assert "epochs: 60.0" in text
+    path = tmp_path / "short.yaml"
+    path.write_text(text.replace("epochs: 60.0", "epochs: 1.0"))
+    return path
+
+
+def test_an_open_stage_is_what_its_notebook_goes_on_with(run: tuple[Path, Path], short: Path) -> None:
+    outputs, profile = run[0], short
     lines: list[str] = []
     done = train_stage("sft", profile, name="tiny", fresh=True, finish=False, echo=lines.append)
     assert not (outputs / "tiny" / "02_sft" / "manifest.json").exists()
@@ -139,9 +150,9 @@ def test_an_open_stage_is_what_its_notebook_goes_on_with(run: tuple[Path, Path],
 
 
 def test_a_changed_profile_is_refused_with_its_key_and_bad_words_are_bad_input(
-    run: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: tuple[Path, Path], short: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    outputs, profile = run
+    outputs, profile = run[0], short
     train_stage("sft", profile, fresh=True, finish=False, echo=lambda line: None)
     changed = tmp_path / "changed.yaml"
     changed.write_text(profile.read_text().replace("5.0e-3", "4.0e-3"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import subprocess
 import sys
@@ -29,17 +28,23 @@ def rollouts(output: Path, *options: str) -> list[dict[str, Any]]:
 
 
 def test_vllm_samples_from_the_weights_that_are_trained(tmp_path: Path, record_property: Any) -> None:
-    """Three steps at a rate at which unsynced weights would be seen: the mean gap of a token's log probability between
-    vLLM (bf16) and the trainer (float32) stays under 0.01."""
+    """Two steps at a rate at which unsynced weights would be seen: the mean gap of a token's log probability between
+    vLLM (bf16) and the trainer (float32) stays under 0.01. The rollouts are a trained model's: most are valid, and the
+    groups differ, so that there is something to learn."""
     log = rollouts(tmp_path)
     record_property("gaps", ", ".join(f"{row[GAP]:.4f}" for row in log))
-    assert len(log) == 3 and max(row[GAP] for row in log) < 0.01
-    assert log[-1]["kl"] > 1e-4, "the steps were large enough to tell"
-    # The checkpoint is a good one: a step of four groups may have no spread at all, but not each of them.
-    assert all(math.isfinite(row["reward"]) for row in log) and any(row["groups/no_spread"] < 1 for row in log)
+    record_property("rewards", ", ".join(f"{row['reward']:.3f}" for row in log))
+    record_property("groups without spread", ", ".join(f"{row['groups/no_spread']:.2f}" for row in log))
+    assert len(log) == 2 and max(row[GAP] for row in log) < 0.01
+    assert log[-1]["kl"] > 1e-3, "the step was large enough to tell"
+    assert log[0]["share/valid"] > 0.8 and log[0]["reward"] > 0.8
+    still = sum(row["groups/no_spread"] for row in log) / len(log)
+    assert still <= 0.5 and log[0]["grad_norm"] > 0.01, "at least half of the eight groups teach something"
 
 
 @pytest.mark.nightly
-def test_the_gap_exposes_weights_that_are_not_synced(tmp_path: Path) -> None:
+def test_the_gap_exposes_weights_that_are_not_synced(tmp_path: Path, record_property: Any) -> None:
+    """The same without the second sync: the gap is several times what bf16 explains."""
     log = rollouts(tmp_path, "--unsynced")
-    assert log[0][GAP] < 0.01 < log[-1][GAP]
+    record_property("gaps", ", ".join(f"{row[GAP]:.4f}" for row in log))
+    assert log[0][GAP] < 0.01 and log[-1][GAP] > 0.02

@@ -21,21 +21,22 @@ from rrlib.training.vllm_sync import prepare_vllm
 from rrlib.types import RankingExample
 
 SETTINGS = GRPOSettings(
-    learning_rate=3e-4, micro_batch=16, prompts=4, rollouts=8, updates=1, steps=3, save_every=3, max_prompt=1024,
+    learning_rate=1e-3, micro_batch=16, prompts=4, rollouts=8, updates=1, steps=2, save_every=2, max_prompt=1024,
     max_completion=200, dtype="fp32", device="cpu", gradient_checkpointing=False, use_vllm=True, vllm_memory=0.3,
 )  # fmt: skip
 
 
 def examples(folder: Path) -> list[RankingExample]:
-    """Windows of six passages of the embedded world, the relevant ones first in the gold list."""
-    build(folder, seed=3, train=12, validation=4, test=4)
+    """Windows of ten passages of the embedded world, as the checkpoint knows them, each with a relevant one."""
+    build(folder, seed=3, train=16, validation=4, test=4)
     collection = read_collection(folder, "train")
     found = []
-    for item in collection.candidates(6):
+    for item in collection.candidates(10):
         grades = collection.qrels.get(item.query.qid, {})
         labels = tuple(int(grades.get(p.docid, 0) > 0) for p in item.passages)
         gold = tuple(sorted(range(len(labels)), key=lambda i: -labels[i]))
-        found.append(RankingExample(item.query, item.passages, labels, gold, ""))
+        if any(labels):
+            found.append(RankingExample(item.query, item.passages, labels, gold, ""))
     return found
 
 
@@ -55,7 +56,7 @@ def main(output: Path, synced: bool) -> None:
         VLLMGeneration.sync_weights = once
     settings = dataclasses.replace(SETTINGS)
     result = train_grpo(
-        examples(output / "world"), "package:rrlib.miniature/reranker", output / "grpo", settings, MultiViewReward(k=3)
+        examples(output / "world"), "package:rrlib.miniature/reranker", output / "grpo", settings, MultiViewReward(k=5)
     )
     print("LOG " + json.dumps(result.log))
 

@@ -44,7 +44,9 @@ def register(app: typer.Typer) -> None:
         from rrlib.training.stage import train_stage
 
         logging.basicConfig(level=logging.WARNING, format="%(message)s")
-        launch = Launch(processes or 1, nodes=nodes, node=node, address=address, port=port)
-        given = launch if processes or nodes > 1 else None
-        result = train_stage(kind, profile, name=name, fresh=fresh, finish=finish, launch=given, echo=typer.echo)
-        typer.echo(f"checkpoint: {result.checkpoint}  ({result.n_examples} examples, {result.seconds:.0f} s)")
+        machines = Launch(nodes=nodes, node=node, address=address, port=port)
+        result = train_stage(
+            kind, profile, name=name, fresh=fresh, finish=finish, launch=machines, processes=processes, echo=typer.echo
+        )
+        counts = f"{result.n_examples} examples, {result.dropped} left out as too long, {result.seconds:.0f} s"
+        typer.echo(f"checkpoint: {result.checkpoint}  ({counts})")

@@ -130,6 +130,8 @@ def tamed_trl() -> Iterator[None]:
     And on a CPU, logits for the positions with a label only. TRL's fused head does so where Triton runs; elsewhere it
     computes those of every prompt token too and masks them out, since devices that compile dislike changing shapes.
     A CPU does not mind, and with long prompts that halves the time of a step. The loss is the same.
+
+    And the reference model of GRPO is shared out by FSDP2 as the trained one is (see `shared_reference`).
     """
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     import datasets
@@ -141,20 +143,37 @@ def tamed_trl() -> Iterator[None]:
     huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY = True  # read at its import, which may lie behind us
     bars = datasets.utils.are_progress_bars_disabled(), hf_logging.is_progress_bar_enabled()
     panel, use_triton = grpo.print_prompt_completions_sample, trl_utils._use_triton
+    prepare = grpo.prepare_fsdp
     datasets.disable_progress_bars()
     hf_logging.disable_progress_bar()
     grpo.print_prompt_completions_sample = lambda *args, **kwargs: None
     # This name decides, in this module, about positions alone; the kernels look their own up.
     trl_utils._use_triton = lambda device: device.type == "cpu" or use_triton(device)
+    grpo.prepare_fsdp = lambda model, accelerator: shared_reference(model, accelerator) or prepare(model, accelerator)
     try:
         yield
     finally:
-        grpo.print_prompt_completions_sample = panel
+        grpo.print_prompt_completions_sample, grpo.prepare_fsdp = panel, prepare
         trl_utils._use_triton = use_triton
         if not bars[0]:
             datasets.enable_progress_bars()
         if bars[1]:
             hf_logging.enable_progress_bar()
+
+
+def shared_reference(model: Any, accelerator: Any) -> Any | None:
+    """The model shared out by FSDP2, or None where FSDP2 is not at work.
+
+    Under fsdp_cpu_ram_efficient_loading only the first process reads the weights; accelerate hands them on when it
+    shares out the trained model. TRL 1.16 shares out the reference by itself (models/utils.py, prepare_fsdp), without
+    handing on anything and as one piece: on all other processes its weights are whatever lay in memory, the KL is
+    that to noise (6.9 instead of 0 before the first update, measured with two processes), and nothing says so.
+    """
+    if not accelerator.is_fsdp2:
+        return None
+    from accelerate.utils.fsdp_utils import fsdp2_prepare_model
+
+    return fsdp2_prepare_model(accelerator, model).eval()
 
 
 # --- the parts of a trainer -------------------------------------------------------------------------------------------

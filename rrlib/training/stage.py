@@ -39,6 +39,7 @@ def train_stage(
     fresh: bool = False,
     finish: bool = True,
     launch: Launch | None = None,
+    processes: int = 0,
     echo: Callable[[str], None] = print,
 ) -> TrainResult:
     """Train stage 02 (`sft`) or 03 (`grpo`) of a profile, in its run folder, as its notebook would.
@@ -49,14 +50,15 @@ def train_stage(
     fresh: start the stage over.
     finish: write the stage's manifest at the end. Without it the stage stays open: `rrlib run` then executes its
         notebook, which finds the training done and draws its figures.
-    launch: machines (nodes, node, address, port) and, if not 1, processes; default: as the profile says.
+    launch: machines (nodes, node, address, port); the rest of it, and what is left out, is as the profile says.
+    processes: on this machine; 0 = as the profile says.
 
     Raises ProfileError, InputError and StageError as `rrlib run` does; what was begun goes on where it stopped.
     """
     stage_name, loaded = stage_of(kind), load_profile(profile)
     config = config_of(loaded, stage_name, name or loaded.name)
     settings, run_dir = settings_of(config), outputs_root() / config.run
-    spread = spread_of(config, launch)
+    spread = spread_of(config, launch, processes)
     output = run_dir / stage_name / FOLDERS[stage_name]
     first = spread.node == 0
     stage: Stage | None = None
@@ -88,13 +90,10 @@ def _finished(run_dir: Path, stage: str, config: Config) -> bool:
     return stage_state(run_dir, stage, match)[0] == "finished"
 
 
-def spread_of(config: Config, launch: Launch | None) -> Launch:
-    """The profile's processes and sharding, on the machines that the command line names."""
+def spread_of(config: Config, launch: Launch | None, processes: int = 0) -> Launch:
+    """The profile's processes (or as many as are named) and sharding, on the machines that the command line names."""
     ours = launch_of(config)
-    if launch is None:
-        return ours
-    processes = launch.processes if launch.processes != 1 else ours.processes
-    return replace(launch, processes=processes, accelerate=launch.accelerate or ours.accelerate)
+    return replace(launch or ours, processes=processes or ours.processes, accelerate=ours.accelerate)
 
 
 def examples_of(run_dir: Path, config: Config) -> list[RankingExample]:
@@ -113,6 +112,7 @@ def model_of(run_dir: Path, config: Config) -> str:
 def metrics_of(result: TrainResult) -> dict[str, float | int | str]:
     """Numbers for metrics.json: first and last loss or reward."""
     found: dict[str, float | int | str] = {"examples": result.n_examples, "trained_by": "rrlib train"}
+    found["left_out_as_too_long"] = result.dropped
     for key in ("loss", "reward"):
         values = [float(row[key]) for row in result.log if key in row]
         if values:
