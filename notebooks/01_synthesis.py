@@ -60,7 +60,7 @@ seed = 7  # of everything drawn at random (integer)
 interactive = False  # True shows widgets; only in Jupyter, never under papermill
 corpus = "rrlib.miniature:build"  # a collection folder, or module:callable that writes one
 corpus_options = {}  # more arguments for that callable (name: value)
-train_queries = 200  # queries to make examples of (count)
+train_queries = 200  # queries to make examples of (count; 0 = all of the collection)
 validation_queries = 12  # queries for looking at checkpoints (count)
 test_queries = 24  # queries for the final table (count)
 pool = 30  # first-stage candidates of each query (passages)
@@ -122,7 +122,7 @@ table_of_recipes()
 # **Predict:** which of the passages would help somebody who asks this?
 
 # %%
-followed = story.followed(collection, window, seed=seed, limit=train_queries, import_from=import_from)
+followed = story.followed(collection, window, seed=seed, limit=train_queries or None, import_from=import_from)
 print(followed.query.text)
 passages_table(followed.passages)
 
@@ -137,7 +137,9 @@ passages_table(followed.passages)
 settings = Decoding(max_new_tokens=max_new_tokens, temperature=temperature)
 asking = dict(window=window, seed=seed, decoding=settings, price=price_for(teacher_model, teacher_price))
 if not import_from:
-    print(plan(collection, teacher_model or teacher, stage.path("teacher"), limit=train_queries, **asking).text())
+    print(
+        plan(collection, teacher_model or teacher, stage.path("teacher"), limit=train_queries or None, **asking).text()
+    )
     client = open_teacher(teacher, folder, seed=seed, model=teacher_model, options=teacher_options)
 asking.update(concurrency=concurrency, style=style, budget=budget or None, k=consistency_k)
 
@@ -227,8 +229,8 @@ stage.figure("alpha", figures.choice_curves(choices, threshold)) if len(choices)
 
 # %% [markdown]
 # What to see: precision rises with alpha, as lists that bury what the teacher itself called relevant are mostly wrong;
-# recall falls, as some right lists are lost too. `choose_alpha = True` takes the best point. A profile that keeps an
-# alpha of its own, such as the paper's, reads in the line above the table what that costs in F1, and whether it is
+# recall can only fall, where right lists are lost too. `choose_alpha = True` takes the best point. A profile that keeps
+# an alpha of its own, such as the paper's, reads in the line above the table what that costs in F1, and whether it is
 # noise: with few validation queries the curve is rough, and the interval wide.
 
 # %% [markdown]
@@ -243,7 +245,7 @@ if import_from:
     result = import_examples(import_from, out, alpha=threshold, k=consistency_k, limit=import_limit or None)
     stage.data_kind = result.summary["data_kind"]
 else:
-    asking.update(limit=train_queries, alpha=threshold, progress=ProgressLine())
+    asking.update(limit=train_queries or None, alpha=threshold, progress=ProgressLine())
     result = synthesize(collection, client, out, **asking)
 examples = examples_of(result)
 result.summary["answers"], result.summary["account"]

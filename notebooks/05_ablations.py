@@ -28,6 +28,8 @@
 # ## Set-up
 
 # %%
+import pandas as pd
+
 from rrlib import plots_ablations as figures
 from rrlib.ablations import METRIC, RECIPES, Table, compared, questions, setting_of, stored_results, table
 from rrlib.params import collect
@@ -62,6 +64,7 @@ stage
 # **Predict:** which cut costs most? Which costs nothing in a world this small?
 
 # %%
+pd.set_option("display.max_colwidth", None)  # whole sentences in tables
 questions()
 
 # %% [markdown]
@@ -112,7 +115,8 @@ stage.figure("differences", figures.differences(result))
 # **Predict:** which of the paper's findings depend on a large model, and which on the method?
 
 # %%
-compared(result)
+signs = compared(result)
+signs if len(signs) else "none: every difference has the sign of the paper's, and its interval leaves zero out"
 
 # %% [markdown]
 # What to see: a row that stands here is no error of the table. The world is small, its teacher errs in known ways, and

@@ -234,8 +234,9 @@ levels = {"no limit": headline["listwise"]["mean"]}
 stage.figure("budget", figures.budget_curve(points, metrics[0], levels))
 
 # %% [markdown]
-# What to see: a chain that is closed before it has judged the passages leaves the list to a guess. Tokens written a
-# query fall with the budget, and then so does quality: where is the knee?
+# What to see: a chain that is closed before it has judged the passages leaves the list to a guess. Where is the knee,
+# the smallest budget that costs no quality? And is a budget of nothing a saving: a model that may not think at all can
+# also lose the form, and write on.
 
 # %% [markdown]
 # ## Does the input order matter? And a smaller context?
@@ -255,7 +256,8 @@ else:
 sturdy.save(stage.path("robustness"))
 
 # %%
-print({name: sturdy.chosen(name) for name in sturdy.costs["system"]})
+windows = {name: sturdy.chosen(name).get("window") for name in sturdy.costs["system"]}
+print("passages in a window:", windows)
 sturdy
 
 # %% [markdown]

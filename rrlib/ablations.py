@@ -427,7 +427,7 @@ def table(results: Sequence[Result], baseline: str = "full", resamples: int = 10
             "row": name,
             METRIC: found["mean"],
             "seeds": " ".join(f"{mean:.3f}" for mean in found["by_set"].values()),
-            "valid": sum(r.valid for r in mine) / len(mine),
+            "valid": sum(r.valid for r in mine) / len(mine) if name != FIRST_STAGE else float("nan"),
             "tokens": sum(r.tokens for r in mine) / len(mine),
             "n": found["n"],
         }

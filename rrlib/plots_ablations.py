@@ -73,7 +73,7 @@ def markdown(table: pd.DataFrame, results: Sequence[Result]) -> str:
             f"{gap:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]" if has else "",
             f"{row['p (Holm)']:.4f}" if has else "",
             f"{told:+.2f}" if told is not None and told == told else "",
-            f"{row['valid']:.1%}",
+            f"{row['valid']:.1%}" if row["valid"] == row["valid"] else "",
             str(int(row["n"])),
         ]
         lines.append("| " + " | ".join(cells) + " |")
