@@ -81,3 +81,21 @@ def markdown(table: pd.DataFrame, results: Sequence[Result]) -> str:
         f"Seeds {', '.join(map(str, seeds))}; {', '.join(kinds)} data, simulated teacher; {METRIC} of sliding windows."
     )
     return "\n".join([what, "", *lines, ""])
+
+
+def steps_markdown(steps: pd.DataFrame) -> str:
+    """`rrlib.ablations.steps_table` as Markdown."""
+    lines = ["| seed | " + " | ".join(map(str, steps.columns)) + " |", "|" + "---|" * (len(steps.columns) + 1)]
+    for seed, row in steps.iterrows():
+        cells = [str(seed)]
+        for name, value in row.items():
+            if isinstance(value, str):
+                cells.append(value)
+            elif name == "n":
+                cells.append(str(int(value)))
+            elif str(name).startswith("p, "):
+                cells.append(f"{value:.4f}")
+            else:
+                cells.append(f"{value:.1%}" if "valid" in str(name) else f"{value:.3f}")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*lines, ""])

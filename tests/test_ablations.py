@@ -162,3 +162,23 @@ def test_a_finished_run_gives_the_rows_that_it_made(chain: Chain, tmp_path: Path
         Table(tmp_path, setting_of("miniature"), say=lambda text: None).take(chain.run)
     with pytest.raises(InputError, match="not finished"):
         maker.take(tmp_path)
+
+
+def test_steps_are_judged_seed_by_seed() -> None:
+    whole = [made_up(row, 1, shift) for row, shift in (("first stage", -0.3), ("backbone", -0.2), ("no RL", -0.1))]
+    steps = ablations.steps_table([*whole, made_up("full", 1, 0.0), made_up("full", 2, 0.0)])
+    assert list(steps.index) == [1], "seed 2 lacks the other rows"
+    one = steps.loc[1]
+    full, sft = (made_up(row, 1, shift).values for row, shift in (("full", 0.0), ("no RL", -0.1)))
+    by_hand = sum(full[q] - sft[q] for q in full) / len(full)
+    assert one["SFT+GRPO"] - one["SFT"] == pytest.approx(by_hand)
+    assert one["GRPO adds"].startswith(f"{by_hand:+.3f} [")
+    assert one["p, GRPO"] < 0.05 and one["n"] == len(whole[0].values)
+    text = plots_ablations.steps_markdown(steps)
+    assert text.count("\n|") == 2 and f"| 1 | {one['first stage']:.3f} |" in text
+    assert ablations.steps_table(whole).empty
+
+
+def test_the_page_of_the_docs_says_what_the_stored_rows_say() -> None:
+    page = (Path(__file__).resolve().parents[1] / "docs" / "ablations.md").read_text(encoding="utf-8")
+    assert ablations.stored_page().strip() in page, "run `python -m rrlib.ablations` and put its lines into the page"
