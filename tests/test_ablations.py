@@ -179,6 +179,9 @@ def test_steps_are_judged_seed_by_seed() -> None:
     assert ablations.steps_table(whole).empty
 
 
-def test_the_page_of_the_docs_says_what_the_stored_rows_say() -> None:
-    page = (Path(__file__).resolve().parents[1] / "docs" / "ablations.md").read_text(encoding="utf-8")
+def test_the_docs_say_what_the_stored_rows_say() -> None:
+    root = Path(__file__).resolve().parents[1]
+    page = (root / "docs" / "ablations.md").read_text(encoding="utf-8")
     assert ablations.stored_page().strip() in page, "run `python -m rrlib.ablations` and put its lines into the page"
+    steps = plots_ablations.steps_markdown(ablations.steps_table(ablations.stored_results())).strip()
+    assert steps in (root / "README.md").read_text(encoding="utf-8"), "its first table belongs into README.md"
