@@ -391,8 +391,9 @@ def compared(table: pd.DataFrame) -> pd.DataFrame:
 WHY: Mapping[str, str] = {
     "no filter": "the reward's labels were made with the answer in view, so GRPO mends what SFT learned wrongly; and "
     "most lists with a wrong belief pass a filter of 0.4, since their relevant passages stand second",
-    "NDCG-only reward": "in this world the order by NDCG and that by Recall hardly disagree: relevant passages are few "
-    "and verdicts have three values",
+    "NDCG-only reward": "RBO rewards likeness to the teacher's list, and this teacher's lists are often wrong; and the "
+    "order by NDCG and that by Recall hardly disagree here, where relevant passages are few and verdicts have three "
+    "values",
     "no reasoning": "the judgements that the chain writes down can be learned by heart in a world of 64 concepts",
     "no reasoning, SFT": "the judgements that the chain writes down can be learned by heart in a world of 64 concepts",
     "no SFT": "the backbone knows the world and part of the format already, more than a general model knows of ranking",
