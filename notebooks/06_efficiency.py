@@ -235,8 +235,7 @@ stage.figure("budget", figures.budget_curve(points, metrics[0], levels))
 
 # %% [markdown]
 # What to see: a chain that is closed before it has judged the passages leaves the list to a guess. Where is the knee,
-# the smallest budget that costs no quality? And is a budget of nothing a saving: a model that may not think at all can
-# also lose the form, and write on.
+# the smallest budget that costs no quality? Between nothing and the knee, tokens are written and buy nothing.
 
 # %% [markdown]
 # ## Does the input order matter? And a smaller context?
