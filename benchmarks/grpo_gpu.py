@@ -27,20 +27,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 
 from rrlib.reward import MultiViewReward
+from rrlib.training import measure
 from rrlib.training.grpo import GRPOSettings, train_grpo
-from rrlib.training.measure import (
-    SEVEN,
-    TINY,
-    forget_peak,
-    miniature_tokenizer,
-    nothing_measured,
-    peak_memory,
-    random_model,
-    versions,
-)
-from rrlib.training.measure import (
-    device as this_device,
-)
 from rrlib.training.shapes import Shape
 from rrlib.types import Passage, Query, RankingExample
 
@@ -49,9 +37,9 @@ PARTS = ("time/generate", "time/score", "time/update")
 
 def make_checkpoint(shape: Shape, folder: Path, dtype: torch.dtype, device: str) -> Path:
     """Random weights on disk, with the miniature's tokenizer: TRL takes policy and reference from a folder."""
-    tokenizer = miniature_tokenizer()
+    tokenizer = measure.miniature_tokenizer()
     ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    model = random_model(shape, device, dtype, **ends)
+    model = measure.random_model(shape, device, dtype, **ends)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -60,7 +48,7 @@ def make_checkpoint(shape: Shape, folder: Path, dtype: torch.dtype, device: str)
 def make_examples(count: int, passages: int, words: int) -> list[RankingExample]:
     """Lists of passages of random words out of the miniature's vocabulary, one relevant passage each."""
     rng = random.Random(7)
-    known = sorted(word for word in miniature_tokenizer().get_vocab() if word.isalpha() and word.islower())
+    known = sorted(word for word in measure.miniature_tokenizer().get_vocab() if word.isalpha() and word.islower())
     made = []
     for number in range(count):
         texts = [" ".join(rng.choices(known, k=words)) for _ in range(passages)]
@@ -82,11 +70,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--words", type=int, default=200, help="words of a passage (20 passages a prompt)")
     parser.add_argument("--completion", type=int, default=1024, help="tokens of an answer")
     given = parser.parse_args(argv)
-    device, name = this_device()
+    device, name = measure.device()
     if device == "cpu" and not given.tiny:
-        nothing_measured("grpo_gpu", "seconds a step", None)
+        measure.nothing_measured("grpo_gpu", "seconds a step", None)
         return 0
-    shape = TINY if given.tiny else SEVEN
+    shape = measure.TINY if given.tiny else measure.SEVEN
     words, completion, passages = (4, 16, 4) if given.tiny else (given.words, given.completion, 20)
     settings = GRPOSettings(
         learning_rate=1e-5, prompts=given.prompts, rollouts=given.rollouts, steps=given.steps, save_every=given.steps,
@@ -97,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = make_checkpoint(shape, Path(folder, "model"), dtype, device)
-        forget_peak()
+        measure.forget_peak()
         examples = make_examples(2 * given.prompts, passages, words)
         result = train_grpo(examples, checkpoint, Path(folder, "run"), settings, MultiViewReward(k=min(10, passages)))
     counted: list[dict[str, Any]] = result.log[1:] or result.log
@@ -105,7 +93,8 @@ def main(argv: list[str] | None = None) -> int:
     total = sum(middle.values())
     batch = given.prompts * given.rollouts
     made = statistics.median(row["completions/mean_length"] for row in counted) * batch
-    print(f"{name}; {versions()}; rollouts by {'vLLM' if given.vllm else 'transformers'}; peak {peak_memory():.1f} GiB")
+    maker, peak = "vLLM" if given.vllm else "transformers", measure.peak_memory()
+    print(f"{name}; {measure.versions()}; rollouts by {maker}; peak {peak:.1f} GiB")
     print(f"{batch} answers of {made / batch:.0f} tokens to prompts of up to {result.info['prompt_tokens_max']} tokens")
     print(f"{'part':<16}{'seconds':>10}{'share':>8}")
     for part, seconds in middle.items():

@@ -32,21 +32,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 
 from rrlib.errors import InputError
+from rrlib.training import measure
 from rrlib.training.common import tamed_trl
 from rrlib.training.launch import Launch
-from rrlib.training.measure import (
-    SEVEN,
-    TINY,
-    forget_peak,
-    miniature_tokenizer,
-    nothing_measured,
-    peak_memory,
-    random_model,
-    versions,
-)
-from rrlib.training.measure import (
-    device as this_device,
-)
 from rrlib.training.plan import GIB, device_memory, plan_sft
 from rrlib.training.sft import SFTSettings, sft_config
 from rrlib.training.shapes import KNOWN, Shape, flops_per_token
@@ -120,8 +108,8 @@ def ours(shape: Shape, row: dict[str, list[int]], steps: int, device: str, bf16:
         config.model_init_kwargs, config.save_strategy = None, "no"
         data = Dataset.from_dict({key: [value] * steps for key, value in row.items()})
         trainer = SFTTrainer(
-            model=random_model(shape, device, torch.float32), args=config, train_dataset=data,
-            processing_class=miniature_tokenizer(), callbacks=[Timer()],
+            model=measure.random_model(shape, device, torch.float32), args=config, train_dataset=data,
+            processing_class=measure.miniature_tokenizer(), callbacks=[Timer()],
         )  # fmt: skip
         trainer.train()
     return clock.seconds
@@ -129,7 +117,7 @@ def ours(shape: Shape, row: dict[str, list[int]], steps: int, device: str, bf16:
 
 def plain(shape: Shape, row: dict[str, list[int]], steps: int, device: str, bf16: bool) -> list[float]:
     """Seconds of each step of a loop as the transformers documentation has it."""
-    model = random_model(shape, device, torch.float32).train()
+    model = measure.random_model(shape, device, torch.float32).train()
     model.gradient_checkpointing_enable({"use_reentrant": False})
     optimiser = torch.optim.AdamW(model.parameters(), lr=5e-6, fused=device == "cuda")
     ids, labels = (torch.tensor([row[key]], device=device) for key in ("input_ids", "labels"))
@@ -148,12 +136,12 @@ def plain(shape: Shape, row: dict[str, list[int]], steps: int, device: str, bf16
 
 def measured(run: Callable[[], list[float]]) -> tuple[float, float] | None:
     """(median seconds of a step after the first two, peak GiB), or None where memory ran out."""
-    forget_peak()
+    measure.forget_peak()
     try:
         seconds = run()
     except torch.OutOfMemoryError:
         return None
-    return statistics.median(seconds[2:]), peak_memory()
+    return statistics.median(seconds[2:]), measure.peak_memory()
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -165,15 +153,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=8, help="steps a side; the first two are not counted")
     parser.add_argument("--peak", type=float, default=0.0, help="bf16 operations a second of this GPU")
     given = parser.parse_args(argv)
-    device, name = this_device()
+    device, name = measure.device()
     if device == "cpu" and not given.tiny:
-        nothing_measured("sft_gpu", "MFU", GOAL)
+        measure.nothing_measured("sft_gpu", "MFU", GOAL)
         return 0
     peak = given.peak or next((value for key, value in PEAKS.items() if key in name), 0.0)
     lengths = given.lengths or ([64, 128] if given.tiny else LENGTHS)
-    whole = TINY if given.tiny else SEVEN
+    whole = measure.TINY if given.tiny else measure.SEVEN
     bf16 = device == "cuda"
-    print(f"{name}; {versions()}; {'bf16 autocast' if bf16 else 'float32'} over float32 weights and optimiser")
+    print(f"{name}; {measure.versions()}; {'bf16 autocast' if bf16 else 'float32'} over float32 weights and optimiser")
     print(f"{'tokens':>7}{'layers':>8}{'side':>18}{'tokens/s':>11}{'MFU':>8}{'peak GiB':>10}")
     rows: list[dict[str, Any]] = []
     for length in lengths:

@@ -17,6 +17,7 @@ import argparse
 import json
 import os
 from dataclasses import replace
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -26,9 +27,6 @@ from rrlib.evaluation import Experiment, Listwise, from_collection
 from rrlib.evaluation.paired import in_words, paired_rows
 from rrlib.formats import read_collection
 from rrlib.manifest import outputs_root
-from rrlib.reward import MultiViewReward
-from rrlib.training.grpo import train_grpo
-from rrlib.training.sft import train_sft
 
 METRIC = "nDCG@10"
 
@@ -47,35 +45,33 @@ def main(argv: list[str] | None = None) -> int:
     setting = setting_of(given.profile)
     setting = replace(setting, sizes={**setting.sizes, "validation": given.validation})
     name = given.profile.replace("/", "-").removesuffix(".yaml")
-    table = Table(given.output or outputs_root() / f"validation-{name}", setting)
-    home = table.folder / f"seed-{given.seed}"
-    data = from_collection(
-        read_collection(table.collection(given.seed), "validation"),
-        window=setting.window, stride=setting.stride, depth=setting.depth,
-    )  # fmt: skip
+    folder = Path(given.output or outputs_root() / f"validation-{name}")
     chosen = setting.sft.epochs if given.what == "epochs" else setting.alpha
     kept, found = {}, {}
     for value in dict.fromkeys([chosen, *given.values]):
-        epochs, alpha = (value, setting.alpha) if given.what == "epochs" else (setting.sft.epochs, value)
-        examples = table.examples(given.seed, replace(RECIPES["full"], alpha=alpha))
-        part = home / f"{epochs:g}-epochs-alpha-{alpha:g}"
-        sft = replace(setting.sft, epochs=epochs, seed=given.seed)
-        models = {"SFT": str(train_sft(examples, setting.model, part / "sft", sft).checkpoint)}
-        if given.rl:
-            grpo = replace(setting.grpo, seed=given.seed)
-            tuned = train_grpo(examples, models["SFT"], part / "rl", grpo, MultiViewReward(k=setting.k))
-            models["SFT+RL"] = str(tuned.checkpoint)
+        recipe, mine = replace(RECIPES["full"], name=f"{given.what} {value:g}"), setting
+        if given.what == "epochs":
+            mine = replace(setting, sft=replace(setting.sft, epochs=value))
+        else:
+            recipe = replace(recipe, alpha=value)
+        table, seconds = Table(folder, mine), dict[str, float]()
+        data = from_collection(
+            read_collection(table.collection(given.seed), "validation"),
+            window=mine.window, stride=mine.stride, depth=mine.depth,
+        )  # fmt: skip
+        stages = {"SFT": replace(recipe, rl=False), **({"SFT+RL": recipe} if given.rl else {})}
+        trained = {stage: table.checkpoint(given.seed, part, seconds) for stage, part in stages.items()}
+        kept[value] = trained["SFT"][1]
         decoding = Decoding(max_new_tokens=setting.max_new_tokens)
         systems = {
             stage: Listwise(model, decoding=decoding, engine_options=setting.engine_options)
-            for stage, model in models.items()
+            for stage, (model, _) in trained.items()
         }
-        result = Experiment(systems, data, METRIC, resamples=1, reported=False, output=part / "judged")
+        result = Experiment(systems, data, METRIC, resamples=1, reported=False, output=folder / "judged" / recipe.name)
         for stage in systems:
             rows = result.per_query[result.per_query["system"] == stage].sort_values("qid")
             found[stage, value] = rows["value"].to_numpy(dtype=float)
             print(f"{given.what} {value:g}: {stage}: {METRIC} {found[stage, value].mean():.4f}", flush=True)
-        kept[value] = len(examples)
     print(f"\n| {given.what} | lists | judged | {METRIC}, {len(data.qrels)} validation queries | less {chosen:g} | p |")
     print("|---:|---:|---|---|---|---:|")
     last = {}
