@@ -12,7 +12,6 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 import importlib.util
-import json
 import platform
 import signal
 from collections.abc import Generator
@@ -58,21 +57,9 @@ def realdata() -> Path:
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
     """The smoke profile, run once for all tests that look at what it leaves, also where several processes test side by
     side. Copy its folder to change anything."""
-    from filelock import FileLock
-    from smoke_chain import Chain, run_smoke
+    from smoke_chain import run_once, shared_folder
 
-    shared = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        shared = shared.parent
-    told = shared / "chain.json"
-    with FileLock(shared / "chain.lock"):
-        if not told.is_file():
-            homes = (shared / "chain-outputs", shared / "chain-elsewhere")
-            for home in homes:
-                home.mkdir()
-            made = run_smoke(*homes)
-            told.write_text(json.dumps({"out": made.out, "seconds": made.seconds}), encoding="utf-8")
-    return Chain(shared / "chain-outputs", **json.loads(told.read_text(encoding="utf-8")))
+    return run_once(shared_folder(tmp_path_factory))
 
 
 @pytest.fixture(scope="session")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parent.parent
 SMOKE = ROOT / "params" / "smoke.yaml"
@@ -47,3 +51,22 @@ def run_smoke(outputs: Path, elsewhere: Path) -> Chain:
     assert done.returncode == 0, done.stdout + done.stderr
     assert list(elsewhere.iterdir()) == []
     return Chain(outputs, done.stdout, seconds)
+
+
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all processes of a test session see."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
+def run_once(shared: Path) -> Chain:
+    """The smoke run of a folder: made by whoever asks first, a process or a thread; the others wait for it."""
+    told = shared / "chain.json"
+    with FileLock(shared / "chain.lock"):
+        if not told.is_file():
+            homes = (shared / "chain-outputs", shared / "chain-elsewhere")
+            for home in homes:
+                home.mkdir()
+            made = run_smoke(*homes)
+            told.write_text(json.dumps({"out": made.out, "seconds": made.seconds}), encoding="utf-8")
+    return Chain(shared / "chain-outputs", **json.loads(told.read_text(encoding="utf-8")))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib.util
 
 import pytest
-from labpage import browser, chromium, lab
+from labpage import browser, chromium, lab, lab_after_run
 
-__all__ = ["browser", "lab"]
+__all__ = ["browser", "lab", "lab_after_run"]
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

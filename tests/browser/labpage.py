@@ -6,12 +6,14 @@ outputs/browser/. Chromium is Debian's, or the one that the environment variable
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -21,6 +23,7 @@ from typing import Any
 
 import psutil
 import pytest
+from smoke_chain import run_once, shared_folder
 
 from rrlib.lesson import build_lesson
 
@@ -48,21 +51,40 @@ class Lab:
         return sum(t.user + t.system for t in times)
 
 
-@pytest.fixture(scope="module")  # not of the session: the smoke run is put back before other tests look at it
-def lab(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Lab]:
-    """JupyterLab on copies of the notebooks, as a person finds them who has run the smoke profile.
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """JupyterLab on copies of the notebooks, as a person finds them who has run nothing.
 
-    They are student copies, in which the parameter `interactive` is True, so their widgets are shown. Every cell is
-    executed; what a stage finds done, a training or an answer of the teacher, it takes from its folder, as the
-    notebooks do for anybody who opens them again.
+    They are student copies, in which the parameter `interactive` is True, so their widgets are shown. The smoke run,
+    which the other notebooks read, is begun beside it.
     """
+    if "RRLIB_SMOKE_OUTPUTS" not in os.environ:
+        threading.Thread(target=run_once, args=(shared_folder(tmp_path_factory),), daemon=True).start()
     home = tmp_path_factory.mktemp("lab")
-    # A finished smoke run of one's own saves the minutes of a new one while a notebook is being written. It is used
-    # where it is, since its window logs name their checkpoints by path, and put back as it was found.
+    with serve(home, home / "outputs") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def lab_after_run(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Lab]:
+    """JupyterLab as a person finds it who has run the smoke profile.
+
+    Every cell is executed; what a stage finds done, a training or an answer of the teacher, it takes from its folder,
+    as the notebooks do for anybody who opens them again. RRLIB_SMOKE_OUTPUTS may name the outputs folder of a finished
+    smoke run; it is copied.
+    """
     mine = os.environ.get("RRLIB_SMOKE_OUTPUTS")
-    outputs = Path(mine) if mine else request.getfixturevalue("chain").outputs
-    notebooks, kept = home / "notebooks", home / "kept"
-    shutil.copytree(outputs / "smoke", kept)
+    finished = Path(mine) if mine else request.getfixturevalue("chain").outputs
+    home = tmp_path_factory.mktemp("lab-after-run")
+    shutil.copytree(finished / "smoke", home / "outputs" / "smoke")
+    with serve(home, home / "outputs") as running:
+        yield running
+
+
+@contextlib.contextmanager
+def serve(home: Path, outputs: Path) -> Iterator[Lab]:
+    """A JupyterLab of its own in `home`, on student copies of the notebooks."""
+    notebooks = home / "notebooks"
     build_lesson(notebooks)
     settings = home / "settings"
     settings.mkdir()
@@ -112,8 +134,6 @@ def lab(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
         except subprocess.TimeoutExpired:
             process.kill()
         log.close()
-        shutil.rmtree(outputs / "smoke")
-        shutil.copytree(kept, outputs / "smoke")
 
 
 @pytest.fixture(scope="module")  # while it is open, its event loop is in the way of other tests

@@ -1,7 +1,8 @@
 """The lesson in a real browser: every notebook run by its menu, every widget moved with the keyboard, two themes.
 
-The stages of the smoke profile are there, as for a person who ran it. The notebooks are run from the last to the
-first: one that is run again may change what it leaves, and those that read it would then train anew.
+The tour is run as on a fresh clone, while the smoke profile runs beside it; the others as for a person who has run
+that profile, from the last to the first: one that is run again may change what it leaves, and those that read it would
+then train anew.
 """
 
 from __future__ import annotations
@@ -172,6 +173,26 @@ def test_widgets_read_in_dark_and_light(theme: str, tour: Sheet) -> None:
         tour.shot(f"{panel}_{theme.split()[-1].lower()}")
 
 
+def test_the_executed_tour_reads_offline_as_html(tour: Sheet, lab: Lab, browser: Any, tmp_path: Path) -> None:
+    """Saved in the browser, exported, opened again without a network: all pictures, and nothing is asked for."""
+    from rrlib.lesson import export_html
+
+    saved = tour.save(lab)
+    assert saved.stat().st_size < 1_000_000
+    target = export_html(saved, tmp_path)
+    context = browser.new_context(offline=True, viewport={"width": 1100, "height": 900})
+    page, asked, errors = context.new_page(), [], []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(target.as_uri())
+    assert all(url.startswith(("file:", "data:")) for url in asked), asked
+    widths = page.evaluate("() => [...document.images].map(i => i.naturalWidth)")
+    assert len(widths) >= 8 and min(widths) > 200 and not errors
+    assert page.evaluate("() => document.documentElement.scrollWidth <= window.innerWidth + 1")
+    page.screenshot(path=ROOT / "outputs" / "browser" / "00_tour_html.png")
+    context.close()
+
+
 # Two kernels at a time, for two cores. No notebook stands beside one that it reads: 05 reads nothing, 06 not 03.
 PAIRS = [
     pair
@@ -186,16 +207,16 @@ def test_every_notebook_is_run_by_its_menu() -> None:
 
 @pytest.mark.parametrize("names", PAIRS, ids="-".join)
 def test_run_all_shows_no_error(
-    names: tuple[str, ...], lab: Lab, browser: Any, record_property: Callable[..., None]
+    names: tuple[str, ...], lab_after_run: Lab, browser: Any, record_property: Callable[..., None]
 ) -> None:
     with contextlib.ExitStack() as stack:
         sheets = []
         for name in names:
-            sheets.append(Sheet(lab, browser, name))
+            sheets.append(Sheet(lab_after_run, browser, name))
             stack.callback(sheets[-1].close)
             sheets[-1].start()
         for sheet in sheets:
-            check_executed(sheet, sheet.wait(580), lab)
+            check_executed(sheet, sheet.wait(580), lab_after_run)
             record_property(f"seconds of {sheet.name}", round(sheet.seconds, 1))
             move_widgets(sheet)
 
@@ -238,23 +259,3 @@ def move_widgets(sheet: Sheet) -> None:
 # What a widget shows beside its controls: a picture and a sentence, or the output of an `interact`.
 SHOWN = """box => [...box.querySelectorAll('.rr-picture img, .rr-words, .jp-OutputArea-output')]
   .map(e => e.tagName === 'IMG' ? e.src : e.innerHTML).join('|')"""
-
-
-def test_the_executed_tour_reads_offline_as_html(tour: Sheet, lab: Lab, browser: Any, tmp_path: Path) -> None:
-    """Saved in the browser, exported, opened again without a network: all pictures, and nothing is asked for."""
-    from rrlib.lesson import export_html
-
-    saved = tour.save(lab)
-    assert saved.stat().st_size < 1_000_000
-    target = export_html(saved, tmp_path)
-    context = browser.new_context(offline=True, viewport={"width": 1100, "height": 900})
-    page, asked, errors = context.new_page(), [], []
-    page.on("request", lambda request: asked.append(request.url))
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.goto(target.as_uri())
-    assert all(url.startswith(("file:", "data:")) for url in asked), asked
-    widths = page.evaluate("() => [...document.images].map(i => i.naturalWidth)")
-    assert len(widths) >= 8 and min(widths) > 200 and not errors
-    assert page.evaluate("() => document.documentElement.scrollWidth <= window.innerWidth + 1")
-    page.screenshot(path=ROOT / "outputs" / "browser" / "00_tour_html.png")
-    context.close()
