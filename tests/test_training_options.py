@@ -308,9 +308,12 @@ def raised(rows: list[dict[str, Any]]) -> list[str]:
         (rows_of(length=[100, 110, 90, 205]), ["length"], "lower rl_learning_rate"),
         (rows_of(length=[100, 110, 90, 45]), ["length"], "is the reasoning gone"),
         (rows_of(reward=[0.9] * 3 + [0.8] * 3 + [0.6] * 3), ["reward"], "earlier checkpoint"),
-        (rows_of(gap=[0.001, 0.06]), ["stale_weights"], "turn use_vllm off"),
+        (rows_of(gap=[0.06]), ["stale_weights"], "turn use_vllm off"),
+        (rows_of(gap=[0.0007, 0.0314]), ["stale_weights"], "turn use_vllm off"),
         (rows_of(loss=[0.1, float("nan")]), ["not_finite"], "lower learning_rate"),
         (rows_of(cut=[0.99], still=[0.9], kl=[0.5], gap=[0.01]), [], ""),
+        (rows_of(gap=[0.001, 0.019]), [], ""),
+        (rows_of(gap=[0.01, 0.012, 0.045]), [], ""),
         (rows_of(kl=[0.01, 0.02, 0.03, 0.15], length=[100, 110, 90, 180], reward=[0.9] * 6 + [0.75] * 3), [], ""),
     ],
 )  # fmt: skip

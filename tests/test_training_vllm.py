@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from rrlib.training.alarms import find_alarms
+
 pytestmark = pytest.mark.vllm  # conftest skips these where vllm is not installed; CI installs it
 ROOT = Path(__file__).resolve().parents[1]
 GAP = "sampling/sampling_logp_difference/mean"
@@ -48,3 +50,4 @@ def test_the_gap_exposes_weights_that_are_not_synced(tmp_path: Path, record_prop
     log = rollouts(tmp_path, "--unsynced")
     record_property("gaps", ", ".join(f"{row[GAP]:.4f}" for row in log))
     assert log[0][GAP] < 0.01 and log[-1][GAP] > 0.02
+    assert "stale_weights" in [alarm.kind for alarm in find_alarms(log)]
