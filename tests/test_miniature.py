@@ -499,5 +499,17 @@ def test_pretraining_runs_and_learns(tmp_path: Path) -> None:
     assert AutoModelForCausalLM.from_pretrained(tmp_path).num_parameters() < 5_000_000
 
 
+def test_the_command_runs_every_part_of_the_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from rrlib.cli import main
+    from rrlib.miniature.pretrain import RECIPE
+
+    out = tmp_path / "backbone"
+    assert main(["miniature", "pretrain", str(out), "--steps", "1"]) == 0
+    *rows, scores, last = capsys.readouterr().out.splitlines()
+    assert [json.loads(row)["step"] for row in rows] == [1] * len(RECIPE)
+    assert json.loads(scores) == json.loads((out / "pretraining.json").read_text(encoding="utf-8"))["scores"]
+    assert last == f"written to {out}" and (out / "model.safetensors").is_file()
+
+
 def test_format_ranking_is_what_the_teacher_writes() -> None:
     assert format_ranking([2, 0]) == "[3] > [1]"

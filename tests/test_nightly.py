@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,8 @@ from rrlib.evaluation.metrics import per_query
 from rrlib.evaluation.significance import bootstrap_interval, paired_test
 from rrlib.formats import read_qrels, read_run
 from rrlib.manifest import read_json
+from rrlib.miniature.pretrain import RECIPE
+from rrlib.resources import resolve
 from rrlib.responses import audit
 
 pytestmark = pytest.mark.nightly
@@ -57,7 +60,6 @@ def test_the_miniature_learns(tmp_path: Path, record_property: Callable[[str, ob
 
     RRLIB_MINIATURE_OUTPUTS may name the outputs folder of a finished `make run`, whose stages are then not run again.
     """
-    import os
     import subprocess
     import sys
 
@@ -97,3 +99,28 @@ def test_the_miniature_learns(tmp_path: Path, record_property: Callable[[str, ob
         # (2026-11-25, seed 7); its floor lies a point below.
         assert valid >= {"sft": 0.98, "sft+rl": 0.965}[name]
     record_property("data", f"synthetic, {len(qids)} test queries, simulated teacher, seed 7")
+
+
+@pytest.mark.timeout(7200)
+def test_pretraining_gives_the_committed_backbone_again(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    """The recipe from nothing, on a CPU: every skill within two points of the committed backbone's scores.
+
+    RRLIB_PRETRAINED may name the folder that `rrlib miniature pretrain` has finished, which is then judged.
+    """
+    out = Path(os.environ.get("RRLIB_PRETRAINED") or tmp_path / "backbone")
+    if not (out / "pretraining.json").is_file():
+        assert main(["miniature", "pretrain", str(out)]) == 0
+    made = read_json(out / "pretraining.json") or {}
+    committed = read_json(Path(resolve("package:rrlib.miniature/backbone")) / "pretraining.json") or {}
+    for windows, scores in committed["scores"].items():
+        told = ", ".join(f"{skill} {made['scores'][windows][skill]:.3f} ({was:.3f})" for skill, was in scores.items())
+        record_property(f"{windows}, committed in brackets", told)
+        assert all(abs(made["scores"][windows][skill] - was) <= 0.02 for skill, was in scores.items())
+    parts, part = [], made
+    while part:
+        parts.append(part["log"][-1]["seconds"])
+        part = part.get("before") or {}
+    record_property("seconds of its parts", ", ".join(f"{seconds:.0f}" for seconds in reversed(parts)))
+    assert len(parts) == len(RECIPE)

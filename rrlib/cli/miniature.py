@@ -40,7 +40,7 @@ def register(app: typer.Typer) -> None:
         seed: Annotated[int | None, typer.Option(help="seed (default: the recipe's)")] = None,
         bf16: Annotated[bool, typer.Option(help="bfloat16 autocast; without such instructions, --no-bf16")] = True,
     ) -> None:
-        """Train the tiny backbone from nothing (about 35 minutes on one core with bfloat16 instructions).
+        """Train the tiny backbone from nothing (about 45 minutes on one core with bfloat16 instructions).
 
         \b
         Example:
