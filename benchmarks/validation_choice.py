@@ -27,6 +27,7 @@ from rrlib.evaluation import Experiment, Listwise, from_collection
 from rrlib.evaluation.paired import in_words, paired_rows
 from rrlib.formats import read_collection
 from rrlib.manifest import outputs_root
+from rrlib.responses import parse_strict
 
 METRIC = "nDCG@10"
 
@@ -47,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     name = given.profile.replace("/", "-").removesuffix(".yaml")
     folder = Path(given.output or outputs_root() / f"validation-{name}")
     chosen = setting.sft.epochs if given.what == "epochs" else setting.alpha
-    kept, found = {}, {}
+    kept, found, valid = {}, {}, {}
     for value in dict.fromkeys([chosen, *given.values]):
         recipe, mine = replace(RECIPES["full"], name=f"{given.what} {value:g}"), setting
         if given.what == "epochs":
@@ -71,9 +72,12 @@ def main(argv: list[str] | None = None) -> int:
         for stage in systems:
             rows = result.per_query[result.per_query["system"] == stage].sort_values("qid")
             found[stage, value] = rows["value"].to_numpy(dtype=float)
+            levels = [parse_strict(r["text"] or "", len(r["order"])).level for r in result.records(stage)]
+            valid[stage, value] = levels.count("valid") / len(levels)
             print(f"{given.what} {value:g}: {stage}: {METRIC} {found[stage, value].mean():.4f}", flush=True)
-    print(f"\n| {given.what} | lists | judged | {METRIC}, {len(data.qrels)} validation queries | less {chosen:g} | p |")
-    print("|---:|---:|---|---|---|---:|")
+    head = f"{METRIC}, {len(data.qrels)} validation queries"
+    print(f"\n| {given.what} | lists | judged | valid answers | {head} | less {chosen:g} | p |")
+    print("|---:|---:|---|---:|---|---|---:|")
     last = {}
     for stage in dict.fromkeys(stage for stage, _ in found):
         values = {f"{v:g}": {"validation": found[s, v]} for s, v in sorted(found, key=lambda key: key[1]) if s == stage}
@@ -81,7 +85,8 @@ def main(argv: list[str] | None = None) -> int:
         for label, row in last.items():
             cells = f"{row['mean']:.3f} [{row['low']:.3f}, {row['high']:.3f}] | {in_words(row)}"
             p = f"{row['p_holm']:.3f}" if "p_holm" in row else ""
-            print(f"| {label} | {kept[float(label)]} | {stage} | {cells} | {p} |")
+            share = f"{valid[stage, float(label)]:.1%}"
+            print(f"| {label} | {kept[float(label)]} | {stage} | {share} | {cells} | {p} |")
     best = max(last, key=lambda label: last[label]["mean"])
     gap, low = last[best].get("difference", 0.0), last[best].get("difference_low", 0.0)
     answer = {
