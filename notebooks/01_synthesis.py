@@ -233,9 +233,9 @@ stage.figure("alpha", figures.choice_curves(choices, threshold)) if len(choices)
 # an alpha of its own, such as the paper's, reads in the line above the table what that costs in F1, and whether it is
 # noise: with few validation queries the curve is rough, and the interval wide.
 #
-# Right lists are a means. The end is a good ranking after both trainings, which `benchmarks/validation_choice.py` judges
-# on validation queries too. In the embedded world the two disagree (docs/experiments.md): a strict filter is best for
-# imitation, but leaves reinforcement the easy queries only. So the profiles keep the paper's alpha.
+# Right lists are a means. The end is a good ranking after both trainings; `benchmarks/validation_choice.py` judges
+# that, on validation queries too. In the embedded world the two disagree (docs/experiments.md): a strict filter is best
+# for imitation, but leaves reinforcement the easy queries only. So the profiles keep the paper's alpha.
 
 # %% [markdown]
 # ### All queries
