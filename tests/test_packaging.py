@@ -424,3 +424,15 @@ def test_lock_resolves_on_python_312(tmp_path: Path, record_property: pytest.Rec
     lock = pins(ROOT / "requirements.lock")
     assert {name: Version(found[name]).public for name in lock} == {n: Version(v).public for n, v in lock.items()}
     record_property("packages", len(found))
+
+
+@pytest.mark.skipif(shutil.which("nproc") is None, reason="no nproc: make takes two processes")
+def test_tests_run_side_by_side_whatever_the_number_of_threads() -> None:
+    """nproc says OMP_NUM_THREADS, which .ci/run sets to 1, and not the number of cores."""
+    cores = min(4, len(os.sched_getaffinity(0)))
+    for threads in ("1", "7"):
+        done = subprocess.run(
+            ["make", "-n", "test"],
+            cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": threads}, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert f"-m pytest -n {cores} " in done.stdout
