@@ -66,7 +66,7 @@ def run_once(shared: Path) -> Chain:
         if not told.is_file():
             homes = (shared / "chain-outputs", shared / "chain-elsewhere")
             for home in homes:
-                home.mkdir()
+                home.mkdir(exist_ok=True)  # who asks after a run that failed is told why, by the same failure
             made = run_smoke(*homes)
             told.write_text(json.dumps({"out": made.out, "seconds": made.seconds}), encoding="utf-8")
     return Chain(shared / "chain-outputs", **json.loads(told.read_text(encoding="utf-8")))

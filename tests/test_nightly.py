@@ -67,7 +67,7 @@ def test_the_miniature_learns(tmp_path: Path, record_property: Callable[[str, ob
 
     root = Path(__file__).resolve().parent.parent
     command = [sys.executable, "-m", "rrlib", "run", str(root / "params" / "miniature.yaml")]
-    outputs = Path(os.environ.get("RRLIB_MINIATURE_OUTPUTS") or tmp_path)
+    outputs = Path(os.environ.get("RRLIB_MINIATURE_OUTPUTS") or tmp_path).resolve()
     subprocess.run(command, check=True, cwd=root, env={**os.environ, "RRLIB_OUTPUTS": str(outputs)})
     run = outputs / "miniature"
     stages = [read_json(path) or {} for path in sorted(run.glob("0[1-4]_*/manifest.json"))]
