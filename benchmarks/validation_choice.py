@@ -27,7 +27,7 @@ from rrlib.evaluation import Experiment, Listwise, from_collection
 from rrlib.evaluation.paired import in_words, paired_rows
 from rrlib.formats import read_collection
 from rrlib.manifest import outputs_root
-from rrlib.responses import parse_strict
+from rrlib.responses import valid_share
 
 METRIC = "nDCG@10"
 
@@ -72,8 +72,7 @@ def main(argv: list[str] | None = None) -> int:
         for stage in systems:
             rows = result.per_query[result.per_query["system"] == stage].sort_values("qid")
             found[stage, value] = rows["value"].to_numpy(dtype=float)
-            levels = [parse_strict(r["text"] or "", len(r["order"])).level for r in result.records(stage)]
-            valid[stage, value] = levels.count("valid") / len(levels)
+            valid[stage, value] = valid_share(result.records(stage))
             print(f"{given.what} {value:g}: {stage}: {METRIC} {found[stage, value].mean():.4f}", flush=True)
     head = f"{METRIC}, {len(data.qrels)} validation queries"
     print(f"\n| {given.what} | lists | judged | valid answers | {head} | less {chosen:g} | p |")

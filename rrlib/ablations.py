@@ -239,16 +239,14 @@ class Table:
         seconds: Mapping[str, float],
     ) -> Result:
         from rrlib.prompts import get_style
-        from rrlib.responses import parse_strict
+        from rrlib.responses import valid_share
 
-        think = get_style(recipe.style).think
-        levels = [parse_strict(r["text"] or "", len(r["order"]), think=think).level for r in records]
         return Result(
             row=recipe.name,
             seed=seed,
             values=_rounded(per_query(test.qrels, run, [METRIC])[METRIC]),
-            valid=sum(level == "valid" for level in levels) / len(levels),
-            tokens=sum(int(r["tokens_out"] or 0) for r in records) / len(levels),
+            valid=valid_share(records, think=get_style(recipe.style).think),
+            tokens=sum(int(r["tokens_out"] or 0) for r in records) / len(records),
             examples=examples,
             seconds=seconds,
             data_kind=test.data_kind,

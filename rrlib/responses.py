@@ -183,3 +183,15 @@ def audit(rows: Iterable[Mapping[str, Any]]) -> list[AuditRow]:
         if verdict == "repaired":
             table += [AuditRow(f"repaired: {kind}", c, c / total) for kind, c in sorted(repairs.items())]
     return table
+
+
+def valid_share(rows: Iterable[Mapping[str, Any]], think: bool = True) -> float:
+    """Share (0 to 1) of window records whose answer is strictly valid, as the training reward reads it.
+
+    rows: records with `text` (None: no answer came) and `order` (as long as the window). think: as in `parse_strict`.
+    Stricter than the verdict `ok`, which inference gives an answer without a chain too. Raises InputError without rows.
+    """
+    levels = [parse_strict(row["text"] or "", len(row["order"]), think=think).level for row in rows]
+    if not levels:
+        raise InputError("no window records to count", remedy="give the records of a finished reranking")
+    return levels.count("valid") / len(levels)
