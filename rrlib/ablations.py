@@ -408,8 +408,9 @@ def table(results: Sequence[Result], baseline: str = "full", resamples: int = 10
     The statistics are those of every experiment (rrlib.evaluation.paired), with the seeds as sets: differences are
     paired by query within the seeds that both rows have, the interval is a bootstrap over those queries, p that of the
     paired randomisation test, corrected by Holm over the rows. So it says how sure the difference is for these
-    trainings; the column `seeds` shows how much it moves between trainings. Without the baseline there are no
-    differences. paper: difference of NDCG@10 x 100 to the paper's full recipe on BRIGHT, as reported there.
+    trainings; the column `seeds` shows how much it moves between trainings, with their names where a row lacks some.
+    Without the baseline there are no differences. paper: difference of NDCG@10 x 100 to the paper's full recipe on
+    BRIGHT, as reported there.
     """
     import pandas as pd
 
@@ -419,13 +420,16 @@ def table(results: Sequence[Result], baseline: str = "full", resamples: int = 10
         return pd.DataFrame()
     values = sets_of(per_query_table(results), METRIC)
     whole = RECIPES[baseline].paper if baseline in RECIPES else None
-    lines = []
+    lines, seeds = [], len({r.seed for r in results})
     for found in paired_rows(values, baseline if baseline in values else next(iter(values)), resamples=resamples):
         name, mine = found["system"], [r for r in results if r.row == found["system"]]
         line: dict[str, Any] = {
             "row": name,
             METRIC: found["mean"],
-            "seeds": " ".join(f"{mean:.3f}" for mean in found["by_set"].values()),
+            "seeds": " ".join(
+                f"{mean:.3f}" if len(found["by_set"]) == seeds else f"{label.removeprefix('seed ')}: {mean:.3f}"
+                for label, mean in found["by_set"].items()
+            ),
             "valid": sum(r.valid for r in mine) / len(mine) if name != FIRST_STAGE else float("nan"),
             "tokens": sum(r.tokens for r in mine) / len(mine),
             "n": found["n"],

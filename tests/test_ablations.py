@@ -103,6 +103,12 @@ def test_the_table_is_paired_and_pooled_over_seeds() -> None:
     assert made.loc["full", "difference"] != made.loc["full", "difference"]  # the baseline has none
 
 
+def test_a_row_that_lacks_a_seed_names_those_it_has() -> None:
+    results = [made_up("full", seed, 0.0) for seed in (1, 2)] + [made_up("no RL", 2, -0.1)]
+    made = table(results, resamples=500)
+    assert made.loc["no RL", "seeds"].startswith("2: ") and ":" not in made.loc["full", "seeds"]
+
+
 def test_signs_that_differ_from_the_papers_are_listed_with_a_sentence() -> None:
     results = [made_up("full", 1, 0.0), made_up("no RL", 1, -0.1), made_up("no filter", 1, 0.1)]
     listed = compared(table(results, resamples=500))
