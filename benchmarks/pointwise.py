@@ -18,6 +18,7 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from rrlib.training.measure import device
 from rrlib.trials import FORMS, NOTHINK, arguments, markdown, opened, pooled
 
 METRIC, GOAL = "nDCG@10", 2.0
@@ -54,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
         "goal": GOAL,
         "holds": bool(ratios["seconds"] >= GOAL),
         "n": int(table["n"].iloc[0]),
-        "device": "cpu, 1 thread",
+        "device": device()[1],
     }
     print(json.dumps(result))
 

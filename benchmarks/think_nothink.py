@@ -22,6 +22,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from rrlib.evaluation import Routed
 from rrlib.plots_evaluation import budget_curve
+from rrlib.training.measure import device
 from rrlib.trials import NOTHINK, arguments, markdown, opened, pooled
 
 METRIC = "nDCG@10"
@@ -74,7 +75,7 @@ def main(argv: list[str] | None = None) -> None:
         "goal": None,
         "holds": True,
         "n": int(table["n"].iloc[0]),
-        "device": "cpu, 1 thread",
+        "device": device()[1],
     }
     print(json.dumps(result))
 

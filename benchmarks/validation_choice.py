@@ -28,6 +28,7 @@ from rrlib.evaluation.paired import in_words, paired_rows
 from rrlib.formats import read_collection
 from rrlib.manifest import outputs_root
 from rrlib.responses import valid_share
+from rrlib.training.measure import device
 
 METRIC = "nDCG@10"
 
@@ -93,7 +94,7 @@ def main(argv: list[str] | None = None) -> int:
         "value": round(gap, 4),
         "unit": f"{METRIC}, best {given.what} less profile's",
     }
-    answer |= {"goal": 0.0, "holds": low <= 0.0, "n": len(data.qrels), "device": "cpu", "best": float(best)}
+    answer |= {"goal": 0.0, "holds": low <= 0.0, "n": len(data.qrels), "device": device()[1], "best": float(best)}
     print(json.dumps(answer))
     return 0
 

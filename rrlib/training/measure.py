@@ -1,4 +1,4 @@
-"""What benchmarks/sft_gpu.py and benchmarks/grpo_gpu.py share: the device, a model without weights worth the name, and
+"""What the benchmarks share that train: the device, a model without weights worth the name, and
 the result where nothing can be measured."""
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ def device() -> tuple[str, str]:
     """(`cuda` or `cpu`, its name for a table)."""
     import torch
 
-    return ("cuda", torch.cuda.get_device_name()) if torch.cuda.is_available() else ("cpu", "cpu, 1 thread")
+    if torch.cuda.is_available():
+        return "cuda", torch.cuda.get_device_name()
+    threads = torch.get_num_threads()
+    return "cpu", f"cpu, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def versions() -> str:
