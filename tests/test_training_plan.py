@@ -24,8 +24,9 @@ SFT, GRPO = SFTSettings(), GRPOSettings(use_vllm=True)
 PROFILES = ("qwen2.5-7b", "qwen2.5-32b-lora", "qwen3-8b", "llama3.1-8b")
 
 
-def kept(shape: Shape, layers: int, length: int, checkpointing: bool) -> int:
-    """Bytes of the tensors that a forward pass under bf16 autocast keeps for the backward pass, weights aside."""
+def kept(shape: Shape, layers: int, length: int, checkpointing: bool, copies: bool = False) -> int:
+    """Bytes of the tensors that a forward pass under bf16 autocast keeps for the backward pass, weights aside, or
+    of the bf16 copies of weights alone."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -37,7 +38,8 @@ def kept(shape: Shape, layers: int, length: int, checkpointing: bool) -> int:
     alive: list[Any] = []
 
     def pack(tensor: Any) -> Any:
-        if length in tensor.shape:  # a weight, or its bf16 copy, has no dimension of this length
+        of_weights = length not in tensor.shape  # a weight, or its bf16 copy, has no dimension of this length
+        if (of_weights and tensor.dtype == torch.bfloat16 and tensor.dim() == 2) if copies else not of_weights:
             seen[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         alive.append(tensor)
         return tensor
@@ -59,6 +61,18 @@ def test_a_layer_keeps_what_the_formula_says(shape: Shape) -> None:
     assert layer == layer_bytes(shape)
     inputs = (kept(shape, 3, length, True) - kept(shape, 2, length, True)) / length
     assert inputs == 4 * shape.hidden
+
+
+def test_with_checkpointing_no_bf16_copy_of_a_weight_outlives_the_forward_pass() -> None:
+    """So copies and gradients are never there together (docs/training.md has a plan and what an H200 measured); without
+    checkpointing the backward pass needs the copies."""
+    shape = Shape("qwen2", 96, 2, 6, 2, 16, 320, 128)
+    matrices = parameters(shape)["layer"] - 2 * 96 - (96 + 2 * 32)  # norms and the biases of q, k, v are no matrices
+    assert kept(shape, 2, 112, False, copies=True) == 2 * 2 * matrices
+    assert kept(shape, 2, 112, True, copies=True) == 0
+    plans = [plan_sft(dataclasses.replace(SFT, gradient_checkpointing=on), SEVEN, Launch(), 0) for on in (True, False)]
+    phases = [{part.name: part.phase for part in plan.parts}["bf16 copies of weights"] for plan in plans]
+    assert phases == ["forward", "always"]
 
 
 def test_parameters_and_cache_of_known_models() -> None:
