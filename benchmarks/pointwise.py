@@ -19,7 +19,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from rrlib.training.measure import device
-from rrlib.trials import FORMS, NOTHINK, arguments, markdown, opened, pooled
+from rrlib.trials import NOTHINK, arguments, markdown, opened, pooled
 
 METRIC, GOAL = "nDCG@10", 2.0
 
@@ -28,18 +28,20 @@ def main(argv: list[str] | None = None) -> None:
     """Train, rerank, and print a table and the result."""
     parser = arguments(__doc__, "pointwise")
     parser.add_argument("--per-list", type=int, default=0, help="passages of a list the pointwise model learns from")
+    parser.add_argument("--chains", action="store_true", help="only the two models that reason: half of the training")
     given = parser.parse_args(argv)
     seeds, _ = opened(given, "pointwise", per_list=given.per_list)
     results = {}
     for seed, trials in seeds.items():
-        forms = {form: trials.checkpoint(form, seed) for form in FORMS if form != "mixed"}
         systems = {
             "first stage": "first-stage",
-            "pointwise": trials.pointwise(forms["pointwise"]),
-            "pointwise, no chain": trials.pointwise(forms["pointwise, no chain"], "pointwise_nothink"),
-            "listwise": trials.listwise(forms["think"]),
-            "listwise, no chain": trials.listwise(forms["no-think"], NOTHINK),
+            "pointwise": trials.pointwise(trials.checkpoint("pointwise", seed)),
+            "listwise": trials.listwise(trials.checkpoint("think", seed)),
         }
+        if not given.chains:
+            plain = trials.checkpoint("pointwise, no chain", seed)
+            systems["pointwise, no chain"] = trials.pointwise(plain, "pointwise_nothink")
+            systems["listwise, no chain"] = trials.listwise(trials.checkpoint("no-think", seed), NOTHINK)
         data = trials.data(seed, given.queries)
         results[seed] = trials.experiment(f"pointwise-{given.queries}", seed, systems, data, METRIC, "pointwise")
     table = pooled(results, "pointwise", METRIC)

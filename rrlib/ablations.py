@@ -414,7 +414,7 @@ def table(results: Sequence[Result], baseline: str = "full", resamples: int = 10
     """
     import pandas as pd
 
-    from rrlib.evaluation.paired import paired_rows, sets_of
+    from rrlib.evaluation.paired import means_in_words, paired_rows, sets_of
 
     if not results:
         return pd.DataFrame()
@@ -426,10 +426,7 @@ def table(results: Sequence[Result], baseline: str = "full", resamples: int = 10
         line: dict[str, Any] = {
             "row": name,
             METRIC: found["mean"],
-            "seeds": " ".join(
-                f"{mean:.3f}" if len(found["by_set"]) == seeds else f"{label.removeprefix('seed ')}: {mean:.3f}"
-                for label, mean in found["by_set"].items()
-            ),
+            "seeds": means_in_words(found, seeds).replace("seed ", ""),
             "valid": sum(r.valid for r in mine) / len(mine) if name != FIRST_STAGE else float("nan"),
             "tokens": sum(r.tokens for r in mine) / len(mine),
             "n": found["n"],

@@ -24,7 +24,7 @@ from rrlib.evaluation import (
     Pointwise,
     from_collection,
 )
-from rrlib.evaluation.paired import in_words, paired_rows, sets_of
+from rrlib.evaluation.paired import in_words, means_in_words, paired_rows, sets_of
 from rrlib.formats import read_collection
 from rrlib.manifest import outputs_root
 from rrlib.resources import resolve
@@ -164,7 +164,8 @@ class Trials:
 
 def pooled(results: Mapping[int, ExperimentResult], baseline: str, metric: str) -> pd.DataFrame:
     """Systems over all seeds (rrlib.evaluation.paired: a seed is a set with queries of its own): mean with interval,
-    the mean of each seed, difference from the baseline paired by query, Holm-corrected p, and costs a query."""
+    the mean of each seed (named where a system lacks some), difference from the baseline paired by query,
+    Holm-corrected p, and costs a query."""
     import pandas as pd
 
     every = pd.concat([result.per_query.assign(benchmark=str(seed)) for seed, result in results.items()])
@@ -172,7 +173,7 @@ def pooled(results: Mapping[int, ExperimentResult], baseline: str, metric: str) 
     rows: list[dict[str, Any]] = []
     for found in paired_rows(sets_of(every, metric), baseline):
         row: dict[str, Any] = {key: found[key] for key in ("system", "mean", "low", "high", "n")}
-        row["seeds"] = " ".join(f"{mean:.3f}" for mean in found["by_set"].values())
+        row["seeds"] = means_in_words(found, len(results))
         row |= {"difference": in_words(found, 4), "p (Holm)": round(found.get("p_holm", float("nan")), 4)}
         if found["system"] in costs.groups:
             mine = costs.get_group(found["system"])

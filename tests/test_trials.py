@@ -58,6 +58,8 @@ def test_pointwise_against_listwise(profile: Path, folder: Path) -> None:
     assert {"pointwise", "pointwise, no chain", "listwise", "listwise, no chain", "first stage"} <= set(table)
     again = script("pointwise", profile, folder, "--per-list", "2")
     assert again[-1] == lines[-1]  # nothing was computed anew, seconds included
+    chains = script("pointwise", profile, folder, "--per-list", "2", "--chains")
+    assert chains[-1] == lines[-1] and not any("no chain |" in line for line in chains)
 
 
 def test_think_and_no_think(profile: Path, folder: Path) -> None:
@@ -149,5 +151,7 @@ def test_seeds_are_pooled_query_by_query() -> None:
     assert table.loc["b", "difference"] == "+0.1250 [+0.0000, +0.2500]"
     assert table.loc["b", "p (Holm)"] == 1.0 and table.loc["a", "difference"] == "" and table.loc["b", "seconds"] == 0.5
     assert markdown(table).splitlines()[2].startswith("| a | 0.5 |")
+    lacking = pooled({**results, 9: frame({"a": [0.5, 0.5]})}, "a", "nDCG@10")
+    assert lacking.loc["b", "seeds"] == "7: 0.500 8: 0.750" and lacking.loc["a", "seeds"] == "0.250 0.750 0.500"
     with pytest.raises(InputError, match="between 0 and 1"):
         Trials("x", None, share=1.0)  # type: ignore[arg-type]

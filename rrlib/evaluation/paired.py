@@ -86,6 +86,12 @@ def in_words(row: Mapping[str, Any], digits: int = 3) -> str:
     return f"{gap:+.{digits}f} [{row['difference_low']:+.{digits}f}, {row['difference_high']:+.{digits}f}]"
 
 
+def means_in_words(row: Mapping[str, Any], sets: int) -> str:
+    """The means of a row's sets, `0.842 0.864`; of a row that has fewer than `sets` also their names, `8: 0.864`."""
+    named = len(row["by_set"]) < sets
+    return " ".join((f"{name}: " if named else "") + f"{mean:.3f}" for name, mean in row["by_set"].items())
+
+
 def _array(values: ArrayLike) -> NDArray[np.float64]:
     return np.asarray(values, dtype=float)
 
