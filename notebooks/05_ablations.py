@@ -91,7 +91,8 @@ print(f"{len(results)} rows, {len({r.seed for r in results})} seeds, {results[0]
 #
 # `difference` is to the full recipe, paired by query within each seed and averaged over seeds, with a 95% bootstrap
 # interval over queries; `p (Holm)` corrects for the number of rows. `seeds` are the means of the single trainings: look
-# at them before you believe a small difference. `paper` is the paper's difference on BRIGHT, in points.
+# at them before you believe a small difference. `p (seeds)` takes them for the sample, a paired t-test of three pairs:
+# would the next training say the same? `paper` is the paper's difference on BRIGHT, in points.
 #
 # **Predict:** how far will two trainings of the same recipe lie apart?
 

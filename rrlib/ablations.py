@@ -387,8 +387,8 @@ def compared(table: pd.DataFrame) -> pd.DataFrame:
 
 
 WHY: Mapping[str, str] = {
-    "no filter": "the reward's labels were made with the answer in view, so GRPO mends what SFT learned wrongly; and "
-    "most lists with a wrong belief pass a filter of 0.4, since their relevant passages stand second",
+    "no filter": "the filter takes the queries that this teacher gets wrong, and on those GRPO, whose labels were made "
+    "with the answer in view, has most to mend",
     "NDCG-only reward": "RBO rewards likeness to the teacher's list, and this teacher's lists are often wrong; and the "
     "order by NDCG and that by Recall hardly disagree here, where relevant passages are few and verdicts have three "
     "values",
@@ -409,19 +409,23 @@ def table(results: Sequence[Result], baseline: str = "full", resamples: int = 10
     paired by query within the seeds that both rows have, the interval is a bootstrap over those queries, p that of the
     paired randomisation test, corrected by Holm over the rows. So it says how sure the difference is for these
     trainings; the column `seeds` shows how much it moves between trainings, with their names where a row lacks some.
-    Without the baseline there are no differences. paper: difference of NDCG@10 x 100 to the paper's full recipe on
-    BRIGHT, as reported there.
+    `p (seeds)` asks what the next training would say: a paired t-test of the seeds' means, not corrected, nan with
+    fewer than two. With three it finds only what is large or very even. Without the baseline there are no differences.
+    paper: difference of NDCG@10 x 100 to the paper's full recipe on BRIGHT, as reported there.
     """
     import pandas as pd
 
     from rrlib.evaluation.paired import means_in_words, paired_rows, sets_of
+    from rrlib.evaluation.significance import paired_t
 
     if not results:
         return pd.DataFrame()
     values = sets_of(per_query_table(results), METRIC)
     whole = RECIPES[baseline].paper if baseline in RECIPES else None
     lines, seeds = [], len({r.seed for r in results})
-    for found in paired_rows(values, baseline if baseline in values else next(iter(values)), resamples=resamples):
+    every = paired_rows(values, baseline if baseline in values else next(iter(values)), resamples=resamples)
+    whole_means = next((found["by_set"] for found in every if found["system"] == baseline), {})
+    for found in every:
         name, mine = found["system"], [r for r in results if r.row == found["system"]]
         line: dict[str, Any] = {
             "row": name,
@@ -438,6 +442,8 @@ def table(results: Sequence[Result], baseline: str = "full", resamples: int = 10
                 "high": found["difference_high"],
             }
             line |= {"p": found["p"], "p (Holm)": found["p_holm"]}
+            shared = [(mean, whole_means[s]) for s, mean in found["by_set"].items() if s in whole_means]
+            line["p (seeds)"] = paired_t(*zip(*shared, strict=True)) if len(shared) > 1 else float("nan")
         paper = PAPER_FIRST_STAGE if name == FIRST_STAGE else RECIPES[name].paper if name in RECIPES else None
         if paper is not None and whole is not None and name != baseline:
             line["paper"] = round(paper - whole, 2)

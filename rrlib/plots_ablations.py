@@ -60,7 +60,17 @@ def markdown(table: pd.DataFrame, results: Sequence[Result]) -> str:
     """The table as Markdown, with what it is of."""
     seeds = sorted({r.seed for r in results})
     kinds = sorted({r.data_kind for r in results})
-    head = ["row", METRIC, "by seed", "difference [95% interval]", "p (Holm)", "paper (points)", "valid", "n"]
+    head = [
+        "row",
+        METRIC,
+        "by seed",
+        "difference [95% interval]",
+        "p (Holm)",
+        "p (seeds)",
+        "paper (points)",
+        "valid",
+        "n",
+    ]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for name, row in table.iterrows():
         gap = row.get("difference")
@@ -72,6 +82,7 @@ def markdown(table: pd.DataFrame, results: Sequence[Result]) -> str:
             str(row["seeds"]),
             f"{gap:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]" if has else "",
             f"{row['p (Holm)']:.4f}" if has else "",
+            _p(row["p (seeds)"]) if has else "",
             f"{told:+.2f}" if told is not None and told == told else "",
             f"{row['valid']:.1%}" if row["valid"] == row["valid"] else "",
             str(int(row["n"])),
@@ -81,6 +92,10 @@ def markdown(table: pd.DataFrame, results: Sequence[Result]) -> str:
         f"Seeds {', '.join(map(str, seeds))}; {', '.join(kinds)} data, simulated teacher; {METRIC} of sliding windows."
     )
     return "\n".join([what, "", *lines, ""])
+
+
+def _p(value: float) -> str:
+    return "" if value != value else f"{value:.3f}" if value >= 0.0005 else "< 0.001"
 
 
 def steps_markdown(steps: pd.DataFrame) -> str:

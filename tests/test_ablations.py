@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+from scipy import stats
 from smoke_chain import Chain
 
 from rrlib import ablations, plots_ablations
@@ -93,7 +94,7 @@ def made_up(row: str, seed: int, shift: float) -> Result:
 
 
 def test_the_table_is_paired_and_pooled_over_seeds() -> None:
-    results = [made_up("full", seed, 0.0) for seed in (1, 2)] + [made_up("no RL", seed, -0.1) for seed in (1, 2)]
+    results = [made_up("full", seed, 0.0) for seed in (1, 2)] + [made_up("no RL", seed, -0.1 * seed) for seed in (1, 2)]
     made = table(results, resamples=2000)
     row = made.loc["no RL"]
     by_hand = [a.values[q] - b.values[q] for a, b in zip(results[2:], results[:2], strict=True) for q in a.values]
@@ -101,12 +102,15 @@ def test_the_table_is_paired_and_pooled_over_seeds() -> None:
     assert row["low"] <= row["difference"] <= row["high"] < 0 and row["n"] == 80
     assert row["p"] < 0.01 and row["paper"] == pytest.approx(33.15 - 35.74)
     assert made.loc["full", "difference"] != made.loc["full", "difference"]  # the baseline has none
+    full, cut = [[sum(r.values.values()) / len(r.values) for r in some] for some in (results[:2], results[2:])]
+    assert row["p (seeds)"] == pytest.approx(stats.ttest_rel(full, cut).pvalue)
 
 
 def test_a_row_that_lacks_a_seed_names_those_it_has() -> None:
     results = [made_up("full", seed, 0.0) for seed in (1, 2)] + [made_up("no RL", 2, -0.1)]
     made = table(results, resamples=500)
     assert made.loc["no RL", "seeds"].startswith("2: ") and ":" not in made.loc["full", "seeds"]
+    assert made["p (seeds)"].isna().all()  # one pair of trainings
 
 
 def test_signs_that_differ_from_the_papers_are_listed_with_a_sentence() -> None:
@@ -151,7 +155,8 @@ def test_stored_rows_are_whole(tmp_path: Path) -> None:
     results = ablations.stored_results()
     seeds = {r.seed for r in results}
     assert {r.row for r in results} <= {"first stage", *RECIPES}
-    assert all(len(r.values) >= 200 and min(r.values.values()) >= 0 for r in results) and seeds
+    assert all(len(r.values) == 600 and min(r.values.values()) >= 0 for r in results) and len(seeds) == 3
+    assert {(r.row, r.seed) for r in results} == {(name, seed) for name in ("first stage", *RECIPES) for seed in seeds}
 
 
 def test_a_finished_run_gives_the_rows_that_it_made(chain: Chain, tmp_path: Path) -> None:
