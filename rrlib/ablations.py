@@ -203,7 +203,8 @@ class Table:
             return model, 0
         examples = self.examples(seed, recipe)
         count = len(examples)
-        same = hash_text(json.dumps([recipe.alpha, recipe.domains, recipe.style]))[:8]
+        alpha = None if recipe.alpha == s.alpha else recipe.alpha  # the profile's, said or not, is one training
+        same = hash_text(json.dumps([alpha, recipe.domains, recipe.style]))[:8]
         if recipe.sft:
             trained = train_sft(examples, model, home / f"sft-{same}", replace(s.sft, seed=seed), recipe.style)
             model, seconds["sft"] = str(trained.checkpoint), trained.seconds

@@ -56,6 +56,8 @@ def test_what_rows_share_is_trained_once(filled: tuple[Table, list[Result]]) -> 
     (home,) = maker.folder.glob("seed-3-*")
     # full, no RL and the NDCG-only reward share one SFT; no reasoning and one domain have their own
     assert len(list(home.glob("sft-*"))) == 3
+    said = dataclasses.replace(RECIPES["no RL"], alpha=maker.setting.alpha)
+    assert maker.checkpoint(3, said, {}) == maker.checkpoint(3, RECIPES["no RL"], {})
     assert sorted(p.name for p in home.glob("grpo-*")) == ["grpo-full", "grpo-ndcg-only-reward", "grpo-one-domain"]
     rewards = {p.name: json.loads((p / "inputs.json").read_text())["reward"] for p in home.glob("grpo-*")}
     assert "recall 0, rbo 0" in rewards["grpo-ndcg-only-reward"] and "recall 0.2, rbo 0.1" in rewards["grpo-full"]

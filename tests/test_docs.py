@@ -19,7 +19,17 @@ from rrlib.strategies import STRATEGIES
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
-PAGES = ("method", "formats", "profiles", "adding-a-domain", "adding-a-strategy", "adding-an-engine", "faq", "teaching")
+PAGES = (
+    "method",
+    "formats",
+    "profiles",
+    "adding-a-domain",
+    "adding-a-strategy",
+    "adding-an-engine",
+    "faq",
+    "teaching",
+    "thinking",
+)
 SHORT = ("adding-a-domain", "adding-a-strategy", "adding-an-engine")
 NAME = re.compile(r"`(rrlib(?:\.\w+)*):([\w.]+)`")
 
