@@ -234,8 +234,9 @@ stage.figure("alpha", figures.choice_curves(choices, threshold)) if len(choices)
 # noise: with few validation queries the curve is rough, and the interval wide.
 #
 # Right lists are a means. The end is a good ranking after both trainings; `benchmarks/validation_choice.py` judges
-# that, on validation queries too. In the embedded world the two disagree (docs/experiments.md): a strict filter is best
-# for imitation, but leaves reinforcement the easy queries only. So the profiles keep the paper's alpha.
+# that, on validation queries too. In the embedded world the two disagree (docs/experiments.md): the ranking cannot tell
+# the paper's 0.4 from no filter at all, and a strict 0.7, good for imitation, left reinforcement the easy queries only.
+# So the profiles keep the paper's alpha.
 
 # %% [markdown]
 # ### All queries
