@@ -425,7 +425,7 @@ def table(results: Sequence[Result], baseline: str = "full", resamples: int = 10
     whole = RECIPES[baseline].paper if baseline in RECIPES else None
     lines, seeds = [], len({r.seed for r in results})
     every = paired_rows(values, baseline if baseline in values else next(iter(values)), resamples=resamples)
-    whole_means = next((found["by_set"] for found in every if found["system"] == baseline), {})
+    whole_means: Mapping[str, float] = next((f["by_set"] for f in every if f["system"] == baseline), {})
     for found in every:
         name, mine = found["system"], [r for r in results if r.row == found["system"]]
         line: dict[str, Any] = {
