@@ -30,6 +30,7 @@ from rrlib.manifest import read_json
 from rrlib.reward import MultiViewReward
 from rrlib.stages import audition
 from rrlib.training.grpo import GRPOSettings, train_grpo
+from rrlib.training.measure import device
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "grpo": {},
@@ -105,7 +106,7 @@ def main(argv: list[str] | None = None) -> int:
     means = {name: statistics.mean(values) for name, values in scores.items()}
     best = max(means, key=lambda name: means[name])
     value = round(means[best] - next(iter(means.values())), 4)
-    result |= {"value": value, "goal": None, "holds": True, "n": len(before), "device": "cpu, 1 thread"}
+    result |= {"value": value, "goal": None, "holds": True, "n": len(before), "device": device()[1]}
     print(json.dumps({**result, "best": best, "ndcg": means}))
     return 0
 

@@ -23,6 +23,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from rrlib.engines import Decoding
 from rrlib.evaluation import Experiment, Listwise, load_benchmark, plan_experiment
 from rrlib.manifest import outputs_root
+from rrlib.training.measure import device
 
 METRIC = "nDCG@10"
 
@@ -64,7 +65,7 @@ def main(argv: list[str] | None = None) -> None:
         "goal": None,
         "holds": True,
         "n": int(row["n"]),
-        "device": "cpu, 1 thread",
+        "device": device()[1],
     }
     print(json.dumps(last))
 

@@ -70,9 +70,11 @@ def test_with_checkpointing_no_bf16_copy_of_a_weight_outlives_the_forward_pass()
     matrices = parameters(shape)["layer"] - 2 * 96 - (96 + 2 * 32)  # norms and the biases of q, k, v are no matrices
     assert kept(shape, 2, 112, False, copies=True) == 2 * 2 * matrices
     assert kept(shape, 2, 112, True, copies=True) == 0
-    plans = [plan_sft(dataclasses.replace(SFT, gradient_checkpointing=on), SEVEN, Launch(), 0) for on in (True, False)]
-    phases = [{part.name: part.phase for part in plan.parts}["bf16 copies of weights"] for plan in plans]
-    assert phases == ["forward", "always"]
+    cases = ((True, 1, False), (False, 1, True), (True, 8, True))  # checkpointing, processes, whether they are counted
+    for on, processes, counted in cases:
+        settings = dataclasses.replace(SFT, gradient_checkpointing=on)
+        plan = plan_sft(settings, SEVEN, Launch(processes), 80 * GIB)
+        assert ("bf16 copies of weights" in {part.name for part in plan.parts}) is counted
 
 
 def test_parameters_and_cache_of_known_models() -> None:

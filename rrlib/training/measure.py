@@ -1,5 +1,5 @@
-"""What the benchmarks share that train: the device, a model without weights worth the name, and
-the result where nothing can be measured."""
+"""What the benchmarks share that train: the device, a model without weights worth the name, and the result where
+nothing can be measured."""
 
 from __future__ import annotations
 

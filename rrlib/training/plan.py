@@ -33,8 +33,7 @@ KV = "PagedAttention (arXiv 2309.06180), section 3.1"
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One line of a plan. bytes: on each GPU. phase: `always`, or only in the `forward` pass of an update, in its
-    backward pass (`update`: what the forward pass keeps is there too), or in the `rollouts`."""
+    """One line of a plan. bytes: on each GPU. phase: `always`, or only in the `update`, or only in the `rollouts`."""
 
     name: str
     bytes: float
@@ -56,7 +55,7 @@ class Plan:
     @property
     def needed(self) -> float:
         """Bytes on each GPU, in the phase that needs most."""
-        return self.sum("always") + max(self.sum(phase) for phase in ("forward", "update", "rollouts"))
+        return self.sum("always") + max(self.sum("update"), self.sum("rollouts"))
 
     def sum(self, phase: str) -> float:
         """Bytes of the parts of a phase."""
@@ -132,12 +131,13 @@ def _states(shape: Shape, settings: SFTSettings | GRPOSettings, launch: Launch) 
     if shared == "full":
         widest = max(2 * count["layer"], count["embedding"] + count["head"])
         parts.append(Part("gathered layers", 2.0 * widest, "2 bytes * max(2 layers, embeddings)", ZERO))
-    elif not settings.lora_rank and settings.gradient_checkpointing:  # autocast forgets them when the pass ends
+    elif not settings.lora_rank and settings.gradient_checkpointing and W == 1:
+        # Autocast forgets its copies when the forward pass ends, before the gradients (4T) are there. With more
+        # processes this is not measured (DDP's buckets are there from the start), so both are counted.
         one = 2.0 * max(count["layer"], count["head"])
-        parts.append(Part("bf16 copies of weights", 2.0 * everything, "2P (in the forward pass)", MEASURED, "forward"))
         parts.append(Part("bf16 copies of one layer", one, "2 bytes * max(layer, head)", MEASURED, "update"))
     elif not settings.lora_rank:
-        parts.append(Part("bf16 copies of weights", 2.0 * everything, "2P (the backward pass needs them)", MEASURED))
+        parts.append(Part("bf16 copies of weights", 2.0 * everything, "2P (autocast keeps them for a pass)", MEASURED))
     return parts
 
 
