@@ -22,9 +22,9 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from rrlib.ablations import RECIPES, Table, setting_of
 from rrlib.doctor import training_dtype
 from rrlib.reward import MultiViewReward
+from rrlib.studies.ablations import RECIPES, Table, setting_of
 from rrlib.training.grpo import train_grpo
 from rrlib.training.sft import train_sft
 

@@ -24,12 +24,12 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import measure
 import torch
 
+from rrlib.plans.shapes import Shape
 from rrlib.reward import MultiViewReward
-from rrlib.training import measure
 from rrlib.training.grpo import GRPOSettings, train_grpo
-from rrlib.training.shapes import Shape
 from rrlib.types import Passage, Query, RankingExample
 
 PARTS = ("time/generate", "time/score", "time/update")

@@ -24,13 +24,14 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from measure import device
+
+from rrlib.chain.manifest import read_json
+from rrlib.chain.stages import audition
 from rrlib.evaluation.significance import bootstrap_interval
 from rrlib.formats import read_collection, read_examples
-from rrlib.manifest import read_json
 from rrlib.reward import MultiViewReward
-from rrlib.stages import audition
 from rrlib.training.grpo import GRPOSettings, train_grpo
-from rrlib.training.measure import device
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "grpo": {},

@@ -18,8 +18,8 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from rrlib.training.measure import device
-from rrlib.trials import NOTHINK, arguments, markdown, opened, pooled
+from measure import device
+from trials import NOTHINK, arguments, markdown, opened, pooled
 
 METRIC, GOAL = "nDCG@10", 2.0
 

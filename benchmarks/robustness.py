@@ -20,10 +20,11 @@ from dataclasses import replace
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from measure import device
+
+from rrlib.chain.manifest import outputs_root
 from rrlib.engines import Decoding
 from rrlib.evaluation import Experiment, Listwise, load_benchmark, plan_experiment
-from rrlib.manifest import outputs_root
-from rrlib.training.measure import device
 
 METRIC = "nDCG@10"
 

@@ -2,7 +2,7 @@
 
 Random weights of Qwen2.5-7B's shapes, float32 with their optimiser states as in full fine-tuning, bf16 autocast,
 gradient checkpointing, rows of 4k to 23k tokens. Where the states of all 28 layers do not fit one GPU, as many layers
-are taken as do (the plan of rrlib.training.plan says how many), and the table says so. Each length is timed twice in
+are taken as do (the plan of rrlib.plans.training says how many), and the table says so. Each length is timed twice in
 one process, in turn: TRL's trainer with our settings, and a plain transformers loop (model(labels=...), backward,
 AdamW).
 
@@ -29,15 +29,15 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import measure
 import torch
 
 from rrlib.errors import InputError
-from rrlib.training import measure
+from rrlib.plans.shapes import KNOWN, Shape, flops_per_token
+from rrlib.plans.training import GIB, device_memory, plan_sft
 from rrlib.training.common import tamed_trl
 from rrlib.training.launch import Launch
-from rrlib.training.plan import GIB, device_memory, plan_sft
 from rrlib.training.sft import SFTSettings, sft_config
-from rrlib.training.shapes import KNOWN, Shape, flops_per_token
 
 LENGTHS = (4096, 8192, 16384, 23552)
 GOAL_LENGTH, GOAL = 8192, 0.5

@@ -23,8 +23,8 @@ from typing import Any
 
 from rrlib.engines.base import Decoding, Message, Reply
 from rrlib.engines.openai import OpenAIClient
-from rrlib.synthesis.items import Item
 from rrlib.synthesis.pipeline import synthesize
+from rrlib.synthesis.sources.items import Item
 from rrlib.types import Passage, Query
 
 PASSAGES = 20

@@ -20,10 +20,11 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from measure import device
+from trials import NOTHINK, arguments, markdown, opened, pooled
+
 from rrlib.evaluation import Routed
-from rrlib.plots_evaluation import budget_curve
-from rrlib.training.measure import device
-from rrlib.trials import NOTHINK, arguments, markdown, opened, pooled
+from rrlib.lesson.plots.evaluation import budget_curve
 
 METRIC = "nDCG@10"
 

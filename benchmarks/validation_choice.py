@@ -21,14 +21,15 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from rrlib.ablations import RECIPES, Table, setting_of
+from measure import device
+
+from rrlib.chain.manifest import outputs_root
 from rrlib.engines import Decoding
 from rrlib.evaluation import Experiment, Listwise, from_collection
 from rrlib.evaluation.paired import in_words, paired_rows
 from rrlib.formats import read_collection
-from rrlib.manifest import outputs_root
 from rrlib.responses import valid_share
-from rrlib.training.measure import device
+from rrlib.studies.ablations import RECIPES, Table, setting_of
 
 METRIC = "nDCG@10"
 

@@ -29,14 +29,15 @@
 # %%
 import pandas as pd
 
-from rrlib import explain, lesson_plots
+from rrlib.chain.params import collect
+from rrlib.chain.run import begin
+from rrlib.chain.stages import check_exercise, open_corpus, passages_table
 from rrlib.engines.base import Decoding
 from rrlib.formats import read_collection
-from rrlib.params import collect
+from rrlib.lesson import explain
+from rrlib.lesson.plots import tour as lesson_plots
 from rrlib.rerank import Reranker
 from rrlib.reward import MultiViewReward
-from rrlib.run import begin
-from rrlib.stages import check_exercise, open_corpus, passages_table
 from rrlib.strategies import StrategySpec
 
 # %% [markdown]
@@ -97,7 +98,7 @@ stage.figure("compare", lesson_plots.run_compare(before, after, test.qrels, labe
 
 # %%
 if interactive:
-    from rrlib import widgets
+    from rrlib.lesson import widgets
 
     widgets.show(widgets.run_compare({"BM25": before, "reranked": after}, test.qrels))
 

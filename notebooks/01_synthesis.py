@@ -28,12 +28,9 @@
 # ## Set-up
 
 # %%
-from rrlib import plots
-from rrlib.engines.base import Decoding
-from rrlib.formats import read_collection
-from rrlib.params import collect
-from rrlib.run import begin
-from rrlib.stages import (
+from rrlib.chain.params import collect
+from rrlib.chain.run import begin
+from rrlib.chain.stages import (
     check_exercise,
     consistencies,
     kept_and_dropped,
@@ -42,14 +39,18 @@ from rrlib.stages import (
     passages_table,
     split_sizes,
 )
-from rrlib.synthesis import figures, story
+from rrlib.engines.base import Decoding
+from rrlib.formats import read_collection
+from rrlib.lesson import story
+from rrlib.lesson.plots import basics as plots
+from rrlib.lesson.plots import synthesis as figures
+from rrlib.plans.synthesis import plan
 from rrlib.synthesis.domains import table_of_recipes
-from rrlib.synthesis.export import JOURNAL
+from rrlib.synthesis.export import data_card, examples_of, import_examples
 from rrlib.synthesis.pipeline import follow, synthesize
-from rrlib.synthesis.plan import plan
-from rrlib.synthesis.prices import price_for
-from rrlib.synthesis.progress import ProgressLine
-from rrlib.synthesis.publish import data_card, examples_of, import_examples
+from rrlib.synthesis.results import JOURNAL
+from rrlib.synthesis.teacher.prices import price_for
+from rrlib.synthesis.teacher.progress import ProgressLine
 
 # %% [markdown]
 # Every number that a profile may change stands in the next cell, and nowhere else. The defaults are the smoke profile.

@@ -26,17 +26,17 @@
 # ## Set-up
 
 # %%
-from rrlib.explain import labels_of
-from rrlib.params import collect
+from rrlib.chain.from_profile import launch_of, sft_settings
+from rrlib.chain.params import collect
+from rrlib.chain.planning import plan_of
+from rrlib.chain.run import begin
+from rrlib.chain.stages import audition, audition_table, check_exercise, collection_of, examples_for, passages_table
+from rrlib.lesson.explain import labels_of
+from rrlib.lesson.plots.training import Live, sft_curves
+from rrlib.plans.training import render
 from rrlib.prompts import format_response
-from rrlib.run import begin
-from rrlib.stages import audition, audition_table, check_exercise, collection_of, examples_for, passages_table
-from rrlib.training.curves import Live, sft_curves
 from rrlib.training.launch import train
-from rrlib.training.plan import render
-from rrlib.training.planning import plan_of
 from rrlib.training.probe import read_answers
-from rrlib.training.settings import launch_of, sft_settings
 from rrlib.training.sft import encode_for_sft
 
 # %% tags=["parameters"]

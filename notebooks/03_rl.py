@@ -30,19 +30,19 @@
 # %%
 import pandas as pd
 
-from rrlib import plots
-from rrlib.params import collect
+from rrlib.chain.from_profile import grpo_settings, launch_of, reward_of
+from rrlib.chain.params import collect
+from rrlib.chain.planning import plan_of
+from rrlib.chain.run import begin
+from rrlib.chain.stages import audition, audition_table, check_exercise, collection_of, examples_for, one_group
+from rrlib.lesson.plots import basics as plots
+from rrlib.lesson.plots.training import Live, grpo_curves
+from rrlib.plans.training import render
 from rrlib.prompts import format_response
-from rrlib.run import begin
-from rrlib.stages import audition, audition_table, check_exercise, collection_of, examples_for, one_group
 from rrlib.training.alarms import read_alarms
 from rrlib.training.completions import read_completions
-from rrlib.training.curves import Live, grpo_curves
 from rrlib.training.launch import train
-from rrlib.training.plan import render
-from rrlib.training.planning import plan_of
 from rrlib.training.probe import read_answers
-from rrlib.training.settings import grpo_settings, launch_of, reward_of
 
 # %% tags=["parameters"]
 run = "smoke"  # name of the run: a folder below outputs/

@@ -30,11 +30,7 @@
 # ## Set-up
 
 # %%
-from rrlib import lesson_plots, plots
-from rrlib import plots_evaluation as figures
-from rrlib.engines.base import Decoding
-from rrlib.evaluation import Experiment, Interpolated, Listwise, plan_experiment
-from rrlib.evaluation.chain import (
+from rrlib.chain.evaluation import (
     against,
     chain_checkpoints,
     evaluation_data,
@@ -42,10 +38,15 @@ from rrlib.evaluation.chain import (
     result_rows,
     window_traces,
 )
+from rrlib.chain.params import collect
+from rrlib.chain.run import SYSTEMS, begin, write_results
+from rrlib.chain.stages import check_exercise, verdicts_of
+from rrlib.engines.base import Decoding
+from rrlib.evaluation import Experiment, Interpolated, Listwise, plan_experiment
 from rrlib.formats import write_jsonl, write_run
-from rrlib.params import collect
-from rrlib.run import SYSTEMS, begin, write_results
-from rrlib.stages import check_exercise, verdicts_of
+from rrlib.lesson.plots import basics as plots
+from rrlib.lesson.plots import evaluation as figures
+from rrlib.lesson.plots import tour as lesson_plots
 from rrlib.strategies import plan, sliding_spans, sliding_window
 
 # %% tags=["parameters"]
@@ -246,7 +247,7 @@ stage.figure("queries", lesson_plots.run_compare(before, after, data[0].qrels, l
 
 # %%
 if interactive:
-    from rrlib import widgets
+    from rrlib.lesson import widgets
 
     rankings = {"first stage": before, **{name: result.ranking(name, first) for name in models}}
     widgets.show(widgets.run_compare(rankings, data[0].qrels, baseline="first stage"))

@@ -30,11 +30,11 @@
 # %%
 import pandas as pd
 
-from rrlib import plots_ablations as figures
-from rrlib.ablations import METRIC, RECIPES, Table, compared, questions, setting_of, stored_results, table
-from rrlib.params import collect
-from rrlib.run import begin
-from rrlib.stages import check_exercise
+from rrlib.chain.params import collect
+from rrlib.chain.run import begin
+from rrlib.chain.stages import check_exercise
+from rrlib.studies import report as figures
+from rrlib.studies.ablations import METRIC, RECIPES, Table, compared, questions, setting_of, stored_results, table
 
 # %% [markdown]
 # Every number that a profile may change stands in the next cell. What the rows share (sizes, trainings) are the values
@@ -46,7 +46,7 @@ seed = 7  # of bootstrap and randomisation test (integer)
 interactive = False  # True shows widgets; only in Jupyter, never under papermill
 stored = True  # True reads the rows kept in the repository; False makes what is missing
 seeds = [7, 8, 9]  # a world, a teacher and a training each (integers)
-rows = []  # rows of the table, none = all of them (names in rrlib.ablations)
+rows = []  # rows of the table, none = all of them (names in rrlib.studies.ablations)
 base = "miniature"  # profile whose sizes and trainings all rows share (name in params/)
 take_from = []  # finished runs of that profile, whose rows need not be made again (folders)
 resamples = 10000  # of bootstrap and randomisation test (count)

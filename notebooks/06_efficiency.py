@@ -30,16 +30,16 @@
 # ## Set-up
 
 # %%
-from rrlib import plots
-from rrlib import plots_evaluation as figures
-from rrlib.efficiency import kept_results
+from rrlib.chain.evaluation import against, evaluation_data, mode_of
+from rrlib.chain.params import collect
+from rrlib.chain.run import begin
+from rrlib.chain.stages import check_exercise, examples_for
 from rrlib.engines.base import Decoding
 from rrlib.evaluation import Experiment, Listwise, Pointwise, Routed, plan_experiment
-from rrlib.evaluation.chain import against, evaluation_data, mode_of
-from rrlib.params import collect
+from rrlib.lesson.plots import basics as plots
+from rrlib.lesson.plots import evaluation as figures
 from rrlib.prompts import POINT, format_target
-from rrlib.run import begin
-from rrlib.stages import check_exercise, examples_for
+from rrlib.studies.stored import kept_results
 from rrlib.training.mix import both_modes, pointwise_examples
 from rrlib.training.sft import SFTSettings, train_sft
 

@@ -20,11 +20,11 @@ from rrlib.engines import Decoding, Engine, Reply, Request, make_engine
 from rrlib.engines.replay import MISSING, Key
 from rrlib.errors import EngineError, InputError
 from rrlib.prompts import PromptBuilder, get_style
+from rrlib.records import WindowLog
 from rrlib.resources import model_hash
 from rrlib.responses import parse_lenient
 from rrlib.strategies import Answer, Strategy, StrategySpec, Window, plan
 from rrlib.types import Candidates, Passage, Query
-from rrlib.windowlog import WindowLog
 
 CLOSING = " </think> <answer>"
 """What closes a chain that has used up its budget; the model goes on from there."""

@@ -11,6 +11,9 @@ from typing import Any
 
 from rrlib.errors import InputError, MissingFileError
 
+PACKAGE = Path(__file__).resolve().parent
+"""The folder of the package. Its parent is the clone, where there is one."""
+
 
 def resolve(ref: str | Path) -> str:
     """A folder or hub name for `from_pretrained`: `package:module/sub/folder` becomes the path inside that package."""

@@ -10,9 +10,10 @@ import pytest
 from scipy import stats
 from smoke_chain import Chain
 
-from rrlib import ablations, plots_ablations
-from rrlib.ablations import RECIPES, Result, Table, compared, read_results, setting_of, table
 from rrlib.errors import InputError
+from rrlib.studies import ablations
+from rrlib.studies import report as plots_ablations
+from rrlib.studies.ablations import RECIPES, Result, Table, compared, read_results, setting_of, table
 from rrlib.training.grpo import GRPOSettings
 from rrlib.training.sft import SFTSettings
 
@@ -195,6 +196,6 @@ def test_steps_are_judged_seed_by_seed() -> None:
 def test_the_docs_say_what_the_stored_rows_say() -> None:
     root = Path(__file__).resolve().parents[1]
     page = (root / "docs" / "ablations.md").read_text(encoding="utf-8")
-    assert ablations.stored_page().strip() in page, "run `python -m rrlib.ablations` and put its lines into the page"
+    assert ablations.stored_page().strip() in page, "put the lines of `python -m rrlib.studies.ablations` into the page"
     steps = plots_ablations.steps_markdown(ablations.steps_table(ablations.stored_results())).strip()
     assert steps in (root / "README.md").read_text(encoding="utf-8"), "its first table belongs into README.md"

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from rrlib.chain.params import inputs_of, load_profile
 from rrlib.cli import main
 from rrlib.errors import InputError
 from rrlib.evaluation import BENCHMARKS
-from rrlib.evaluation.planner import SHAPES, paper_plan
-from rrlib.params import inputs_of, load_profile
+from rrlib.plans.evaluation import SHAPES, paper_plan
 
 ROOT = Path(__file__).resolve().parents[1]
 PROFILE = ROOT / "params" / "bright-7b.yaml"
@@ -116,7 +116,7 @@ def lay_out_bright(root: Path) -> None:
 
 
 def test_its_whole_path_runs_with_the_miniatures_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rrlib.run import run_chain
+    from rrlib.chain.run import run_chain
 
     lay_out_bright(tmp_path / "data")
     monkeypatch.setenv("RRLIB_OUTPUTS", str(tmp_path / "outputs"))

@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 from smoke_chain import ROOT, SMOKE, Chain, environment, rrlib_run
 
+from rrlib.chain.params import STAGES, collect, declared_parameters, notebook_path
+from rrlib.chain.run import ROW_KEYS, SYSTEMS, begin, render_results, run_chain, stage_named, write_results
 from rrlib.cli import main
 from rrlib.errors import InputError, StageError
-from rrlib.params import STAGES, collect, declared_parameters, notebook_path
-from rrlib.run import ROW_KEYS, SYSTEMS, begin, render_results, run_chain, stage_named, write_results
 
 
 @pytest.fixture
@@ -184,7 +184,7 @@ def test_03_and_04_opened_alone_run_the_stages_before_them_and_say_so(
 
     monkeypatch.setenv("RRLIB_OUTPUTS", str(tmp_path))
     monkeypatch.delenv("RRLIB_CHAIN", raising=False)
-    monkeypatch.setattr("rrlib.run.subprocess.Popen", Runner)
+    monkeypatch.setattr("rrlib.chain.run.subprocess.Popen", Runner)
     defaults = {name: parameter.default for name, parameter in declared_parameters(notebook_path(stage)).items()}
     begin(collect(stage, defaults))
     (command,) = asked
@@ -208,7 +208,7 @@ def small_notebook(path: Path, *cells: str) -> Path:
 
 
 def test_the_kernel_is_this_interpreter_with_this_library(tmp_path: Path) -> None:
-    from rrlib.papermill_engine import execute
+    from rrlib.chain.papermill_engine import execute
 
     code = "import os, sys, rrlib; print(sys.prefix); print(rrlib.__file__); print(os.environ['RRLIB_CHAIN'], x)"
     lines: list[str] = []
@@ -234,7 +234,7 @@ def test_the_kernel_is_this_interpreter_with_this_library(tmp_path: Path) -> Non
 def test_a_failing_cell_is_named_and_the_partial_notebook_stays(
     code: str, kind: type[Exception], words: str, tmp_path: Path
 ) -> None:
-    from rrlib.papermill_engine import execute
+    from rrlib.chain.papermill_engine import execute
 
     notebook = small_notebook(tmp_path / "a.ipynb", "print('came this far')", code, "print('never')")
     output = tmp_path / "out" / "a.ipynb"
@@ -253,7 +253,7 @@ def test_ctrl_c_keeps_what_ran_and_frees_the_kernel(tmp_path: Path) -> None:
         "import time; time.sleep(120)",
     )
     script = (
-        "import sys; from pathlib import Path; from rrlib.papermill_engine import execute\n"
+        "import sys; from pathlib import Path; from rrlib.chain.papermill_engine import execute\n"
         "try: execute(Path(sys.argv[1]), Path(sys.argv[2]), {'x': 2}, echo=print, live=False)\n"
         "except KeyboardInterrupt: sys.exit(130)"
     )
@@ -277,7 +277,7 @@ def _wait_until(done: Any, seconds: float = 60.0) -> None:
 
 
 def test_the_live_line_tells_section_and_last_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from rrlib.papermill_engine import execute
+    from rrlib.chain.papermill_engine import execute
 
     notebook = small_notebook(tmp_path / "a.ipynb", "print('step 3 of 9', flush=True)\nimport time; time.sleep(2.5)")
     execute(notebook, tmp_path / "out.ipynb", {"x": 2}, echo=print, live=True)

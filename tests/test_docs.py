@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
+from rrlib.chain.params import load_profile
 from rrlib.cli import commands, main
-from rrlib.params import load_profile
 from rrlib.strategies import STRATEGIES
 
 ROOT = Path(__file__).resolve().parent.parent

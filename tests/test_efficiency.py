@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from rrlib.efficiency import EXPERIMENTS, SHOWN, STORED, keep, kept_results
+from rrlib.chain.papermill_engine import execute
+from rrlib.chain.params import inputs_of, load_profile, notebook_path
 from rrlib.errors import InputError
 from rrlib.evaluation import ExperimentResult
-from rrlib.papermill_engine import execute
-from rrlib.params import inputs_of, load_profile, notebook_path
+from rrlib.studies.stored import EXPERIMENTS, SHOWN, STORED, keep, kept_results
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = {

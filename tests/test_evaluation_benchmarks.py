@@ -16,9 +16,9 @@ import pytest
 from rrlib.errors import EngineError, InputError, MissingFileError, MissingPackageError
 from rrlib.evaluation import BENCHMARKS, REPORTED, Benchmark, expand, get_benchmark, load_benchmark, reported_table
 from rrlib.evaluation.fetch import fetch
-from rrlib.evaluation.firststage import bm25_run
 from rrlib.evaluation.metrics import mean, per_query
 from rrlib.evaluation.reference import ABLATIONS, reported_for
+from rrlib.retrieval import bm25_run
 
 SIX = {
     "economics": (103, 32.65),

@@ -1,4 +1,4 @@
-"""What the lesson shows: numbers of rrlib.explain, figures of rrlib.lesson_plots that draw them, widgets that move."""
+"""What the lesson shows: numbers of rrlib.lesson.explain, figures of lesson.plots.tour that draw them, widgets."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from PIL import Image
 
-from rrlib import explain, lesson_plots, widgets
 from rrlib.errors import InputError
+from rrlib.lesson import explain, widgets
+from rrlib.lesson.plots import tour as lesson_plots
 from rrlib.prompts import format_response
 from rrlib.reward import MultiViewReward
 from rrlib.strategies import STRATEGIES, StrategySpec, drive, plan

@@ -12,7 +12,7 @@ import pytest
 from smoke_chain import ROOT, Chain
 
 from rrlib.cli import main
-from rrlib.lesson import MARK, build_lesson, export_html, lesson_notebooks, question
+from rrlib.lesson.copies import MARK, build_lesson, export_html, lesson_notebooks, question
 
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII="
 

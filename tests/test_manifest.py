@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from rrlib import manifest
-from rrlib.errors import StageError
-from rrlib.manifest import (
+from rrlib.chain import manifest
+from rrlib.chain.manifest import (
     Stage,
     differences,
     hash_file,
@@ -25,6 +24,7 @@ from rrlib.manifest import (
     stage_state,
     write_json,
 )
+from rrlib.errors import StageError
 
 
 @pytest.fixture
@@ -232,7 +232,7 @@ def test_a_torn_manifest_is_no_manifest(tmp_path: Path, notebook: Path) -> None:
 
 
 def test_a_figure_is_saved_named_and_given_back(tmp_path: Path, notebook: Path) -> None:
-    from rrlib.plots import consistency_histogram
+    from rrlib.lesson.plots.basics import consistency_histogram
 
     stage = begin(tmp_path / "r", notebook)
     stage.data_kind = "real"

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from rrlib.params import STAGES, declared_parameters
-from rrlib.training.settings import read_parameters
+from rrlib.chain.from_profile import read_parameters
+from rrlib.chain.params import STAGES, declared_parameters
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rrlib.errors import MissingFileError, ProfileError
-from rrlib.params import (
+from rrlib.chain.params import (
     RESERVED,
     STAGES,
     check_value,
@@ -19,6 +18,7 @@ from rrlib.params import (
     notebook_path,
     repository,
 )
+from rrlib.errors import MissingFileError, ProfileError
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAD = "name: mine\nseed: 1\n"

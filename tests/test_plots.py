@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from rrlib import plots
 from rrlib.errors import InputError
+from rrlib.lesson.plots import basics as plots
 
 HISTORY: list[dict[str, Any]] = [
     {

@@ -8,9 +8,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from rrlib import plots_evaluation as figures
+from rrlib.chain.evaluation import window_traces
 from rrlib.errors import InputError
-from rrlib.evaluation.chain import window_traces
+from rrlib.lesson.plots import evaluation as figures
 
 
 def test_differences_are_sorted_and_counted() -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from rrlib import stages
+from rrlib.chain import stages
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))

@@ -9,11 +9,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from rrlib.errors import InputError, StageError
-from rrlib.evaluation.tables import compare, oracle_run
-from rrlib.formats import read_collection, write_examples, write_jsonl
-from rrlib.manifest import open_stage, read_json
-from rrlib.stages import (
+from rrlib.chain.manifest import open_stage, read_json
+from rrlib.chain.stages import (
     audition,
     audition_table,
     check_exercise,
@@ -30,6 +27,9 @@ from rrlib.stages import (
     split_sizes,
     verdicts_of,
 )
+from rrlib.errors import InputError, StageError
+from rrlib.evaluation.tables import compare, oracle_run
+from rrlib.formats import read_collection, write_examples, write_jsonl
 from rrlib.types import Passage, Query, RankingExample
 
 BUILD = "rrlib.miniature:build"

@@ -27,8 +27,8 @@ from rrlib.synthesis.filter import filter_examples, filter_table, keeps, self_co
 from rrlib.synthesis.pipeline import follow, synthesize
 from rrlib.synthesis.rank import read_ranking
 from rrlib.synthesis.select import read_selection
-from rrlib.synthesis.store import Store, StoreLock
-from rrlib.synthesis.teacher import run_async, split_reply
+from rrlib.synthesis.teacher.ask import run_async, split_reply
+from rrlib.synthesis.teacher.store import Store, StoreLock
 from rrlib.types import Hit, Passage, Query, RankingExample
 
 GOOD = "good"
@@ -541,7 +541,7 @@ def test_a_full_disk_leaves_a_whole_store(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_two_processes_on_one_store_are_refused(tmp_path: Path) -> None:
-    code = "import sys, pathlib, rrlib.synthesis.store as s; s.StoreLock(pathlib.Path(sys.argv[1]))"
+    code = "import sys, pathlib, rrlib.synthesis.teacher.store as s; s.StoreLock(pathlib.Path(sys.argv[1]))"
     with StoreLock(tmp_path):
         other = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
         assert other.returncode == 1

@@ -19,8 +19,8 @@ from rrlib.engines.base import Decoding
 from rrlib.engines.openai import FatalCallError, OpenAIClient
 from rrlib.errors import EngineError, InputError
 from rrlib.formats import read_jsonl
-from rrlib.synthesis.items import CollectionSource, write_items
 from rrlib.synthesis.pipeline import synthesize
+from rrlib.synthesis.sources.items import CollectionSource, write_items
 
 QUERIES = 500
 COLLECTION = make_collection(QUERIES, pool=6)

@@ -9,8 +9,8 @@ from typing import Any
 
 from rrlib.engines.base import Decoding, Message, Reply
 from rrlib.formats import read_examples, read_jsonl
-from rrlib.synthesis.items import Item
 from rrlib.synthesis.pipeline import follow, synthesize
+from rrlib.synthesis.sources.items import Item
 from rrlib.types import Passage, Query
 
 

@@ -28,7 +28,7 @@ FORK_SERVER = """
 import os, sys
 sys.path.insert(0, {tests!r})
 import test_synthesis as t
-from rrlib.synthesis.teacher import request_hash
+from rrlib.synthesis.teacher.ask import request_hash
 from pathlib import Path
 
 class Logging(t.Teacher):

@@ -15,10 +15,10 @@ from rrlib.engines.base import Decoding, Reply
 from rrlib.engines.limits import Pace, TokenGauge, size_of
 from rrlib.errors import InputError, MissingFileError
 from rrlib.formats import read_jsonl
-from rrlib.synthesis.cache import ResponseCache
-from rrlib.synthesis.ledger import BudgetError
-from rrlib.synthesis.plan import plan
-from rrlib.synthesis.prices import PRICES, Price, price_of, read_prices
+from rrlib.plans.synthesis import plan
+from rrlib.synthesis.teacher.cache import ResponseCache
+from rrlib.synthesis.teacher.ledger import BudgetError
+from rrlib.synthesis.teacher.prices import PRICES, Price, price_of, read_prices
 
 PRICE = Price(1.0, 10.0)
 """Dollars a million tokens: the toy teacher's 10 tokens in and 3 or 9 out cost 40 or 100 millionths."""

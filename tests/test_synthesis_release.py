@@ -17,10 +17,10 @@ from rrlib.engines.base import Reply
 from rrlib.errors import InputError, MissingFileError
 from rrlib.formats import read_examples
 from rrlib.prompts import PromptBuilder, format_response
-from rrlib.synthesis.items import Shard
+from rrlib.synthesis.export import data_card, export, import_examples, stream_examples, to_dataset
 from rrlib.synthesis.merge import merge
-from rrlib.synthesis.publish import data_card, export, import_examples, stream_examples, to_dataset
-from rrlib.synthesis.released import read_prompt, read_released
+from rrlib.synthesis.sources.items import Shard
+from rrlib.synthesis.sources.released import read_prompt, read_released
 from rrlib.types import Passage, Query, RankingExample
 
 

@@ -22,7 +22,7 @@ from rrlib.errors import EngineError
 from rrlib.formats import read_collection, read_jsonl
 from rrlib.miniature import SimulatedTeacher, build
 from rrlib.synthesis.pipeline import synthesize
-from rrlib.synthesis.serve import TeacherServer
+from rrlib.synthesis.teacher.serve import TeacherServer
 
 RATES = {"refusal": 0.05, "cut_off": 0.05, "format_slip": 0.05}
 

@@ -19,10 +19,10 @@ import pytest
 
 from rrlib.cli import main
 from rrlib.errors import EngineError, InputError, MissingFileError
-from rrlib.synthesis.candidates import Bm25, Dense, cut_passages, linked_items, retrieved_items
-from rrlib.synthesis.items import Item, ItemFolder, Shard, item_from_json, item_to_json, write_items
 from rrlib.synthesis.sources import SourceQuery, stackexchange
+from rrlib.synthesis.sources.candidates import Bm25, Dense, cut_passages, linked_items, retrieved_items
 from rrlib.synthesis.sources.html import read_html
+from rrlib.synthesis.sources.items import Item, ItemFolder, Shard, item_from_json, item_to_json, write_items
 from rrlib.synthesis.sources.judged import (
     read_beir,
     read_bright,
@@ -33,7 +33,7 @@ from rrlib.synthesis.sources.judged import (
 )
 from rrlib.synthesis.sources.problems import problem_passages, read_leetcode, read_math, read_theorems
 from rrlib.synthesis.sources.stackexchange import read_posts
-from rrlib.synthesis.websearch import JsonSearch, Page, PageFile, fetch_page
+from rrlib.synthesis.sources.websearch import JsonSearch, Page, PageFile, fetch_page
 from rrlib.types import Passage, Query
 
 # --- StackExchange ---------------------------------------------------------------------------------------------------

@@ -17,22 +17,23 @@ from smoke_chain import SMOKE, Chain, rrlib_run
 from test_synthesis import Teacher, make_collection, run
 from test_synthesis_release import examples, released_13k
 
+from rrlib.chain.manifest import identity, open_stage, stage_state
+from rrlib.chain.papermill_engine import execute
+from rrlib.chain.params import STAGES, load_profile, notebook_path
 from rrlib.cli import main
 from rrlib.engines.base import Decoding, Reply
 from rrlib.errors import InputError
 from rrlib.formats import read_examples
-from rrlib.manifest import identity, open_stage, stage_state
-from rrlib.papermill_engine import execute
-from rrlib.params import STAGES, load_profile, notebook_path
-from rrlib.synthesis import figures, story
+from rrlib.lesson import story
+from rrlib.lesson.plots import synthesis as figures
 from rrlib.synthesis.domains import RECIPES, table_of_recipes
-from rrlib.synthesis.export import JOURNAL, RESULTS
-from rrlib.synthesis.items import CollectionSource
+from rrlib.synthesis.export import examples_of, import_examples
 from rrlib.synthesis.pipeline import follow
-from rrlib.synthesis.prices import Price, price_for
-from rrlib.synthesis.progress import ProgressLine
-from rrlib.synthesis.publish import examples_of, import_examples
-from rrlib.synthesis.teacher import Usage
+from rrlib.synthesis.results import JOURNAL, RESULTS
+from rrlib.synthesis.sources.items import CollectionSource
+from rrlib.synthesis.teacher.ask import Usage
+from rrlib.synthesis.teacher.prices import Price, price_for
+from rrlib.synthesis.teacher.progress import ProgressLine
 
 
 class Believer(Teacher):

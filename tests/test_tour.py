@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from rrlib.papermill_engine import execute
-from rrlib.params import notebook_path
+from rrlib.chain.papermill_engine import execute
+from rrlib.chain.params import notebook_path
 
 
 def test_the_tour_needs_nothing_and_computes_its_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

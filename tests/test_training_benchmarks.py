@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from rrlib.errors import InputError
-from rrlib.training.plan import GIB
-from rrlib.training.shapes import KNOWN
+from rrlib.plans.shapes import KNOWN
+from rrlib.plans.training import GIB
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 KEYS = {"name", "value", "unit", "goal", "holds", "n", "device"}

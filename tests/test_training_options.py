@@ -19,12 +19,12 @@ import trl
 from tiny_training import EXAMPLES, GRPO, SFT
 
 from rrlib.errors import InputError
+from rrlib.lesson.plots.training import Live, grpo_curves, read_log, sft_curves
 from rrlib.prompts import format_response
 from rrlib.reward import MultiViewReward
 from rrlib.training import alarms, grpo
 from rrlib.training.alarms import Alarms, find_alarms, read_alarms
 from rrlib.training.completions import group_bands, read_completions
-from rrlib.training.curves import Live, grpo_curves, read_log, sft_curves
 from rrlib.training.grpo import GRPOSettings, grpo_config, train_grpo
 from rrlib.training.probe import read_answers
 from rrlib.training.sft import train_sft

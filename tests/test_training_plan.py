@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
+from rrlib.chain.planning import plans_of
 from rrlib.cli import main
 from rrlib.errors import InputError
+from rrlib.plans.shapes import KNOWN, Shape, flops_per_token, model_config, parameters, shape_of
+from rrlib.plans.training import GIB, kv_bytes, layer_bytes, plan_grpo, plan_sft, render
 from rrlib.training.grpo import GRPOSettings
 from rrlib.training.launch import Launch
-from rrlib.training.plan import GIB, kv_bytes, layer_bytes, plan_grpo, plan_sft, render
-from rrlib.training.planning import plans_of
 from rrlib.training.sft import SFTSettings
-from rrlib.training.shapes import KNOWN, Shape, flops_per_token, model_config, parameters, shape_of
 
 ROOT = Path(__file__).resolve().parents[1]
 SEVEN, THIRTY = "Qwen/Qwen2.5-7B-Instruct", "Qwen/Qwen2.5-32B-Instruct"

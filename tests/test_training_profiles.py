@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from rrlib.params import Config, load_profile
+from rrlib.chain.from_profile import grpo_settings, launch_of, reward_of, sft_settings
+from rrlib.chain.params import Config, load_profile
+from rrlib.chain.training import config_of
+from rrlib.plans.shapes import KNOWN, meta_model, parameters
 from rrlib.reward import MultiViewReward
 from rrlib.training.common import training_arguments
 from rrlib.training.grpo import GRPOSettings, batches, grpo_config
 from rrlib.training.launch import sharding
 from rrlib.training.schedule import sft_schedule
-from rrlib.training.settings import grpo_settings, launch_of, reward_of, sft_settings
 from rrlib.training.sft import SFTSettings
-from rrlib.training.shapes import KNOWN, meta_model, parameters
-from rrlib.training.stage import config_of
 
 ROOT = Path(__file__).resolve().parents[1]
 PAPER = ("qwen2.5-7b", "qwen2.5-32b-lora", "qwen3-8b", "llama3.1-8b")
@@ -114,7 +114,7 @@ def test_each_builds_its_model_on_the_meta_device(name: str) -> None:
 def test_lora_parameters_are_those_that_peft_trains() -> None:
     from peft import LoraConfig, get_peft_model
 
-    from rrlib.training.shapes import lora_parameters
+    from rrlib.plans.shapes import lora_parameters
 
     shape = KNOWN["Qwen/Qwen2.5-32B-Instruct"]
     adapters = LoraConfig(r=32, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")

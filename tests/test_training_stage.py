@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 from tiny_training import EXAMPLES
 
+from rrlib.chain.from_profile import grpo_settings, launch_of, read_parameters, reward_of, settings_of, sft_settings
+from rrlib.chain.manifest import open_stage, read_json, stage_state
+from rrlib.chain.params import Config, declared_parameters, load_profile, notebook_path
+from rrlib.chain.training import config_of, spread_of, train_stage
 from rrlib.cli import main
 from rrlib.errors import InputError
 from rrlib.formats import write_examples
-from rrlib.manifest import open_stage, read_json, stage_state
-from rrlib.params import Config, declared_parameters, load_profile, notebook_path
 from rrlib.reward import MultiViewReward
 from rrlib.training.grpo import GRPOSettings
 from rrlib.training.launch import Launch
-from rrlib.training.settings import grpo_settings, launch_of, read_parameters, reward_of, settings_of, sft_settings
 from rrlib.training.sft import SFTSettings
-from rrlib.training.stage import config_of, spread_of, train_stage
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -50,7 +50,7 @@ def test_every_setting_can_be_set_by_a_profile_or_is_known_not_to_be(stage: str,
     """A field that no parameter reaches would stay at its default on eight GPUs, and nobody would see it."""
     from dataclasses import fields
 
-    from rrlib.training.settings import _by_field
+    from rrlib.chain.from_profile import _by_field
 
     declared = declared_parameters(notebook_path(stage))
     not_reached = {field.name for field in fields(kind)} - set(_by_field(stage, declared))
@@ -113,7 +113,7 @@ def test_both_stages_train_in_the_place_of_their_notebooks(
         assert (outputs / "tiny" / stage / folder / "checkpoint" / "README.md").is_file()
         assert read_json(outputs / "tiny" / stage / "metrics.json")["trained_by"] == "rrlib train"
         loaded = load_profile(profile)
-        match = __import__("rrlib.manifest", fromlist=["identity"]).identity(
+        match = __import__("rrlib.chain.manifest", fromlist=["identity"]).identity(
             outputs / "tiny", stage, loaded.parameters(stage), ("01_synthesis", "02_sft")[: 1 + (stage == "03_rl")]
         )
         assert stage_state(outputs / "tiny", stage, match) == ("finished", []), "the chain would skip it"

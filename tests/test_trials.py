@@ -9,10 +9,10 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from trials import ROW_OF, Trials, arguments, markdown, opened, pooled
 
 from rrlib.errors import InputError
 from rrlib.evaluation.results import ExperimentResult
-from rrlib.trials import ROW_OF, Trials, arguments, markdown, opened, pooled
 
 ROOT = Path(__file__).resolve().parents[1]
 PROFILE = """\
@@ -76,7 +76,7 @@ def test_think_and_no_think(profile: Path, folder: Path) -> None:
 def test_listwise_forms_are_rows_of_the_table(
     profile: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from rrlib import ablations
+    from rrlib.studies import ablations
     from rrlib.training.sft import encode_for_sft
 
     trials = Trials(folder, ablations.setting_of(profile))

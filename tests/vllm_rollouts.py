@@ -17,7 +17,7 @@ from rrlib.formats import read_collection
 from rrlib.miniature import build
 from rrlib.reward import MultiViewReward
 from rrlib.training.grpo import GRPOSettings, train_grpo
-from rrlib.training.vllm_sync import prepare_vllm
+from rrlib.training.patches import prepare_vllm
 from rrlib.types import RankingExample
 
 SETTINGS = GRPOSettings(

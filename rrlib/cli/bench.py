@@ -69,7 +69,7 @@ def register(app: typer.Typer) -> None:
         Example: rrlib bench plan params/bright-7b.yaml --gpus 4
         """
         from rrlib.errors import InputError
-        from rrlib.evaluation.planner import paper_plan, render_plan
+        from rrlib.plans.evaluation import paper_plan, render_plan
 
         if (profile is None) == (not benchmark):
             raise InputError("give a profile or --benchmark, one of them")
@@ -77,7 +77,7 @@ def register(app: typer.Typer) -> None:
             raise InputError(f"--gpus {gpus}, --gpu-gb {gpu_gb}", remedy="give at least one GPU with some memory")
         sizes: dict[str, Any] = {}
         if profile is not None:
-            from rrlib.params import load_profile
+            from rrlib.chain.params import load_profile
 
             values = load_profile(profile).parameters("04_evaluation")
             benchmark = list(values["benchmarks"])

@@ -50,7 +50,7 @@ def register(app: typer.Typer) -> None:
         """
         from itertools import islice
 
-        from rrlib.synthesis.items import write_items
+        from rrlib.synthesis.sources.items import write_items
 
         notes: list[str] = []
         queries = islice(_queries(kind, source, domain, qrels, triples, split, notes), limit)
@@ -61,7 +61,7 @@ def register(app: typer.Typer) -> None:
         written = write_items(output, items, name=domain or kind, data_kind="real", source=source.name, loader=kind)
         for note in notes:
             typer.echo(note, err=True)
-        from rrlib.synthesis.items import ItemFolder
+        from rrlib.synthesis.sources.items import ItemFolder
 
         typer.echo(f"{len(ItemFolder(written)):,} items in {written}")
 
@@ -97,7 +97,7 @@ def register(app: typer.Typer) -> None:
         Example:
           rrlib data export out/examples.jsonl released-data --format released
         """
-        from rrlib.synthesis.publish import export, stream_examples
+        from rrlib.synthesis.export import export, stream_examples
 
         options = {"style": style} if form == "released" else {}
         typer.echo(f"wrote {export(stream_examples(examples), output, form, **options)}")
@@ -116,7 +116,7 @@ def register(app: typer.Typer) -> None:
           rrlib data import reasonrank_data_13k imported
         """
         from rrlib.cli.synthesize import report
-        from rrlib.synthesis.publish import import_examples
+        from rrlib.synthesis.export import import_examples
 
         result = import_examples(source, output, alpha=alpha, limit=limit)
         for note in result.summary["left_out"]:
@@ -134,7 +134,7 @@ def register(app: typer.Typer) -> None:
         Example:
           rrlib data card out > DATA_CARD.md
         """
-        from rrlib.synthesis.publish import data_card
+        from rrlib.synthesis.export import data_card
 
         typer.echo(data_card(folder, name))
 
@@ -182,10 +182,10 @@ def _items(
 ) -> Iterator[Any]:
     from rrlib.errors import InputError
     from rrlib.resources import load_callable
-    from rrlib.synthesis import candidates
     from rrlib.synthesis.domains import recipe_for
-    from rrlib.synthesis.store import StoreLock
-    from rrlib.synthesis.websearch import JsonSearch, PageFile
+    from rrlib.synthesis.sources import candidates
+    from rrlib.synthesis.sources.websearch import JsonSearch, PageFile
+    from rrlib.synthesis.teacher.store import StoreLock
 
     defaults = {"leetcode": "leetcode", "math": "math-qa", "msmarco": "ms-marco"}
     recipe = recipe_for(domain or defaults.get(kind, ""))

@@ -20,7 +20,7 @@ def register(app: typer.Typer) -> None:
 
         Example: rrlib html outputs/smoke/notebooks/*.ipynb --output outputs/smoke/html
         """
-        from rrlib.lesson import export_html
+        from rrlib.lesson.copies import export_html
 
         for notebook in notebooks:
             typer.echo(str(export_html(notebook, output)))

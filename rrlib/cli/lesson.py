@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
 
         Example: rrlib lesson outputs/lesson
         """
-        from rrlib.lesson import build_lesson
+        from rrlib.lesson.copies import build_lesson
 
         copies = build_lesson(folder, fresh=fresh, interactive=interactive)
         typer.echo(f"{len(copies)} notebooks in {folder}: {', '.join(copy.stem for copy in copies)}")

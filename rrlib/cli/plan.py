@@ -30,8 +30,8 @@ def register(app: typer.Typer) -> None:
 
         rrlib plan params/qwen2.5-32b-lora.yaml --gpu-memory 40 --examples 13500
         """
-        from rrlib.training.plan import render
-        from rrlib.training.planning import plans_of
+        from rrlib.chain.planning import plans_of
+        from rrlib.plans.training import render
 
         plans = plans_of(profile, gpu_memory=gpu_memory, processes=processes, examples=examples)
         for one in plans:

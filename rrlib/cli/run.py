@@ -31,7 +31,7 @@ def register(app: typer.Typer) -> None:
 
         rrlib run params/miniature.yaml --name second --from 03
         """
-        from rrlib.run import render_chain, run_chain
+        from rrlib.chain.run import render_chain, run_chain
 
         result = run_chain(profile, name=name, start=start, until=until, fresh=fresh, echo=typer.echo)
         typer.echo(render_chain(result))

@@ -57,10 +57,10 @@ def register(app: typer.Typer) -> None:
         """
         from rrlib.engines.base import Decoding
         from rrlib.errors import InputError
-        from rrlib.synthesis.items import Shard
+        from rrlib.plans.synthesis import plan
         from rrlib.synthesis.pipeline import synthesize as run
-        from rrlib.synthesis.plan import plan
-        from rrlib.synthesis.progress import ProgressLine
+        from rrlib.synthesis.sources.items import Shard
+        from rrlib.synthesis.teacher.progress import ProgressLine
 
         if bool(teacher) == bool(base_url):
             raise InputError("give --base-url and --model, or --teacher", remedy="a server, or module:callable")
@@ -117,7 +117,7 @@ def register(app: typer.Typer) -> None:
 def open_source(folder: Path, split: str) -> Any:
     """A folder of items where there is one, else a collection."""
     from rrlib.formats import read_collection
-    from rrlib.synthesis.items import ItemFolder
+    from rrlib.synthesis.sources.items import ItemFolder
 
     if any((folder / name).is_file() for name in ("items.jsonl", "items.jsonl.gz")):
         return ItemFolder(folder)
@@ -126,7 +126,7 @@ def open_source(folder: Path, split: str) -> Any:
 
 def _price(model: str, price_in: float | None, price_out: float | None, table: Path | None) -> Any:
     from rrlib.errors import InputError
-    from rrlib.synthesis.prices import Price, price_of, read_prices
+    from rrlib.synthesis.teacher.prices import Price, price_of, read_prices
 
     if (price_in is None) != (price_out is None):
         raise InputError("give --price-in and --price-out, both", remedy="in dollars a million tokens")

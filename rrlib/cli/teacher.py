@@ -38,7 +38,7 @@ def register(app: typer.Typer) -> None:
         """
         from rrlib.errors import InputError
         from rrlib.resources import load_callable
-        from rrlib.synthesis.serve import TeacherServer
+        from rrlib.synthesis.teacher.serve import TeacherServer
 
         rates: dict[str, float] = {}
         for text in error or ():

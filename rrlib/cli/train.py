@@ -40,8 +40,8 @@ def register(app: typer.Typer) -> None:
         """
         import logging
 
+        from rrlib.chain.training import train_stage
         from rrlib.training.launch import Launch
-        from rrlib.training.stage import train_stage
 
         logging.basicConfig(level=logging.WARNING, format="%(message)s")
         machines = Launch(nodes=nodes, node=node, address=address, port=port)

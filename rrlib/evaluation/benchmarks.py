@@ -212,7 +212,7 @@ def _first_stage(data: BenchmarkData, split: str, given: str | Path | None, name
         stem = name if split == "test" else f"{name}.{split}"
         path = _find(folder, f"runs/{stem}.trec", f"runs/{stem}.txt")
         if path is None and name in ("bm25s", "bm25s-rewritten"):
-            from rrlib.evaluation.firststage import bm25_run
+            from rrlib.retrieval import bm25_run
 
             return bm25_run(data, form="rewritten" if name.endswith("rewritten") else "original"), name
         if path is None:

@@ -13,7 +13,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from rrlib.errors import InputError
-from rrlib.synthesis.teacher import derived_seed
+from rrlib.synthesis.teacher.ask import derived_seed
 from rrlib.types import Passage
 
 

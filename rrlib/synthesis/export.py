@@ -1,249 +1,219 @@
-"""Stores -> examples: a pure function of what the teacher said, so another alpha or a better reader asks nothing."""
+"""Examples out of the house: parquet, a `datasets.Dataset`, the released format, and a data card that says what it is.
+
+`import_examples` is the way in: foreign data becomes the same files that a run of the teacher leaves, so the stages
+behind do not ask where examples come from.
+"""
 
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from itertools import islice
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import TYPE_CHECKING, Any
 
-from rrlib.errors import StageError
-from rrlib.formats import example_to_json
-from rrlib.formats.textio import dump_line
-from rrlib.synthesis import prompts
-from rrlib.synthesis.filter import keeps, self_consistency
-from rrlib.synthesis.items import Item, qid_hash
-from rrlib.synthesis.job import Job, window_of
-from rrlib.synthesis.rank import read_ranking
+from rrlib.errors import InputError
+from rrlib.formats import example_from_json, example_to_json, read_jsonl, write_jsonl, write_lines
+from rrlib.prompts import PromptBuilder, format_ranking, format_response
+from rrlib.synthesis.filter import ALPHA, check_alpha, keeps, self_consistency
+from rrlib.synthesis.results import Results, SynthesisResult, Tally, write_summary
+from rrlib.synthesis.sources.released import ALL, read_released
 from rrlib.types import RankingExample
 
-RESULTS = ("examples.jsonl", "dropped.jsonl", "fates.jsonl")
-ACCOUNT = ("stored_before", "torn_lines", "this_run", "account")
-"""What the summary says of how it went: of the runs, not of the data. It has a file of its own, account.json."""
+if TYPE_CHECKING:
+    import datasets
 
-JOURNAL = ("select.jsonl", "hard.jsonl", "rank.jsonl", "calls.jsonl", "account.json", "store.lock")
-"""Files of an output folder that differ between two runs of the same: clocks, counts, the order of arrival.
-
-Nothing behind synthesis reads them. What is read (examples, dropped, fates, summary) is the same in both.
-"""
+FORMATS = ("jsonl", "parquet", "released")
 
 
-@dataclass(frozen=True)
-class SynthesisResult:
-    """Where the results lie, and the counts. `summary` is what `summary.json` and `account.json` hold together."""
-
-    examples: Path
-    dropped: Path
-    summary: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def n_examples(self) -> int:
-        """How many examples were kept."""
-        return int(self.summary["examples"])
-
-    @property
-    def fates(self) -> Path:
-        """One line a query: kept, or why not; its consistency, and what a simulated teacher believed."""
-        return self.examples.with_name("fates.jsonl")
+def stream_examples(path: str | Path) -> Iterator[RankingExample]:
+    """The examples of a JSON-lines file, one in memory at a time."""
+    for line, row in read_jsonl(path):
+        yield example_from_json(row, path, line)
 
 
-class Results:
-    """The three result files, written line by line beside the old ones, which they replace when all is written."""
-
-    def __init__(self, out: Path) -> None:
-        self.paths = [out / name for name in RESULTS]
-        self._parts = [path.with_suffix(".part") for path in self.paths]
-        self._files: list[IO[str]] = []
-
-    def __enter__(self) -> Results:
-        try:
-            self._files = [open(part, "w", encoding="utf-8") for part in self._parts]  # noqa: SIM115
-        except OSError as error:
-            raise StageError(f"{self.paths[0].parent}: cannot write results: {error.strerror or error}") from error
-        return self
-
-    def write(self, fate: Mapping[str, Any], example: Mapping[str, Any] | None) -> None:
-        """One query: its fate (position, qid, domain, fate, ...), and its example if it was kept."""
-        if example is not None:
-            self._files[0].write(dump_line(example) + "\n")
-        else:
-            row = {"qid": fate["qid"], "domain": fate["domain"], "reason": fate["fate"]}
-            kept = {"consistency": fate["consistency"]} if fate["fate"] == "below_alpha" else {}
-            self._files[1].write(dump_line(row | kept) + "\n")
-        self._files[2].write(dump_line(fate) + "\n")
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        try:
-            for file in self._files:
-                file.close()
-        except OSError as full:
-            raise StageError(f"{self.paths[0].parent}: cannot write results: {full.strerror or full}") from full
-        if kind is None:
-            for part, path in zip(self._parts, self.paths, strict=True):
-                os.replace(part, path)
-        else:
-            for part in self._parts:
-                part.unlink(missing_ok=True)
+def examples_of(result: SynthesisResult) -> list[RankingExample]:
+    """The kept examples of a run or an import, all in memory. Raises InputError when none was kept."""
+    examples = list(stream_examples(result.examples))
+    if not examples:
+        raise InputError(
+            "no example was kept", path=result.examples, remedy="lower alpha, or see dropped.jsonl for why"
+        )
+    return examples
 
 
-@dataclass
-class Tally:
-    """What the summary counts; `add` takes one fate after another."""
+def to_dataset(examples: Iterable[RankingExample]) -> datasets.Dataset:
+    """A datasets.Dataset with the columns of our JSON lines; `meta` is a JSON string, as its keys differ by row."""
+    import datasets
 
-    queries: int = 0
-    reasons: Counter[str] = field(default_factory=Counter)
-    domains: Counter[str] = field(default_factory=Counter)
-    licences: Counter[str] = field(default_factory=Counter)
-    general: Counter[str] = field(default_factory=Counter)
-    conflicts: int = 0
+    rows = [_flat(example) for example in examples]
+    if not rows:
+        raise InputError("there are no examples", remedy="check the stage that wrote them")
+    return datasets.Dataset.from_list(rows)
 
-    def add(self, fate: Mapping[str, Any]) -> None:
-        """One query."""
-        self.queries += 1
-        self.general[fate["domain"]] += fate["recipe"] == "general"
-        self.conflicts += fate.get("conflicts", 0)
-        if fate["fate"] == "kept":
-            self.domains[fate["domain"]] += 1
-            self.licences[fate["licence"]] += 1
-        else:
-            self.reasons[fate["fate"]] += 1
 
-    def summary(self) -> dict[str, Any]:
-        """The counts, by name."""
+def _flat(example: RankingExample) -> dict[str, Any]:
+    row = example_to_json(example)
+    return {**row, "meta": json.dumps(row["meta"], sort_keys=True)}
 
-        def rows(counter: Counter[str]) -> dict[str, int]:
-            return {key: n for key, n in sorted(counter.items()) if n}
 
-        return {
-            "queries": self.queries,
-            "examples": sum(self.domains.values()),
-            "dropped": rows(self.reasons),
-            "by_domain": rows(self.domains),
-            "by_licence": rows(self.licences),
-            "general_recipe": rows(self.general),
-            "positive_and_hard": self.conflicts,
+def export(examples: Iterable[RankingExample], target: str | Path, form: str = "jsonl", **options: Any) -> Path:
+    """Write examples as `jsonl` or `parquet` (a file), or as `released` (a folder; see write_released)."""
+    if form not in FORMATS:
+        raise InputError(f"unknown format {form!r}", remedy=f"one of {', '.join(FORMATS)}")
+    if form == "released":
+        return write_released(examples, target, **options)
+    if form == "jsonl":
+        return write_jsonl(target, (example_to_json(example) for example in examples))
+    import pyarrow
+    import pyarrow.parquet as pq
+
+    path, writer, rows = Path(target), None, iter(examples)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    while batch := [_flat(example) for _, example in zip(range(512), rows, strict=False)]:
+        table = pyarrow.Table.from_pylist(batch, schema=writer.schema if writer is not None else None)
+        writer = writer or pq.ParquetWriter(part, table.schema)
+        writer.write_table(table)
+    if writer is None:
+        raise InputError("there are no examples", remedy="check the stage that wrote them")
+    writer.close()
+    return part.replace(path)
+
+
+def write_released(examples: Iterable[RankingExample], folder: str | Path, style: str = "reasonrank") -> Path:
+    """The authors' layout: training_data_all.jsonl with id_query/ and id_doc/, and beside it sft.json and rl.jsonl.
+
+    style: of the prompts in sft.json and rl.jsonl. Raises InputError when one document id has two texts in a domain.
+    """
+    root, builder = Path(folder), PromptBuilder(None, style)
+    queries: dict[str, dict[str, str]] = {}
+    docs: dict[str, dict[str, str]] = {}
+    all_rows, sft, rl = [], [], []
+    for example in examples:
+        domain = str(example.meta.get("domain") or "unknown")
+        ids = [p.docid for p in example.passages]
+        queries.setdefault(domain, {})[example.query.qid] = example.query.text
+        for passage in example.passages:
+            text = f"{passage.title}\n{passage.text}" if passage.title else passage.text
+            if docs.setdefault(domain, {}).setdefault(passage.docid, text) != text:
+                raise InputError(
+                    f"document {passage.docid!r} has two texts in {domain!r}", remedy="give documents ids of their own"
+                )
+        lists = {
+            "initial_list": ids,
+            "final_list": [ids[i] for i in example.gold],
+            "relevant_docids": [i for i, label in zip(ids, example.relevance, strict=True) if label > 0],
         }
+        system, user = builder.messages(example.query.text, example.passages)
+        row = {"dataset": domain, "qid": example.query.qid, **lists}
+        all_rows.append({**row, "reasoning": example.reasoning})
+        answer = format_response(example.reasoning, example.gold, style)
+        sft.append({"instruction": user["content"], "input": "", "output": answer, "system": system["content"]})
+        truth = {"style": "rule", "ground_truth": format_ranking(example.gold)}
+        rl.append({"data_source": domain, "prompt": [system, user], "reward_model": truth, **row})
+    if not all_rows:
+        raise InputError("there are no examples", remedy="check the stage that wrote them")
+    for name, texts in (("id_query", queries), ("id_doc", docs)):
+        for domain, known in texts.items():
+            write_lines(root / name / f"{domain}.json", [json.dumps(known, ensure_ascii=True, indent=0)])
+    write_lines(root / "sft.json", [json.dumps(sft, ensure_ascii=True, indent=1)])
+    write_jsonl(root / "rl.jsonl", rl)
+    write_jsonl(root / ALL, all_rows)
+    return root
 
 
-def finish(job: Job, out: Path, stored: int) -> SynthesisResult:
-    """Stores -> examples, dropped, fates, summary. Nothing is asked here; one query is in memory at a time."""
-    tally, of_source, digest, own = Tally(), 0, 0, 0
+def import_examples(
+    path: str | Path, out_dir: str | Path, *, alpha: float = ALPHA, k: int = 10, limit: int | None = None
+) -> SynthesisResult:
+    """Released data (or our own, from elsewhere) into the files that a run of the teacher leaves; nothing is asked.
+
+    Lists with pointwise labels pass the filter with alpha; those without pass as they are. limit: at most so many.
+    Raises InputError for data in no known format, or where nothing can be used.
+    """
+    check_alpha(alpha)
+    out, notes, tally = Path(out_dir), list[str](), Tally()
+    out.mkdir(parents=True, exist_ok=True)
+    kinds: Counter[str] = Counter()
     with Results(out) as results:
-        for position, item in enumerate(islice(iter(job.source), job.limit)):
-            number = qid_hash(item.query.qid)
-            of_source, digest = of_source + 1, digest ^ number
-            if item.query.qid not in job.shard:
-                continue
-            own ^= number
-            fate, example = judge(job, position, item)
+        for position, example in enumerate(read_released(path, notes)):
+            if limit is not None and position >= limit:
+                break
+            meta = dict(example.meta)
+            fate = {
+                "position": position,
+                "qid": example.query.qid,
+                "domain": str(meta.get("domain") or ""),
+                "recipe": str(meta.get("recipe") or ""),
+                "licence": str(meta.get("licence") or "unknown"),
+                "fate": "kept",
+            }
+            if any(example.relevance):
+                fate["consistency"] = meta["consistency"] = self_consistency(example.gold, example.relevance, k)
+                fate["fate"] = "kept" if keeps(meta["consistency"], alpha) else "below_alpha"
+            kinds[str(meta.get("data_kind") or "real")] += 1
             tally.add(fate)
-            results.write(fate, None if example is None else example_to_json(example))
-    teacher, stores = job.teacher, job.stores
+            results.write(fate, example_to_json(example) | {"meta": meta} if fate["fate"] == "kept" else None)
+        if not tally.queries:
+            raise InputError("no usable row", path=path, remedy="; ".join(notes) or "check the file")
+    kind = "simulated" if kinds["simulated"] else "synthetic" if kinds["synthetic"] else "real"
     summary = {
         **tally.summary(),
-        "alpha": job.alpha,
-        "k": job.k,
-        "stored_before": stored,
-        "torn_lines": sum(s.torn for s in stores.values()) + teacher.ledger.torn,
-        "answers": {step: len(store) for step, store in stores.items()},
-        "this_run": _rounded({k: v for k, v in asdict(teacher.usage).items() if k != "in_a_row"}),
-        "account": _rounded(asdict(teacher.ledger.account)),
-        "model": teacher.model,
-        "prompt_version": prompts.VERSION,
-        "decoding": asdict(teacher.decoding),
-        "seed": job.seed,
-        "data_kind": job.source.data_kind,
-        "collection": job.source.name,
-        "shard": str(job.shard),
-        "source": {"queries": of_source, "digest": f"{digest:016x}", "own_digest": f"{own:016x}"},
+        "alpha": alpha,
+        "k": k,
+        "data_kind": kind,
+        "imported_from": Path(path).name,
+        "left_out": notes,
+        "answers": {},
+        "this_run": {},
+        "account": {},
+        "collection": Path(path).name,
     }
     write_summary(out, summary)
     return SynthesisResult(results.paths[0], results.paths[1], summary)
 
 
-def write_summary(out: Path, summary: Mapping[str, Any]) -> None:
-    """Write account.json (what ACCOUNT names), then summary.json (the rest); each atomically. Raises StageError."""
-    parts = {
-        "account.json": {key: value for key, value in summary.items() if key in ACCOUNT},
-        "summary.json": {key: value for key, value in summary.items() if key not in ACCOUNT},
-    }
-    scratch = out / "summary.tmp"
+def data_card(out_dir: str | Path, name: str = "") -> str:
+    """A data card (Markdown) of a folder with examples.jsonl and summary.json: what, how many, by whom, under what."""
+    out = Path(out_dir)
     try:
-        for name, part in parts.items():
-            scratch.write_text(json.dumps(part, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-            os.replace(scratch, out / name)
-    except OSError as error:
-        raise StageError(f"{out}: cannot write results: {error.strerror or error}") from error
+        summary: Mapping[str, Any] = json.loads((out / "summary.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise InputError("no summary.json here", path=out, remedy="name the output folder of a synthesis") from None
+    teachers: Counter[str] = Counter()
+    lengths, values, positives = [], [], []
+    for example in stream_examples(out / "examples.jsonl"):
+        teachers[f"{example.meta.get('teacher', 'unknown')} ({example.meta.get('teacher_kind', 'unknown')})"] += 1
+        lengths.append(len(example.passages))
+        positives.append(sum(label > 0 for label in example.relevance))
+        if "consistency" in example.meta:
+            values.append(float(example.meta["consistency"]))
+    dropped = sum(summary["dropped"].values())
 
+    def table(title: str, counts: Mapping[str, int]) -> list[str]:
+        return [f"| {title} | examples |", "|---|---|", *(f"| {k or '?'} | {n:,} |" for k, n in counts.items()), ""]
 
-def read_summary(out: Path) -> dict[str, Any]:
-    """summary.json and account.json as one. Raises OSError when one is not there, ValueError when one is not JSON."""
-    return {
-        key: value
-        for name in ("account.json", "summary.json")
-        for key, value in json.loads((out / name).read_text(encoding="utf-8")).items()
-    }
-
-
-def _rounded(numbers: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: round(v, 6) if isinstance(v, float) else v for k, v in numbers.items()}
-
-
-def judge(job: Job, position: int, item: Item) -> tuple[dict[str, Any], RankingExample | None]:
-    """The fate of a query, and its example if it was kept."""
-    recipe = job.recipe(item)
-    fate: dict[str, Any] = {
-        "position": position,
-        "qid": item.query.qid,
-        "domain": item.domain,
-        "recipe": recipe.name,
-        "licence": item.licence,
-        "fate": "",
-    }
-    window, fate["fate"] = window_of(job, item)
-    if window is None:
-        return fate, None
-    if window.conflicts:
-        fate["conflicts"] = len(window.conflicts)
-    record = job.rank.get(item.query.qid)
-    if record is None:
-        return {**fate, "fate": "call_failed"}, None
-    if "simulated" in record:
-        fate["simulated"] = record["simulated"]
-    read = read_ranking(
-        record["text"],
-        len(window.passages),
-        reasoning=record["reasoning"],
-        finish_reason=record["finish_reason"],
-        style=job.style,
+    mean = sum(values) / len(values) if values else float("nan")
+    n = max(1, len(lengths))
+    return "\n".join(
+        [
+            f"# {name or summary.get('collection') or out.name}: listwise ranking examples with reasoning",
+            "",
+            f"**Data kind: {summary['data_kind']}.** {len(lengths):,} examples of {summary['queries']:,} queries; "
+            f"{dropped:,} queries were dropped. Each has a query, {min(lengths, default=0)} to "
+            f"{max(lengths, default=0)} passages, a binary label a passage (mean {sum(positives) / n:.1f} relevant), "
+            "a reasoning chain and an order of the whole list.",
+            "",
+            *table("domain", summary["by_domain"]),
+            *table("licence of the texts", summary["by_licence"]),
+            *table("teacher", teachers),
+            *table("dropped because", summary["dropped"] or {"(nothing was dropped)": 0}),
+            f"Made by rrlib: prompt version {summary.get('prompt_version', '?')}, decoding "
+            f"{json.dumps(summary.get('decoding', {}))}, seed {summary.get('seed', '?')}. Self-consistency "
+            f"(NDCG@{summary.get('k', '?')} of the order under the labels): mean {mean:.3f}, "
+            f"threshold {summary['alpha']:g}.",
+            "",
+            "The order and the chain were written by the teacher without the gold answer, the labels with it in view. "
+            "A label is a model's judgement, not a person's, unless the domain's labels come from qrels.",
+        ]
     )
-    if read.fault:
-        return {**fate, "fate": f"rank: {read.fault}"}, None
-    value = fate["consistency"] = self_consistency(read.gold, window.relevance, job.k)
-    if item.labels:  # human judgements, where there are any: an opinion on the list that the teacher had no part in
-        grades = [max(item.labels.get(p.docid, 0), 0) for p in window.passages]
-        fate["quality"], fate["first_right"] = self_consistency(read.gold, grades, job.k), grades[read.gold[0]] > 0
-    if not keeps(value, job.alpha):
-        return {**fate, "fate": "below_alpha"}, None
-    meta = {
-        "domain": item.domain,
-        "recipe": recipe.name,
-        "collection": job.source.name,
-        "data_kind": job.source.data_kind,
-        "licence": item.licence,
-        "teacher": record["model"],
-        "teacher_kind": record["teacher_kind"],
-        "prompt_version": record["prompt_version"],
-        "decoding": record["decoding"],
-        "seed": job.seed,
-        "consistency": value,
-        "roles": list(window.roles),
-    }
-    if window.conflicts:
-        meta["positive_and_hard"] = list(window.conflicts)
-    example = RankingExample(item.query, window.passages, window.relevance, read.gold, read.reasoning, meta)
-    return {**fate, "fate": "kept"}, example

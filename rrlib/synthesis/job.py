@@ -8,10 +8,10 @@ from typing import Any
 
 from rrlib.synthesis.assemble import Mix, Window, assemble
 from rrlib.synthesis.domains import Recipe, recipe_for
-from rrlib.synthesis.items import Item, Shard, Source
 from rrlib.synthesis.select import chunks, selected_docids
-from rrlib.synthesis.store import Store
-from rrlib.synthesis.teacher import Teacher
+from rrlib.synthesis.sources.items import Item, Shard, Source
+from rrlib.synthesis.teacher.ask import Teacher
+from rrlib.synthesis.teacher.store import Store
 from rrlib.types import Passage
 
 

@@ -15,9 +15,9 @@ from typing import Any
 
 from rrlib.errors import InputError, MissingFileError
 from rrlib.formats import read_jsonl
-from rrlib.synthesis.export import Results, SynthesisResult, Tally, read_summary, write_summary
-from rrlib.synthesis.items import Shard, qid_hash
-from rrlib.synthesis.store import StoreLock
+from rrlib.synthesis.results import Results, SynthesisResult, Tally, read_summary, write_summary
+from rrlib.synthesis.sources.items import Shard, qid_hash
+from rrlib.synthesis.teacher.store import StoreLock
 
 _SUMS = ("select", "hard", "rank")
 

@@ -27,15 +27,15 @@ from rrlib.formats import Collection
 from rrlib.prompts import get_style
 from rrlib.synthesis import prompts
 from rrlib.synthesis.assemble import Mix
-from rrlib.synthesis.cache import ResponseCache
-from rrlib.synthesis.export import SynthesisResult, finish
 from rrlib.synthesis.filter import ALPHA, check_alpha
-from rrlib.synthesis.items import CollectionSource, Item, Shard, Source
 from rrlib.synthesis.job import Job, pieces, window_of
-from rrlib.synthesis.ledger import BudgetError, Ledger
-from rrlib.synthesis.prices import Price, price_of
-from rrlib.synthesis.store import Store, StoreLock, check_header
-from rrlib.synthesis.teacher import ChatClient, Teacher, Usage, request_hash, run_async
+from rrlib.synthesis.results import SynthesisResult, finish
+from rrlib.synthesis.sources.items import CollectionSource, Item, Shard, Source
+from rrlib.synthesis.teacher.ask import ChatClient, Teacher, Usage, request_hash, run_async
+from rrlib.synthesis.teacher.cache import ResponseCache
+from rrlib.synthesis.teacher.ledger import BudgetError, Ledger
+from rrlib.synthesis.teacher.prices import Price, price_of
+from rrlib.synthesis.teacher.store import Store, StoreLock, check_header
 
 Progress = Callable[[int, int, Usage], None]
 """Called after each query with (queries done, queries in all, usage so far)."""
@@ -73,7 +73,7 @@ def synthesize(
     Parameters
     ----------
     source: a collection (metadata: split, domain, gold_answer; with the first-stage run of the split), or a source of
-        items (rrlib.synthesis.items), which is streamed.
+        items (rrlib.synthesis.sources.items), which is streamed.
     client: a chat client; its `model` attribute is written into every record.
     out_dir: stores and results; a second call with the same settings continues there and asks only what is missing.
     split: which queries of a collection; those without a split in their metadata belong to it too.
@@ -90,7 +90,7 @@ def synthesize(
     patience: calls that may fail in a row before the run stops.
     progress: called after each query.
     shard: only this part of the queries; `rrlib.synthesis.merge` joins the folders of all parts.
-    price: dollars a million tokens; None = that of the model in rrlib.synthesis.prices, if it is known.
+    price: dollars a million tokens; None = that of the model in rrlib.synthesis.teacher.prices, if it is known.
     budget: dollars; no call is begun that could overrun it, over all runs of this folder. Needs a price.
     cache: a folder of answers shared between runs, keyed by the whole request; None = none.
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from rrlib.prompts import format_response, get_style, neutralise
 from rrlib.responses import parse_lenient, parse_strict
-from rrlib.synthesis.teacher import looks_like_refusal, split_reply
+from rrlib.synthesis.teacher.ask import looks_like_refusal, split_reply
 
 _WRAPPED = re.compile(r"<answer>(.*)</answer>", re.DOTALL)
 _FAULTS = {"out_of_range": "ids_out_of_range", "duplicates": "repeated_ids", "missing": "missing_ids"}

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rrlib.synthesis.teacher import looks_like_refusal, split_reply
+from rrlib.synthesis.teacher.ask import looks_like_refusal, split_reply
 from rrlib.types import Passage
 
 _LABEL = re.compile(r"^(?:(?:final )?answer|relevant(?: passages)?|selected(?: passages)?)\s*:\s*", re.IGNORECASE)

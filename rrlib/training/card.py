@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rrlib.training.runner import Facts
+    from rrlib.training.trainer import Facts
 
 _WHAT = {
     "sft": "supervised fine-tuning on a teacher's reasoning and ranked lists; loss on the response alone",

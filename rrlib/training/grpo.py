@@ -35,11 +35,11 @@ from rrlib.training.common import (
 )
 from rrlib.training.completions import read_completions
 from rrlib.training.data import Encoded, Limits, encode_examples
-from rrlib.training.generation import small_model_logprobs, small_model_rollouts
 from rrlib.training.probe import probe
 from rrlib.training.resume import TrainResult, begin, fingerprint, locked
-from rrlib.training.runner import Facts, log_writer, run_trainer
+from rrlib.training.rollouts import small_model_logprobs, small_model_rollouts
 from rrlib.training.schedule import Batches, batches
+from rrlib.training.trainer import Facts, log_writer, run_trainer
 from rrlib.types import RankingExample
 
 __all__ = ["Batches", "GRPOSettings", "answer_decoder", "batches", "encode_for_grpo", "read_completions", "train_grpo"]
@@ -189,7 +189,7 @@ def train_grpo(
     from datasets import Dataset
 
     if settings.use_vllm:
-        from rrlib.training.vllm_sync import prepare_vllm
+        from rrlib.training.patches import prepare_vllm
 
         prepare_vllm(device, settings.vllm_mode)
     tokenizer = load_tokenizer(path)

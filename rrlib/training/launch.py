@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from rrlib.errors import InputError, MissingFileError, MissingPackageError, StageError
+from rrlib.resources import PACKAGE
 from rrlib.reward import MultiViewReward
 from rrlib.training.common import OnLog, choose_device, require
 from rrlib.training.grpo import GRPOSettings, train_grpo
@@ -66,7 +67,7 @@ class Launch:
 
 def accelerate_file(name: str) -> Path:
     """The file of an accelerate configuration: `fsdp2` is params/accelerate/fsdp2.yaml. MissingFileError otherwise."""
-    from rrlib.params import repository
+    from rrlib.chain.params import repository
 
     path = Path(name)
     if path.suffix in (".yaml", ".yml", ".json"):
@@ -195,7 +196,7 @@ def _run(
     on_log: OnLog | None,
     echo: Echo,
 ) -> None:
-    root = str(Path(__file__).resolve().parents[2])
+    root = str(PACKAGE.parent)
     paths = [root, os.environ.get("PYTHONPATH", "")]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in paths if p)}
     env.setdefault("OMP_NUM_THREADS", "1")

@@ -33,7 +33,7 @@ from rrlib.training.common import (
 from rrlib.training.data import Encoded, Limits, encode_examples
 from rrlib.training.probe import probe
 from rrlib.training.resume import TrainResult, begin, fingerprint, locked
-from rrlib.training.runner import Facts, log_writer, run_trainer
+from rrlib.training.trainer import Facts, log_writer, run_trainer
 from rrlib.types import RankingExample
 
 

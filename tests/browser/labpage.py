@@ -25,7 +25,7 @@ import psutil
 import pytest
 from smoke_chain import run_once, shared_folder
 
-from rrlib.lesson import build_lesson
+from rrlib.lesson.copies import build_lesson
 
 ROOT = Path(__file__).resolve().parents[2]
 SHOTS = ROOT / "outputs" / "browser"

@@ -1,0 +1,1 @@
+"""The lesson: what the notebooks show. Figures, frames, tables, widgets, student copies."""

@@ -1,0 +1,1 @@
+"""Studies: the paper's questions as tables of rows, over seeds."""
