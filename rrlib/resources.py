@@ -52,11 +52,11 @@ def load_callable(ref: str) -> Callable[..., Any]:
     if not sep or not module or not name:
         raise InputError(f"{ref!r} names no callable", remedy="write module:name")
     try:
-        found = getattr(importlib.import_module(module), name)
+        target = getattr(importlib.import_module(module), name)
     except ModuleNotFoundError as error:
         raise InputError(f"{ref!r}: {error}", remedy="install the package, or correct the name") from error
     except AttributeError as error:
         raise InputError(f"{ref!r}: module {module} has no {name!r}", remedy="correct the name") from error
-    if not callable(found):
+    if not callable(target):
         raise InputError(f"{ref!r} is not callable", remedy="name a function or a class")
-    return found  # type: ignore[no-any-return]
+    return target  # type: ignore[no-any-return]
