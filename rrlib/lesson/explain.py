@@ -143,24 +143,23 @@ def outlook(
     The gold list is the window with the relevant passages first. k: cut-off of NDCG and Recall, size - stride if None.
     Raises InputError for places outside the window or twice, and for windows that do not overlap.
     """
-    chosen = sorted(places)
-    if not chosen or len(set(chosen)) < len(chosen) or chosen[0] < 1 or chosen[-1] > size:
+    relevant = sorted(places)
+    if not relevant or len(set(relevant)) < len(relevant) or relevant[0] < 1 or relevant[-1] > size:
         raise InputError(f"relevant passages at {list(places)}", remedy=f"give different places from 1 to {size}")
     if not 1 <= stride < size:
         raise InputError(f"stride {stride} with window size {size}", remedy="stride lies in 1..size-1")
-    labels = [int(place in chosen) for place in range(1, size + 1)]
+    labels = [int(place in relevant) for place in range(1, size + 1)]
     gold = sorted(range(size), key=lambda i: -labels[i])
     reward = MultiViewReward(k=k or size - stride, p=p, weights=dict(PAPER_WEIGHTS if weights is None else weights))
     views = reward.views(np.arange(size)[None, :], labels, gold)
-    carried = tuple(place for place in chosen if place <= size - stride)
+    carried = tuple(place for place in relevant if place <= size - stride)
     # The next window begins `stride` places higher, so what is left behind stands `stride` places lower in its count.
-    after = tuple(range(1, len(carried) + 1)) + tuple(place + stride for place in chosen if place not in carried)
+    after = tuple(range(1, len(carried) + 1)) + tuple(place + stride for place in relevant if place not in carried)
     final = [int(place in after) for place in range(1, size + stride + 1)]
     gain = float(ndcg(range(len(final)), final, 10))  # type: ignore[arg-type]
-    one, two, three = (float(v) for v in views[0])
-    return Outlook(
-        tuple(chosen), size, stride, (one, two, three), float(reward.combine(views)[0]), carried, after, gain
-    )
+    ndcg_now, recall_now, rbo_now = (float(value) for value in views[0])
+    total = float(reward.combine(views)[0])
+    return Outlook(tuple(relevant), size, stride, (ndcg_now, recall_now, rbo_now), total, carried, after, gain)
 
 
 def flip_weight(first: Outlook, second: Outlook, view: int = 1, weights: Sequence[float] = (1.0, 0.2, 0.1)) -> float:
@@ -171,10 +170,10 @@ def flip_weight(first: Outlook, second: Outlook, view: int = 1, weights: Sequenc
     gap = first.views[view] - second.views[view]
     if gap == 0:
         raise InputError("both windows have the same value of that view", remedy="compare windows that differ in it")
-    rest = sum(
+    others = sum(
         w * (a - b) for i, (w, a, b) in enumerate(zip(weights, first.views, second.views, strict=True)) if i != view
     )
-    return -rest / gap
+    return -others / gap
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,8 +187,8 @@ class Citation:
 
 def citations(reasoning: str, size: int) -> list[Citation]:
     """Where a chain cites passages of its window, in reading order; numbers outside 1..size are no citations."""
-    found = (Citation(m.start(), m.end(), int(m[1])) for m in re.finditer(r"\[([0-9]{1,4})\]", reasoning))
-    return [citation for citation in found if 1 <= citation.n <= size]
+    brackets = (Citation(m.start(), m.end(), int(m[1])) for m in re.finditer(r"\[([0-9]{1,4})\]", reasoning))
+    return [citation for citation in brackets if 1 <= citation.n <= size]
 
 
 def advantages(rewards: Sequence[float], scale: str = "group") -> Floats:
@@ -253,13 +252,13 @@ def lively_group(
     A trained model answers most prompts alike, and such a group has nothing to show. Raises InputError where no window
     shows a relevant passage.
     """
-    found: dict[str, Mapping[str, Any]] = {}
+    first_useful: dict[str, Mapping[str, Any]] = {}  # qid -> its first window with a relevant passage
     for record in records:
         grades = collection.qrels.get(record["qid"], {})
         if any(grades.get(docid, 0) > 0 for docid in record["docids"]):
-            found.setdefault(record["qid"], record)
+            first_useful.setdefault(record["qid"], record)
     groups: list[tuple[float, Group]] = []
-    for record in list(found.values())[:tries]:
+    for record in list(first_useful.values())[:tries]:
         relevance = labels_of(record["docids"], collection.qrels[record["qid"]])
         gold, query = gold_of(relevance), collection.queries[record["qid"]].text
         texts = rollouts(reranker, query, [collection.corpus[d] for d in record["docids"]], count, seed)
@@ -291,10 +290,10 @@ def rollouts(reranker: Reranker, query: str, passages: Sequence[Passage], count:
     messages = reranker.prompts.messages(query, passages)
     prompt = reranker.prompts.render(query, passages) if reranker.prompts.tokenizer is not None else None
     reranker.engine.submit([Request(i, messages, prompt) for i in range(count)], decoding)
-    found: dict[int, str] = {}
-    while len(found) < count:
+    answers: dict[int, str] = {}
+    while len(answers) < count:
         for number, reply in reranker.engine.collect():
             if reply.error is not None:
                 raise EngineError(f"a rollout failed: {reply.error}")
-            found[number] = reply.text
-    return [found[i] for i in range(count)]
+            answers[number] = reply.text
+    return [answers[i] for i in range(count)]

@@ -64,10 +64,10 @@ class SimulatedTeacher:
     """
 
     def __init__(self, folder: str | Path, *, seed: int, **error_rates: float) -> None:
-        known = {f.name for f in fields(ErrorRates)}
-        unknown = sorted(set(error_rates) - known)
+        names = {f.name for f in fields(ErrorRates)}
+        unknown = sorted(set(error_rates) - names)
         if unknown:
-            raise InputError(f"unknown error rates: {', '.join(unknown)}", remedy=f"known: {', '.join(sorted(known))}")
+            raise InputError(f"unknown error rates: {', '.join(unknown)}", remedy=f"known: {', '.join(sorted(names))}")
         for name, rate in error_rates.items():
             if not isinstance(rate, (int, float)) or not 0.0 <= rate <= 1.0:
                 raise InputError(f"the error rate {name} is {rate!r}", remedy="give a probability from 0 to 1")
@@ -121,8 +121,8 @@ class SimulatedTeacher:
     def cues_of(self, query: str) -> list[Cue]:
         """The cues that a query holds, in its order."""
         plain = _plain(query)
-        found = [(plain.find(text), cue) for text, cue in self._cues if text in plain]
-        return [cue for _, cue in sorted(found, key=lambda pair: pair[0])]
+        places = [(plain.find(text), cue) for text, cue in self._cues if text in plain]
+        return [cue for _, cue in sorted(places, key=lambda pair: pair[0])]
 
     # --- what it says ------------------------------------------------------------------------------------------------
     def _select(
@@ -186,12 +186,12 @@ def _world_of(folder: Path) -> World:
     try:
         source: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         world = choose_domains(load_world(), source["domains"])
-        same = source["world_sha256"] == world_hash(world)
+        same_world = source["world_sha256"] == world_hash(world)
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"not written by the miniature ({error!r})", path=path, remedy="write it with build"
         ) from error
-    if not same:
+    if not same_world:
         raise InputError("this collection was written from another world", path=path, remedy="write it again")
     return world
 
@@ -201,8 +201,8 @@ def _plain(text: str) -> str:
 
 
 def _last(pattern: re.Pattern[str], text: str) -> str | None:
-    found = pattern.findall(text)
-    return str(found[-1]) if found else None
+    matches = pattern.findall(text)
+    return str(matches[-1]) if matches else None
 
 
 def _slip(order: Sequence[int], rng: random.Random) -> str:
@@ -226,6 +226,6 @@ def _reply(
     limit = rng.randrange(1, max(2, len(words))) if cut and words else decoding.max_new_tokens
     tokens_in = len(prompt.split())
     if total > limit:
-        thought, kept = " ".join(words[:limit]), min(total, limit)
-        return Reply("", thought, "length", tokens_in, kept, extra=extra | {"error": "cut_off"})
+        thought, tokens_out = " ".join(words[:limit]), min(total, limit)
+        return Reply("", thought, "length", tokens_in, tokens_out, extra=extra | {"error": "cut_off"})
     return Reply(said, thought, "stop", tokens_in, total, extra=extra)
