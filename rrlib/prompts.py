@@ -93,9 +93,9 @@ WINDOW_STYLES: dict[str, PromptStyle] = {
 POINT_STYLES: dict[str, PromptStyle] = {
     style.name: style
     for style in (
-        # The released Rank1 checkpoints: no chat template, the chain begun for the model.
+        # The released Rank1 checkpoints: no chat template, the reasoning begun for the model.
         PromptStyle("rank1", "", "", False, think=True, words=(" true", " false"), raw=True, prefill="<think>"),
-        # The same words as a user's turn, for models trained here: with a chain, and with the word alone.
+        # The same words as a user's turn, for models trained here: with reasoning, and the word alone.
         PromptStyle("pointwise", "", "", False, think=True, words=(" true", " false")),
         PromptStyle("pointwise_nothink", "", "", False, think=False, switch=True, words=("true", "false")),
     )
@@ -289,8 +289,8 @@ def format_response(reasoning: str, order: Sequence[int], style: str = "reasonra
 
 
 def format_judgement(reasoning: str, relevant: bool, style: str = "pointwise") -> str:
-    """The SFT target of a pointwise style: the chain in its block (what the prompt has begun is left out), then the
-    word; the word alone without a chain."""
+    """The SFT target of a pointwise style: the reasoning in its block (what the prompt has begun is left out), then the
+    word; the word alone in no-think styles."""
     chosen = get_style(style)
     if chosen.words is None:
         raise InputError(f"the style {style!r} ranks a list", remedy="use format_response")

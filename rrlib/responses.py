@@ -242,7 +242,8 @@ def valid_share(rows: Iterable[Mapping[str, Any]], think: bool = True) -> float:
     """Share (0 to 1) of window records whose answer is strictly valid, as the training reward reads it.
 
     rows: records with `text` (None: no answer came) and `order` (as long as the window). think: as in `parse_strict`.
-    Stricter than the verdict `ok`, which inference gives an answer without a chain too. Raises InputError without rows.
+    Stricter than the verdict `ok`, which inference gives an answer without reasoning too. Raises InputError where there
+    are no rows.
     """
     levels = [parse_strict(row["text"] or "", len(row["order"]), think=think).level for row in rows]
     if not levels:

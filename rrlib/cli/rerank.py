@@ -37,7 +37,7 @@ def rerank(
     responses: Annotated[Path | None, typer.Option(help="recorded responses for the replay engine")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="limit on generated tokens")] = 3172,
     budget: Annotated[
-        int | None, typer.Option(help="reasoning tokens after which the chain is closed and the answer asked for")
+        int | None, typer.Option(help="reasoning tokens after which the block is closed and the answer asked for")
     ] = None,
     max_passage_tokens: Annotated[int, typer.Option(help="passages are cut to this (BEIR and TREC DL: 100)")] = 512,
     temperature: Annotated[float, typer.Option(help="0 is greedy")] = 0.0,

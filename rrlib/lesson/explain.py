@@ -186,7 +186,7 @@ class Citation:
 
 
 def citations(reasoning: str, size: int) -> list[Citation]:
-    """Where a chain cites passages of its window, in reading order; numbers outside 1..size are no citations."""
+    """Where reasoning cites passages of its window, in reading order; numbers outside 1..size are no citations."""
     brackets = (Citation(m.start(), m.end(), int(m[1])) for m in re.finditer(r"\[([0-9]{1,4})\]", reasoning))
     return [citation for citation in brackets if 1 <= citation.n <= size]
 

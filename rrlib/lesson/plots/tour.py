@@ -233,7 +233,7 @@ def response_reading(
 
 
 def citation_map(reasoning: str, relevance: Sequence[int], upto: int | None = None) -> Figure:
-    """Where a chain of thought cites which passage: x the place in the chain, y the passage; stars are relevant.
+    """Where a chain of thought cites which passage: x the place in it, y the passage; stars are relevant.
 
     upto: only the first so many citations are drawn (all by default). Passages that are never cited are named so.
     """
