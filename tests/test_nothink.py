@@ -14,8 +14,9 @@ from rrlib.errors import InputError
 from rrlib.prompts import PromptBuilder, format_ranking, format_response, get_style
 from rrlib.responses import parse_lenient, parse_strict
 from rrlib.reward import MultiViewReward
+from rrlib.training.completions import read_completions
 from rrlib.training.data import Limits, encode_examples
-from rrlib.training.grpo import read_completions, train_grpo
+from rrlib.training.grpo import train_grpo
 from rrlib.training.mix import both_modes, mix_styles, own_chain, pointwise_examples
 from rrlib.training.sft import encode_for_sft, train_sft
 from rrlib.types import Passage

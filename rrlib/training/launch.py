@@ -21,11 +21,12 @@ from typing import Any
 from rrlib.errors import InputError, MissingFileError, MissingPackageError, StageError
 from rrlib.resources import PACKAGE
 from rrlib.reward import MultiViewReward
-from rrlib.training.common import OnLog, choose_device, require
-from rrlib.training.grpo import GRPOSettings, train_grpo
+from rrlib.training.config import Count, CountOrOff, GRPOSettings, SFTSettings, check, choose_device
+from rrlib.training.grpo import train_grpo
 from rrlib.training.resume import TrainResult, load_result, write_json
 from rrlib.training.schedule import batches, sft_schedule
-from rrlib.training.sft import SFTSettings, train_sft
+from rrlib.training.sft import train_sft
+from rrlib.training.trainer import OnLog
 from rrlib.types import RankingExample
 
 Echo = Callable[[str], None]
@@ -44,16 +45,15 @@ class Launch:
     number of this one (0 first), host and port of the first; all of them see the same output folder.
     """
 
-    processes: int = 1
+    processes: Count = 1
     accelerate: str = ""
-    nodes: int = 1
-    node: int = 0
+    nodes: Count = 1
+    node: CountOrOff = 0
     address: str = ""
-    port: int = 29500
+    port: Count = 29500
 
     def __post_init__(self) -> None:
-        for name, low in (("processes", 1), ("nodes", 1), ("node", 0), ("port", 1)):
-            require(self, name, low)
+        check(self)
         if self.node >= self.nodes:
             raise InputError(f"node {self.node} of {self.nodes} nodes", remedy="count from 0")
         if self.nodes > 1 and not self.address:

@@ -18,7 +18,7 @@ _VOCABULARY = 32768
 """Larger vocabularies are left to TRL's fused head, which never holds the logits of a whole batch."""
 
 
-def small_model_rollouts(
+def shared_prefix_rollouts(
     trainer: Any, prompt_ids: list[list[int]], *args: Any, **kwargs: Any
 ) -> tuple[list[list[int]], None] | None:
     """(completion ids with their end token, no log-probabilities), or None where TRL must generate itself.
@@ -46,7 +46,7 @@ def small_model_rollouts(
     return completions, None
 
 
-def small_model_logprobs(
+def shared_prefix_logprobs(
     trainer: Any, model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, answer: int, entropy: bool
 ) -> tuple[torch.Tensor, torch.Tensor | None, None] | None:
     """(log-probabilities, entropies, no auxiliary loss) of the rollouts, or None where TRL must compute them itself.
