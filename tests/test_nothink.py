@@ -142,7 +142,7 @@ def test_each_example_is_trained_in_its_own_style(backbone: Path) -> None:
         assert tokenizer.decode(row.response_ids) == text + "<|im_end|>"
     with pytest.raises(InputError, match="one mode at a time"):
         limits = Limits(900, 900, 900)
-        encode_examples(mixed, tokenizer, PromptBuilder(tokenizer, "reasonrank"), limits, responses=False)
+        encode_examples(mixed, tokenizer, PromptBuilder(tokenizer, "reasonrank"), limits, target=None)
     same = mix_styles(EXAMPLES, {"reasonrank-qwen3": 1, STYLE: 1})
     with pytest.raises(InputError, match="send the same prompt"):  # this template has no switch of its own
         encode_for_sft(same, backbone, settings)

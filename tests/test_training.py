@@ -22,7 +22,7 @@ from rrlib.prompts import LAST_QWEN3, LAST_THINK, SUFFIX, PromptBuilder, format_
 from rrlib.reward import MultiViewReward
 from rrlib.training import data, grpo, patches, sft
 from rrlib.training.completions import read_completions
-from rrlib.training.config import GRPOSettings, SFTSettings
+from rrlib.training.config import GRPOSettings, SFTSettings, as_stored
 from rrlib.training.grpo import encode_for_grpo, train_grpo
 from rrlib.training.resume import TrainResult
 from rrlib.training.schedule import batches
@@ -155,12 +155,13 @@ def test_real_chat_templates_leave_the_response_alone(
     template = (Path(trl.__file__).parent / "chat_templates" / file).read_text()
     tokenizer = make_tokenizer(tmp_path, eos=eos, template=template, bos=bos)
     builder = PromptBuilder(tokenizer, style)
-    (row,) = data.encode_examples([EXAMPLES[1]], tokenizer, builder, data.Limits(900, 900, 900), responses=True).rows
-    target = "<think> ok </think> <answer> [2] > [3] > [1] </answer>" + eos
-    assert tokenizer.decode(row.response_ids) == target
+    limits = data.Limits(900, 900, 900)
+    (row,) = data.encode_examples([EXAMPLES[1]], tokenizer, builder, limits, target=sft.target).rows
+    response = "<think> ok </think> <answer> [2] > [3] > [1] </answer>" + eos
+    assert tokenizer.decode(row.response_ids) == response
     last = {"reasonrank": LAST_THINK, "reasonrank-qwen3": LAST_QWEN3}[style]
     whole = tokenizer.decode([*row.prompt_ids, *row.response_ids])
-    assert whole.endswith(SUFFIX.format(num=3, query="x1") + last + opening + target)
+    assert whole.endswith(SUFFIX.format(num=3, query="x1") + last + opening + response)
     assert tokenizer.decode(row.prompt_ids) == builder.render(EXAMPLES[1].query.text, EXAMPLES[1].passages)
     assert tokenizer.decode(row.prompt_ids).count("<|begin_of_text|>") == (1 if bos else 0)
     if bos:
@@ -498,3 +499,49 @@ def test_grpo_with_prompts_read_once_learns_as_with_trls_own_passes(
     for one, other in zip(ours.log, theirs.log, strict=True):
         for key in ("loss", "kl", "entropy", "grad_norm", "reward"):
             assert one[key] == pytest.approx(other[key], rel=2e-3, abs=1e-5), key
+
+
+@pytest.mark.parametrize("engine", ["prefix", "generate"])
+def test_a_rollout_engine_that_is_asked_for_is_used(
+    trained: TrainResult, rolled: tuple[Path, TrainResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: Any
+) -> None:
+    """On a CPU, `auto` is `prefix`, whatever the vocabulary; `generate` leaves sampling and scoring to TRL."""
+    from rrlib.training import rollouts
+
+    used: list[str] = []
+    for name in ("decode", "answer_logprobs"):
+        real = getattr(rollouts.prefix, name)
+        monkeypatch.setattr(
+            rollouts.prefix, name, lambda *a, real=real, name=name, **k: used.append(name) or real(*a, **k)
+        )
+    monkeypatch.setattr(rollouts, "_VOCABULARY", 1)
+    settings = dataclasses.replace(GRPO, rollout_engine=engine)
+    result = train_grpo(EXAMPLES, trained.checkpoint, tmp_path, settings, MultiViewReward(k=1))
+    assert set(used) == ({"decode", "answer_logprobs"} if engine == "prefix" else set())
+    if engine == "prefix":
+        keys = ("loss", "reward", "kl", "grad_norm", "completions/mean_length")
+        assert [[r[k] for k in keys] for r in result.log] == [[r[k] for k in keys] for r in rolled[1].log]
+
+
+def test_a_rollout_engine_that_cannot_run_is_refused(backbone: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="by vLLM and by rollout_engine: prefix"):
+        GRPOSettings(use_vllm=True, rollout_engine="prefix")
+    other = shutil.copytree(backbone, tmp_path / "other")
+    config = json.loads((other / "config.json").read_text()) | {"use_sliding_window": True, "sliding_window": 8}
+    (other / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="prefix does not run models of type 'qwen3'"):
+        train_grpo(EXAMPLES, other, tmp_path / "out", dataclasses.replace(GRPO, rollout_engine="prefix"))
+
+
+def test_a_training_that_was_stored_before_a_setting_came_goes_on(rolled: tuple[Path, TrainResult]) -> None:
+    assert "rollout_engine" not in json.loads((rolled[0] / "inputs.json").read_text())
+    assert as_stored({"rollout_engine": "prefix", "beta": 0.0}) == {"rollout_engine": "prefix", "beta": 0.0}
+    assert as_stored({"rollout_engine": "auto", "beta": 0.0}) == {"beta": 0.0}
+
+
+@pytest.mark.gpu
+def test_prompts_read_once_on_a_gpu_learn_as_with_trls_own_passes(backbone: Path, tmp_path: Path) -> None:
+    """With rollouts of its own each engine draws others, so what is compared is that scores and updates are sound."""
+    settings = dataclasses.replace(GRPO, device="auto", dtype="bf16", rollout_engine="prefix")
+    log = train_grpo(EXAMPLES, backbone, tmp_path, settings, MultiViewReward(k=1)).log
+    assert abs(log[0]["kl"]) < 1e-2 and all(row["grad_norm"] < 100 for row in log), log

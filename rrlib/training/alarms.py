@@ -124,12 +124,12 @@ class Alarms:
 
     def __init__(self) -> None:
         self.rows: list[Mapping[str, Any]] = []
-        self.told: dict[str, Alarm] = {}
+        self.alarms: dict[str, Alarm] = {}
         self.path: Path | None = None
 
     def begin(self, path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         """Start, or go on after a resume: `rows` are the log so far, and what they raised is not told again."""
-        self.rows, self.told, self.path = [], {}, path
+        self.rows, self.alarms, self.path = [], {}, path
         path.unlink(missing_ok=True)
         for row in rows:
             self.tell(row, aloud=False)
@@ -137,9 +137,9 @@ class Alarms:
     def tell(self, row: Mapping[str, Any], aloud: bool = True) -> list[Alarm]:
         """The alarms that are new with this row."""
         self.rows.append(row)
-        new = [alarm for alarm in find_alarms(self.rows) if alarm.kind not in self.told]
+        new = [alarm for alarm in find_alarms(self.rows) if alarm.kind not in self.alarms]
         for alarm in new:
-            self.told[alarm.kind] = alarm
+            self.alarms[alarm.kind] = alarm
             if aloud:
                 _LOGGER.warning("%s", alarm)
             if self.path is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
@@ -120,7 +121,10 @@ class GRPOSettings(Common):
         arXiv 2601.05242).
     mask_truncated: completions that were cut off teach nothing, instead of earning -1 (they stay in the group's mean).
 
-    use_vllm: rollouts by vLLM, else by transformers. vllm_mode: `colocate` (in the trainer's processes, with
+    rollout_engine: without vLLM. `generate`: transformers, and TRL's own passes; `prefix`: each prompt is read once for
+        all of its rollouts, when they are drawn and when they are scored (rollouts.py); `auto`: prefix on a CPU,
+        generate on a GPU.
+    use_vllm: rollouts by vLLM, else as rollout_engine says. vllm_mode: `colocate` (in the trainer's processes, with
         vllm_memory of each GPU, split over vllm_tensor_parallel GPUs; with vllm_sleep it gives its memory back while
         the update runs, as verl does) or `server` (vllm_server: its base URL).
     vllm_correction: weigh tokens by the ratio of trainer's and vLLM's probabilities (truncated at 3, token by token);
@@ -145,6 +149,7 @@ class GRPOSettings(Common):
     loss: Literal["grpo", "dr_grpo", "dapo"] = "grpo"
     normalize: Literal["total", "views"] = "total"
     mask_truncated: bool = False
+    rollout_engine: Literal["auto", "generate", "prefix"] = "auto"
     use_vllm: bool = False
     vllm_mode: Literal["colocate", "server"] = "colocate"
     vllm_server: str = "http://localhost:8000"
@@ -159,10 +164,21 @@ class GRPOSettings(Common):
             raise InputError(
                 "loss dr_grpo leaves out the spread by which normalize: views divides", remedy="choose one of them"
             )
+        if self.rollout_engine == "prefix" and self.use_vllm:
+            raise InputError("rollouts by vLLM and by rollout_engine: prefix", remedy="choose one of them")
         if (self.prompts * self.rollouts) % self.updates:
             raise InputError(
                 f"{self.prompts} prompts x {self.rollouts} rollouts do not split into {self.updates} updates"
             )
+
+
+ADDED_LATER = {"rollout_engine": "auto"}
+"""Settings that came after trainings had been stored, with the value that those trainings had without it."""
+
+
+def as_stored(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as they are kept and compared: equal to those of a training that was stored before a setting came."""
+    return {name: value for name, value in settings.items() if (name, value) not in ADDED_LATER.items()}
 
 
 # --- hardware ---------------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from rrlib.training.config import GRPOSettings, world_size
 from rrlib.training.data import Encoded, Limits, encode_examples, load_tokenizer, model_length
 from rrlib.training.patches import prepare_vllm
 from rrlib.training.resume import TrainResult
-from rrlib.training.rollouts import shared_prefix_logprobs, shared_prefix_rollouts
+from rrlib.training.rollouts import check_prefix, shared_prefix_logprobs, shared_prefix_rollouts
 from rrlib.training.schedule import batches
 from rrlib.training.trainer import OnLog, Training, training_arguments
 from rrlib.training.trl_reward import answer_decoder, trl_reward, trl_reward_parts
@@ -110,6 +110,8 @@ class _GRPO(Training):
         else:
             self.reward_functions, self.reward_weights = [trl_reward(reward, decode)], [1.0]
         _check_reward(self.encoded, reward, style)
+        if settings.rollout_engine == "prefix":
+            check_prefix(self.path)
         if settings.use_vllm:
             prepare_vllm(self.device, settings.vllm_mode)
 
@@ -138,7 +140,9 @@ class _GRPO(Training):
             "gold": [list(row.example.gold) for row in rows],
         }
         dataset = Dataset.from_dict(columns)
-        return _trainer_class()(reward_funcs=self.reward_functions, train_dataset=dataset, **shared)
+        trainer = _trainer_class()(reward_funcs=self.reward_functions, train_dataset=dataset, **shared)
+        trainer.rollout_engine = self.settings.rollout_engine
+        return trainer
 
     def probe_limits(self) -> tuple[int, int]:
         return self.settings.max_completion, self.settings.updates
@@ -238,6 +242,7 @@ class RankingRollouts:
     """What we change of TRL's GRPOTrainer, to be put before it: our prompt tokens, shared prefixes, and a log that also
     says where the time goes, how groups spread, and whether vLLM samples from the weights that are trained."""
 
+    rollout_engine = "auto"
     _began: float | None = None  # when the running rollout batch began
     _spent = 0.0  # seconds of it in generation and scoring
 

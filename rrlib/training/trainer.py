@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from rrlib.resources import resolve
 from rrlib.training.alarms import Alarms
 from rrlib.training.card import Facts, model_card
-from rrlib.training.config import Common, check_attention, choose_bf16, choose_device, world_size
+from rrlib.training.config import Common, as_stored, check_attention, choose_bf16, choose_device, world_size
 from rrlib.training.data import Encoded, load_tokenizer, model_length
 from rrlib.training.patches import load_numbered_cpus, tamed_trl
 from rrlib.training.probe import probe
@@ -85,10 +85,8 @@ class Training(ABC):
 
     def run(self) -> TrainResult:
         """Train, or go on, or return what is finished."""
-        inputs = fingerprint(
-            self.settings, self.path, self.examples,
-            stage=self.stage, style=self.style, processes=world_size(), **self.inputs(),
-        )  # fmt: skip
+        shared = {"stage": self.stage, "style": self.style, "processes": world_size()}
+        inputs = as_stored(fingerprint(self.settings, self.path, self.examples, **shared, **self.inputs()))
         with tamed_trl(), locked(self.output):
             config = self.config()
             with config.main_process_first(local=False):  # one process clears the folder, then the others look at it
