@@ -171,15 +171,14 @@ def lora_config(settings: Common) -> Any:
     )
 
 
-def log_writer(output: Path, on_log: OnLog | None, alarms: Alarms | None = None) -> Any:
+def log_writer(output: Path, on_log: OnLog | None) -> Any:
     """A trainer callback that writes log.jsonl line by line; after a resume the file begins with the old lines.
 
     Every row gets `seconds`, training time so far, summed over resumed parts. Alarms are said and go to alarms.jsonl.
     """
     from transformers import TrainerCallback
 
-    path = output / "log.jsonl"
-    watch = alarms or Alarms()
+    path, watch = output / "log.jsonl", Alarms()
 
     class LogWriter(TrainerCallback):
         def __init__(self) -> None:
