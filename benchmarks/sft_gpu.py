@@ -35,9 +35,10 @@ import torch
 from rrlib.errors import InputError
 from rrlib.plans.shapes import KNOWN, Shape, flops_per_token
 from rrlib.plans.training import GIB, device_memory, plan_sft
-from rrlib.training.common import tamed_trl
+from rrlib.training.config import SFTSettings
 from rrlib.training.launch import Launch
-from rrlib.training.sft import SFTSettings, sft_config
+from rrlib.training.patches import tamed_trl
+from rrlib.training.sft import sft_config
 
 LENGTHS = (4096, 8192, 16384, 23552)
 GOAL_LENGTH, GOAL = 8192, 0.5

@@ -15,6 +15,17 @@ PACKAGE = Path(__file__).resolve().parent
 """The folder of the package. Its parent is the clone, where there is one."""
 
 
+def repository() -> Path:
+    """The folder that holds notebooks/ and params/: the library's own checkout, else found upwards from here.
+
+    Raises MissingFileError when neither has them (the library alone was installed).
+    """
+    for folder in (PACKAGE.parent, Path.cwd(), *Path.cwd().parents):
+        if (folder / "notebooks").is_dir() and (folder / "params").is_dir():
+            return folder
+    raise MissingFileError("no folder with notebooks/ and params/ here or above", remedy="run inside the checkout")
+
+
 def resolve(ref: str | Path) -> str:
     """A folder or hub name for `from_pretrained`: `package:module/sub/folder` becomes the path inside that package."""
     text = str(ref)

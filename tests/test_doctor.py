@@ -34,8 +34,7 @@ def test_training_dtype_follows_the_hardware(flags: set[str], cuda: bool, dtype:
 
 
 def test_training_uses_what_the_doctor_says() -> None:
-    from rrlib.training.common import choose_bf16
-    from rrlib.training.sft import SFTSettings
+    from rrlib.training.config import SFTSettings, choose_bf16
 
     settings = SFTSettings(device="cpu")
     assert choose_bf16(settings, "cpu") == (doctor.training_dtype(cuda=False) == "bfloat16")

@@ -13,9 +13,8 @@ from rrlib.cli import main
 from rrlib.errors import InputError
 from rrlib.plans.shapes import KNOWN, Shape, flops_per_token, model_config, parameters, shape_of
 from rrlib.plans.training import GIB, kv_bytes, layer_bytes, plan_grpo, plan_sft, render
-from rrlib.training.grpo import GRPOSettings
+from rrlib.training.config import GRPOSettings, SFTSettings
 from rrlib.training.launch import Launch
-from rrlib.training.sft import SFTSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 SEVEN, THIRTY = "Qwen/Qwen2.5-7B-Instruct", "Qwen/Qwen2.5-32B-Instruct"

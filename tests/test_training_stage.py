@@ -17,9 +17,8 @@ from rrlib.cli import main
 from rrlib.errors import InputError
 from rrlib.formats import write_examples
 from rrlib.reward import MultiViewReward
-from rrlib.training.grpo import GRPOSettings
+from rrlib.training.config import GRPOSettings, SFTSettings
 from rrlib.training.launch import Launch
-from rrlib.training.sft import SFTSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -14,9 +14,8 @@ from rrlib.chain.params import Config
 from rrlib.errors import InputError
 from rrlib.prompts import get_style
 from rrlib.reward import MultiViewReward
-from rrlib.training.grpo import GRPOSettings
+from rrlib.training.config import GRPOSettings, SFTSettings
 from rrlib.training.launch import Launch
-from rrlib.training.sft import SFTSettings
 
 KINDS: Mapping[str, str] = {"02_sft": "sft", "03_rl": "grpo"}
 """Stage of the chain -> kind of training."""

@@ -20,7 +20,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from rrlib.errors import MissingFileError, ProfileError
-from rrlib.resources import PACKAGE
+from rrlib.resources import repository
 
 STAGES: dict[str, tuple[str, ...]] = {
     "01_synthesis": (),
@@ -89,17 +89,6 @@ class Profile:
         values.update(self.sections.get(stage, {}))
         values.update({name: value for name, value in reserved.items() if name in declared})
         return {name: _as_declared(value, declared[name].default) for name, value in values.items()}
-
-
-def repository() -> Path:
-    """The folder that holds notebooks/ and params/: the library's own checkout, else found upwards from here.
-
-    Raises MissingFileError when neither has them (the library alone was installed).
-    """
-    for folder in (PACKAGE.parent, Path.cwd(), *Path.cwd().parents):
-        if (folder / "notebooks").is_dir() and (folder / "params").is_dir():
-            return folder
-    raise MissingFileError("no folder with notebooks/ and params/ here or above", remedy="run inside the checkout")
 
 
 def notebook_path(stage: str, notebooks: Path | None = None) -> Path:

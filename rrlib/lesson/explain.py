@@ -18,6 +18,7 @@ from rrlib.errors import EngineError, InputError
 from rrlib.metrics import Floats, ndcg
 from rrlib.reward import PAPER_WEIGHTS, MultiViewReward
 from rrlib.strategies import Permutation, Strategy, StrategySpec, Window
+from rrlib.training import objective
 
 if TYPE_CHECKING:
     from rrlib.formats import Collection
@@ -199,10 +200,7 @@ def advantages(rewards: Sequence[float], scale: str = "group") -> Floats:
     if scale not in ("group", "none"):
         raise InputError(f"scale {scale!r}", remedy="use group or none")
     values = np.asarray(rewards, dtype=np.float64)
-    centred = values - values.mean()
-    if scale == "none" or len(values) < 2:
-        return np.asarray(centred)
-    return np.asarray(centred / (values.std(ddof=1) + 1e-4))
+    return np.asarray(objective.advantages(values, divide=scale == "group" and len(values) > 1))
 
 
 def pull(orders: Sequence[Sequence[int] | None], weights: Sequence[float]) -> Floats:

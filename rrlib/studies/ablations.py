@@ -24,8 +24,9 @@ from rrlib.formats import Collection, read_collection, read_examples, read_jsonl
 from rrlib.records import repair_tail
 from rrlib.resources import PACKAGE, load_callable, resolve
 from rrlib.reward import PAPER_WEIGHTS, MultiViewReward
-from rrlib.training.grpo import GRPOSettings, train_grpo
-from rrlib.training.sft import SFTSettings, train_sft
+from rrlib.training.config import GRPOSettings, SFTSettings, as_stored
+from rrlib.training.grpo import train_grpo
+from rrlib.training.sft import train_sft
 from rrlib.types import RankingExample, Run
 
 if TYPE_CHECKING:
@@ -124,7 +125,8 @@ class Table:
 
     def __init__(self, folder: str | Path, setting: Setting, say: Callable[[str], None] = print) -> None:
         self.folder, self.setting, self.say = Path(folder), setting, say
-        self.key = hash_text(json.dumps(asdict(setting), sort_keys=True, default=str))[:12]
+        stored = {**asdict(setting), "grpo": as_stored(asdict(setting.grpo))}
+        self.key = hash_text(json.dumps(stored, sort_keys=True, default=str))[:12]
         self.path = self.folder / "rows.jsonl"
 
     def results(self) -> list[Result]:
