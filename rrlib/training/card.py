@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rrlib.gguf import is_gguf
+
 if TYPE_CHECKING:
     from rrlib.training.trainer import Facts
 
@@ -68,6 +70,8 @@ def model_card(facts: Facts, info: Mapping[str, Any], log: Sequence[Mapping[str,
 
 
 def _base_name(model: str) -> str:
+    if is_gguf(model):
+        return Path(model).name
     if model.startswith("package:") or not Path(model).is_dir():
         return model.removeprefix("package:")
     path = Path(model)
