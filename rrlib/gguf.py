@@ -218,22 +218,24 @@ def turn_end(tokenizer: Any) -> str | None:
 
 
 def _mend_words(tokenizer: Any, header: dict[str, Any]) -> list[str]:
-    """Cut text into words as the file says (`tokenizer.ggml.pre`); else "a  1" is not the tokens of training."""
-    from tokenizers import Regex
+    """Cut text into words as the file says (`tokenizer.ggml.pre`), and put tokens together without losing a space.
+
+    With GPT-2's words for all, "a  1" would not be the tokens of training; and a decoder made for SentencePiece takes
+    the leading space off a continuation.
+    """
+    from tokenizers import Regex, decoders
     from tokenizers import pre_tokenizers as cut
 
     if header["general.architecture"] != "llama" or header.get("tokenizer.ggml.model") != "gpt2":
-        return []  # transformers has a tokenizer of its own for these
-    kind = header.get("tokenizer.ggml.pre", "default")
+        return []  # transformers has a converter of its own for these
+    backend, kind = tokenizer.backend_tokenizer, header.get("tokenizer.ggml.pre", "default")
+    backend.decoder = decoders.ByteLevel()
     if kind == "smollm":
         digits = cut.Digits(individual_digits=True)
-        words = cut.Sequence([digits, cut.ByteLevel(add_prefix_space=False, use_regex=True)])
+        backend.pre_tokenizer = cut.Sequence([digits, cut.ByteLevel(add_prefix_space=False, use_regex=True)])
     elif kind == "llama-bpe":
         split = cut.Split(Regex(_LLAMA3), "isolated", invert=False)
-        words = cut.Sequence([split, cut.ByteLevel(add_prefix_space=False, use_regex=False)])
-    elif kind in ("default", "gpt-2"):
-        return []
-    else:
+        backend.pre_tokenizer = cut.Sequence([split, cut.ByteLevel(add_prefix_space=False, use_regex=False)])
+    elif kind not in ("default", "gpt-2"):
         return [f"words are cut as in GPT-2, although the file says {kind!r}: compare a few prompts' tokens"]
-    tokenizer.backend_tokenizer.pre_tokenizer = words
-    return [f"words are cut as in {kind!r}"]
+    return [f"words are cut and joined as in {kind!r}"]
