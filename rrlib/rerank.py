@@ -116,7 +116,7 @@ class _Sent:
 class Reranker:
     """Reranks candidates with an engine, a prompt style and a strategy.
 
-    model: a folder, a hub name, `package:module/folder`, or an engine already made.
+    model: a folder, a hub name, a `.gguf` file, `package:module/folder`, or an engine already made.
     style: a prompt style (rrlib.prompts.WINDOW_STYLES; POINT_STYLES with strategy `pointwise`, where a passage's score
     is the probability of the word for relevant, of both words). depth: how many candidates are reranked; the tail keeps
     its place behind them. log: a JSONL file that keeps every window and from which a killed run goes on.
@@ -186,8 +186,8 @@ class Reranker:
         """What every log line records, and what must be equal for a resume. weights: of a checkpoint in a folder, which
         may then be moved."""
         limits = {} if self.budget is None else {"budget": self.budget}
-        folder = Path(self.engine.model)
-        weights = {"weights": model_hash(folder)} if folder.is_dir() else {}
+        checkpoint = Path(self.engine.model)
+        weights = {"weights": model_hash(checkpoint)} if checkpoint.exists() else {}
         return {
             "engine": self.engine.name,
             "model": self.engine.model,

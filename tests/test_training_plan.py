@@ -13,6 +13,7 @@ from rrlib.cli import main
 from rrlib.errors import InputError
 from rrlib.plans.shapes import KNOWN, Shape, flops_per_token, model_config, parameters, shape_of
 from rrlib.plans.training import GIB, kv_bytes, layer_bytes, plan_grpo, plan_sft, render
+from rrlib.resources import SMOLLM2, resolve
 from rrlib.training.config import GRPOSettings, SFTSettings
 from rrlib.training.launch import Launch
 
@@ -161,3 +162,25 @@ def test_the_miniature_fits_anywhere_and_its_shape_comes_from_its_folder() -> No
     assert shape.family == "qwen3" and shape.tied
     with pytest.raises(InputError, match="no shape is known"):
         shape_of("nobody/knows")
+
+
+@pytest.mark.parametrize(
+    ("model", "count"),
+    [("HuggingFaceTB/SmolLM2-135M-Instruct", 134_515_008), ("Qwen/Qwen2.5-0.5B-Instruct", 494_032_768)],
+)
+def test_small_models_have_the_parameters_of_their_cards(model: str, count: int) -> None:
+    assert parameters(shape_of(model))["total"] == count
+
+
+@pytest.mark.parametrize(
+    ("name", "memory"), [("smollm2-135m", 8.0), ("smollm2-135m-quick", 8.0), ("qwen2.5-0.5b", 0.0)]
+)
+def test_the_profiles_of_real_questions_fit(name: str, memory: float) -> None:
+    options = {"gpu_memory": memory} if memory else {}
+    sft, grpo = plans_of(ROOT / "params" / f"{name}.yaml", **options)
+    assert sft.fits and grpo.fits
+
+
+@pytest.mark.smollm2
+def test_the_shape_that_plans_know_is_the_models() -> None:
+    assert shape_of(resolve(SMOLLM2)) == KNOWN[SMOLLM2] == KNOWN["HuggingFaceTB/SmolLM2-135M-Instruct"]

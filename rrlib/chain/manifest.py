@@ -31,7 +31,8 @@ from typing import TYPE_CHECKING, Any
 
 from rrlib.chain.params import notebook_path, read_cells, repository
 from rrlib.errors import MissingFileError, StageError
-from rrlib.resources import PACKAGE, resolve
+from rrlib.gguf import is_gguf
+from rrlib.resources import PACKAGE, locate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -131,10 +132,10 @@ def references(value: Any) -> dict[str, str]:
     module, colon, name = value.partition(":")
     if colon and not value.startswith("package:") and module.replace(".", "").isidentifier() and name.isidentifier():
         return {} if module.split(".")[0] == "rrlib" else _module_hash(value, module)
-    if not value.startswith("package:") and "/" not in value:
+    if not value.startswith("package:") and "/" not in value and not is_gguf(value):
         return {}
     try:
-        path = Path(resolve(value))
+        path = Path(locate(value))  # a GGUF file is hashed as it is, not converted
     except MissingFileError:
         return {value: "missing"}
     return {value: hash_tree(path)} if path.exists() else {}

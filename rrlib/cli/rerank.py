@@ -17,7 +17,7 @@ def rerank(
         Path | None, typer.Option(help="rank_llm request JSONL, instead of run, queries and corpus")
     ] = None,
     engine: Annotated[str, typer.Option(help="transformers, vllm, openai or replay")] = "transformers",
-    model: Annotated[str, typer.Option(help="folder, hub name, or package:module/folder")] = "",
+    model: Annotated[str, typer.Option(help="folder, hub name, .gguf file, or package:module/folder")] = "",
     prompt: Annotated[
         str,
         typer.Option(

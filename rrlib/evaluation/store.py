@@ -42,7 +42,7 @@ class OutcomeStore:
         if self.fresh and not stem and folder.is_dir():
             shutil.rmtree(folder)
         told = settings()
-        if isinstance(told.get("model"), str) and Path(told["model"]).is_dir():
+        if isinstance(told.get("model"), str) and Path(told["model"]).exists():
             told = {**told, "model": f"a folder with {model_hash(told['model'])}"}  # it may be moved
         key = {"settings": _plain(told), "benchmarks": {one.name: _digest(one) for one in data}}
         found = read_json(known)

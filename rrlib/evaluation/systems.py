@@ -144,7 +144,8 @@ def bare_candidates(data: BenchmarkData, depth: int | None = None) -> list[Candi
 class Listwise:
     """A listwise reranker: any checkpoint or hub model, any engine, with or without reasoning.
 
-    model: folder, hub name, or `package:module/folder`. style: with `nothink_tags` or `nothink` it does not reason.
+    model: folder, hub name, `.gguf` file, or `package:module/folder`.
+    style: with `nothink_tags` or `nothink` it does not reason.
     window, stride, depth, max_passage_tokens: None takes the benchmark's. budget: reasoning tokens (None: no limit of
     its own). shuffle: a seed; the candidates are shown in a random order instead of the first stage's.
     context: tokens of prompt and answer together; `fit` says what gives way where a window does not fit: `passages`

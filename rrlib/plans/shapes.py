@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rrlib.errors import InputError
-from rrlib.resources import resolve
+from rrlib.resources import SMOLLM2, resolve
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +40,18 @@ class Shape:
         return self.kv_heads * self.head
 
 
+_SMOLLM2 = Shape("llama", 576, 30, 9, 3, 64, 1536, 49152, tied=True, positions=8192)
+
 KNOWN: dict[str, Shape] = {
+    "HuggingFaceTB/SmolLM2-135M-Instruct": _SMOLLM2,
+    SMOLLM2: _SMOLLM2,
+    "Qwen/Qwen2.5-0.5B-Instruct": Shape("qwen2", 896, 24, 14, 2, 64, 4864, 151936, tied=True),
     "Qwen/Qwen2.5-7B-Instruct": Shape("qwen2", 3584, 28, 28, 4, 128, 18944, 152064),
     "Qwen/Qwen2.5-32B-Instruct": Shape("qwen2", 5120, 64, 40, 8, 128, 27648, 152064),
     "Qwen/Qwen3-8B": Shape("qwen3", 4096, 36, 32, 8, 128, 12288, 151936, positions=40960),
     "meta-llama/Llama-3.1-8B-Instruct": Shape("llama", 4096, 32, 32, 8, 128, 14336, 128256, positions=131072),
 }
-"""Hub name -> shape."""
+"""Hub name, or a reference that a profile names -> shape."""
 
 _CLASSES = {"qwen2": "Qwen2", "qwen3": "Qwen3", "llama": "Llama"}
 

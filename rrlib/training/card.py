@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rrlib.gguf import is_gguf
+
 _WHAT = {
     "sft": "supervised fine-tuning on a teacher's reasoning and ranked lists; loss on the response alone",
     "grpo": "GRPO with the multi-view ranking reward (NDCG, Recall, RBO, gated by format)",
@@ -82,6 +84,8 @@ def model_card(facts: Facts, log: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _base_name(model: str) -> str:
+    if is_gguf(model):
+        return Path(model).name
     if model.startswith("package:") or not Path(model).is_dir():
         return model.removeprefix("package:")
     path = Path(model)

@@ -75,7 +75,7 @@ def train_grpo(
     Parameters
     ----------
     examples: pointwise labels and gold list are used, reasoning is not.
-    model: checkpoint folder, hub name or `package:` reference; it is also the reference of the KL term.
+    model: checkpoint folder, hub name, `.gguf` file or `package:` reference; it is also the reference of the KL term.
     output, on_log, style: as for train_sft. Completions stay in `output/trainer/completions/*.parquet`.
     settings: defaults are the paper's for Qwen2.5-7B.
     reward: its cut-off k should be window - stride (default 10, as 20 - 10).

@@ -67,7 +67,7 @@ def train_sft(
     Parameters
     ----------
     examples: with reasoning, unless the style has no think block.
-    model: checkpoint folder, hub name or `package:` reference.
+    model: checkpoint folder, hub name, `.gguf` file or `package:` reference.
     output: folder of this training. Called again with the same inputs it continues at its last resume point,
         bit for bit on a CPU; once finished it returns the stored result. Under torchrun or accelerate, all processes
         call this, with one folder that all of them see.
