@@ -3,25 +3,28 @@
 It answers the prompts that a model would be sent, so that stores, filter and books are the same. The selection prompt
 gets the human labels; the ranking prompt gets the gold list (relevant passages in the order of the human tree, then the
 rest as shown) with a chain in one of the forms of rrlib.synthesis.chains. The data are real, the teacher is called
-`human`.
+`human`. Where people gave no reasoning, `ModelTeacher` lets a trained reranker write it.
 """
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rrlib.engines.base import Decoding, Message, Reply
+from rrlib.engines import Decoding, Engine, Message, Reply, Request, make_engine
 from rrlib.errors import InputError
 from rrlib.formats import Collection, read_collection
-from rrlib.prompts import format_ranking
+from rrlib.prompts import PromptBuilder, format_ranking
+from rrlib.resources import resolve
 from rrlib.synthesis.chains import FORMS, Argument, Form, argument_of, get_form, gold_order
 from rrlib.synthesis.filter import self_consistency
 from rrlib.synthesis.prompts import VERSION, flatten, passage_line
-from rrlib.synthesis.sources.windows import Windowing, windows_of
-from rrlib.types import Passage, Query, RankingExample
+from rrlib.synthesis.sources.items import CollectionSource
+from rrlib.synthesis.sources.windows import Windowing
+from rrlib.types import Passage, RankingExample
 
 MODEL = "human"
 SPLITS = ("train", "validation")
@@ -99,45 +102,127 @@ def _shown(passage: Passage) -> str:
 def human_examples(
     collection: Collection,
     *,
+    split: str = "train",
     form: str = Form.VERDICTS,
     words: int = 0,
     windowing: Windowing | None = None,
     seed: int = 0,
     limit: int | None = None,
 ) -> list[RankingExample]:
-    """Training examples of a labelled collection in memory, without stores: what the pipeline makes with HumanTeacher.
+    """Training examples of a labelled collection in memory: what the pipeline makes with HumanTeacher, without stores.
 
-    Queries come in the collection's order, at most `limit`; each gives the windows that `windowing` says, as retrieved.
+    split, seed, limit: which queries in which order, see CollectionSource; each gives the windows that `windowing`
+    (default: Windowing()) says, as retrieved. form, words: see HumanTeacher.
     """
-    windowing, written = windowing or Windowing(), FORMS[get_form(form)]
+    written = FORMS[get_form(form)]
+    arguments = {qid: argument_of(metadata) for qid, metadata in collection.metadata.items()}
     examples = []
-    for candidate in collection.candidates(windowing.depth)[:limit]:
-        query, metadata = candidate.query, collection.metadata[candidate.query.qid]
-        relevant = {docid for docid, grade in collection.qrels.get(query.qid, {}).items() if grade > 0}
-        argument = argument_of(metadata)
-        windows = windows_of(candidate.passages, relevant, windowing, seed, query.qid)
-        for number, passages in enumerate(windows):
-            chosen = [i for i, passage in enumerate(passages) if passage.docid in relevant]
-            order = gold_order(argument, passages, chosen)
-            chain = written(argument, passages, chosen, words)
-            labels = tuple(int(i in chosen) for i in range(len(passages)))
-            meta = _meta(collection, metadata, seed) | {"query": query.qid, "window": number, "form": str(form)}
-            if chosen:
-                meta["consistency"] = self_consistency(order, labels)
-            examples.append(
-                RankingExample(Query(f"{query.qid}/{number}", query.text), passages, labels, tuple(order), chain, meta)
-            )
+    for item in CollectionSource(collection, split, seed, limit, windowing=windowing or Windowing()):
+        qid, _, number = item.query.qid.rpartition("/")
+        chosen = [i for i, p in enumerate(item.candidates) if (item.labels or {}).get(p.docid, 0) > 0]
+        labels = tuple(int(i in chosen) for i in range(len(item.candidates)))
+        order = gold_order(arguments[qid], item.candidates, chosen)
+        meta = {
+            "domain": item.domain,
+            "collection": collection.name,
+            "data_kind": collection.data_kind,
+            "licence": item.licence,
+            "teacher": MODEL,
+            "teacher_kind": MODEL,
+            "prompt_version": VERSION,
+            "seed": seed,
+            "query": qid,
+            "window": int(number),
+            "form": str(form),
+        }
+        if chosen:
+            meta["consistency"] = self_consistency(order, labels)
+        chain = written(arguments[qid], item.candidates, chosen, words)
+        examples.append(RankingExample(item.query, item.candidates, labels, tuple(order), chain, meta))
     return examples
 
 
-def _meta(collection: Collection, metadata: Mapping[str, Any], seed: int) -> dict[str, Any]:
-    return {
-        "domain": str(metadata.get("domain") or ""),
-        "collection": collection.name,
-        "data_kind": collection.data_kind,
-        "licence": str(collection.source.get("licence") or "unknown"),
-        "teacher": MODEL,
-        "teacher_kind": MODEL,
-        "prompt_version": VERSION,
-        "seed": seed,
-    }
+class ModelTeacher:
+    """A trained reranker as teacher where people gave labels and no reasoning: one round of synthesis (section 4.1).
+
+    The selection prompt is answered by the human labels, the ranking prompt by a checkpoint of ours, which reads its
+    own prompt (`style`) for the same query and passages. So the self-consistency filter drops the lists that contradict
+    the labels: errors of a real model, judged by people.
+
+    folder: as for HumanTeacher. checkpoint: a model folder or hub name, or the base URL of an OpenAI-compatible server
+    (then with `model`, its name there). engine, engine_options: see rrlib.engines.make_engine; an Engine serves too.
+    Calls in flight go to the engine together, as one batch with the sampling seed of the first: with a temperature
+    above 0 what is drawn depends on which calls come together.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        checkpoint: str | Engine,
+        seed: int = 0,
+        model: str = "",
+        engine: str = "transformers",
+        style: str = "reasonrank",
+        max_passage_tokens: int = 512,
+        **engine_options: Any,
+    ) -> None:
+        self._people = HumanTeacher(folder, seed=seed)
+        if isinstance(checkpoint, str) and checkpoint.startswith(("http://", "https://")):
+            if not model:
+                raise InputError("a checkpoint behind a URL needs its name there", remedy="give model")
+            engine_options = {"base_url": checkpoint, **engine_options}
+            engine, checkpoint = "openai", model
+        if isinstance(checkpoint, str):
+            checkpoint = make_engine(engine, resolve(checkpoint), **engine_options)
+        self.engine = checkpoint
+        self.model = f"{Path(self.engine.model).name}, {MODEL} labels"
+        self._prompts = PromptBuilder(getattr(self.engine, "tokenizer", None), style, max_passage_tokens)
+        self._waiting: list[tuple[Request, asyncio.Future[Reply]]] = []
+        self._worker: asyncio.Task[None] | None = None
+        self._asked = 0
+
+    async def chat(self, messages: Sequence[Message], decoding: Decoding) -> Reply:
+        """Answer a selection prompt by the labels, a ranking prompt by the checkpoint."""
+        text = "\n".join(m["content"] for m in messages if m["role"] == "user")
+        asked = _QUERY.findall(text)
+        if _GOLD.search(text) or not asked:
+            return self._people.answer(messages, decoding)
+        passages = [Passage(number, shown) for number, shown in _PASSAGE.findall(text)]
+        return await self._ask(self._request(asked[-1], passages), decoding)
+
+    def _request(self, query: str, passages: Sequence[Passage]) -> Request:
+        self._asked += 1
+        if self._prompts.tokenizer is None:
+            return Request(self._asked, self._prompts.messages(query, passages))
+        return Request(self._asked, prompt=self._prompts.render(query, passages))
+
+    async def _ask(self, request: Request, decoding: Decoding) -> Reply:
+        """The engine's reply. The first to wait starts the work for all that wait."""
+        reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._waiting.append((request, reply))
+        if self._worker is None or self._worker.done():
+            self._worker = asyncio.create_task(self._work(decoding))
+        return await reply
+
+    async def _work(self, decoding: Decoding) -> None:
+        while self._waiting:
+            await asyncio.sleep(0.01)  # let the calls that are in flight come together
+            batch, self._waiting = self._waiting, []
+            try:
+                replies = await asyncio.to_thread(self._run, [request for request, _ in batch], decoding)
+            except BaseException as error:
+                for _, future in batch:
+                    if not future.done():
+                        future.set_exception(error)
+                raise
+            for request, future in batch:
+                if not future.done():
+                    future.set_result(replies[request.id])
+
+    def _run(self, requests: list[Request], decoding: Decoding) -> dict[int, Reply]:
+        self.engine.submit(requests, decoding)
+        replies: dict[int, Reply] = {}
+        while len(replies) < len(requests):
+            replies |= dict(self.engine.collect())
+        return replies
