@@ -93,13 +93,13 @@ def gold_order(argument: Argument, passages: Sequence[Passage], relevant: Sequen
 
 
 def facts(argument: Argument, passages: Sequence[Passage], relevant: Sequence[int], words: int = 0) -> str:
-    """`[3] a star produces light` for each relevant passage, a line each, in tree order."""
+    """`[3] iron rusts in damp air` for each relevant passage, a line each, in tree order."""
     best = gold_order(argument, passages, relevant)[: len(relevant)]
     return "\n".join(f"[{i + 1}] {quoted_words(passages[i], words)}" for i in best) or NOTHING
 
 
 def tree(argument: Argument, passages: Sequence[Passage], relevant: Sequence[int], words: int = 0) -> str:
-    """The steps whose premises are all at hand, a line each: `[1] and [3] give A: leo is a constellation`.
+    """The steps whose premises are all at hand, a line each: `[1] and [3] give A: a nail rusts`.
 
     Relevant passages that no such step uses come first, as `[2] helps`. The last step's conclusion is the hypothesis.
     """
@@ -128,7 +128,7 @@ def verdicts(argument: Argument, passages: Sequence[Passage], relevant: Sequence
 
 
 def quoted(argument: Argument, passages: Sequence[Passage], relevant: Sequence[int], words: int = 4) -> str:
-    """`[1] a star produces light: yes`, a line each, with the first `words` words of each passage."""
+    """`[1] iron rusts in: yes`, a line each, with the first `words` words of each passage."""
     said = ("yes" if i in relevant else "no" for i in range(len(passages)))
     return "\n".join(
         f"[{i}] {quoted_words(p, words)}: {v}" for i, (p, v) in enumerate(zip(passages, said, strict=True), 1)

@@ -47,6 +47,7 @@ class HumanTeacher:
 
     def __init__(self, folder: str | Path, *, seed: int = 0, form: str = Form.VERDICTS, words: int = 0) -> None:
         self.form, self.words = get_form(form), words
+        self.settings = {"form": str(self.form), "words": words}
         self._queries: dict[str, tuple[Argument, set[str]]] = {}
         self._docids: dict[str, str] = {}
         for collection in _labelled(folder):
@@ -176,6 +177,7 @@ class ModelTeacher:
         if isinstance(checkpoint, str):
             checkpoint = make_engine(engine, resolve(checkpoint), **engine_options)
         self.engine = checkpoint
+        self.settings = {"style": style, "max_passage_tokens": max_passage_tokens}
         self.model = f"{Path(self.engine.model).name}, {MODEL} labels"
         self._prompts = PromptBuilder(getattr(self.engine, "tokenizer", None), style, max_passage_tokens)
         self._waiting: list[tuple[Request, asyncio.Future[Reply]]] = []

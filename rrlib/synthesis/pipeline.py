@@ -123,6 +123,7 @@ def synthesize(
                 "depth": depth,
                 "shard": str(shard),
                 **asdict(mix),
+                **({"teacher": own} if (own := getattr(client, "settings", None)) else {}),
             },
         )
         stores = [stack.enter_context(_closing(Store(out / f"{step}.jsonl"))) for step in STEPS]

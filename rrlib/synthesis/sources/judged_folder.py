@@ -114,7 +114,7 @@ def _stemmed(
 
     def stem(texts: list[str]) -> list[str]:
         words = bm25s.tokenize(texts, stopwords="en", stemmer=stemmer, show_progress=False, return_ids=False)
-        return [" ".join(line) for line in words]
+        return [" ".join(f"{word}_" for word in line) for line in words]  # `_`: no stem is a stop word or too short
 
     texts = stem([f"{p.title} {p.text}".strip() for p in corpus.values()])
     asked = stem([query.text for query in queries.values()])
