@@ -184,19 +184,22 @@ def test_it_answers_the_prompts_of_a_model(tmp_path: Path) -> None:
     assert nothing.text == "None"
     ranked = teacher.answer(rank_messages(recipe, "what of case 1?", passages), Decoding())
     assert ranked.text == "[4] > [3] > [1] > [2]" and ranked.reasoning == "[1] helps\n[4] and [3] give A: half"
+    teacher.gold = "shown"
+    assert teacher.answer(rank_messages(recipe, "what of case 1?", passages), Decoding()).text[:15] == "[1] > [3] > [4]"
     assert teacher.answer(rank_messages(recipe, "what of case 5?", passages), Decoding()).error  # a test query
     assert teacher.answer(rank_messages(recipe, "who?", passages), Decoding()).error
 
 
 @pytest.mark.parametrize("form", [form for form in Form if form != Form.NONE])
 def test_the_pipeline_and_the_short_way_agree(tmp_path: Path, form: Form) -> None:
+    gold = "shown" if form == Form.VERDICTS else "tree"
     folder = make_folder(tmp_path / "toy")
     collection = with_windows(folder, drawn=1, empty=0.5, shuffled=0.3)
-    teacher = HumanTeacher(folder, seed=3, form=form, words=3)
+    teacher = HumanTeacher(folder, seed=3, form=form, words=3, gold=gold)
     result = synthesize(collection, teacher, tmp_path / "out", window=10, seed=3, limit=4)
     examples = read_examples(result.examples)
     windowing = Windowing.of(collection.source["windows"])
-    short = human_examples(collection, form=form, words=3, windowing=windowing, seed=3, limit=4)
+    short = human_examples(collection, form=form, words=3, gold=gold, windowing=windowing, seed=3, limit=4)
     assert result.summary["dropped"] == {} and len({e.query.qid.partition("/")[0] for e in examples}) == 4
     for one, other in zip(examples, short, strict=True):
         assert (one.query, one.passages, one.relevance) == (other.query, other.passages, other.relevance)
@@ -240,6 +243,8 @@ def test_a_folder_without_labels_is_refused(tmp_path: Path) -> None:
         path.unlink()
     with pytest.raises(InputError, match="no human labels"):
         HumanTeacher(folder)
+    with pytest.raises(InputError, match="unknown gold order 'best'"):
+        HumanTeacher(folder, gold="best")
 
 
 # --- a trained model as teacher --------------------------------------------------------------------------------------

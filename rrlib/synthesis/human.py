@@ -39,15 +39,19 @@ class HumanTeacher:
     """`async chat(messages, decoding) -> Reply`, as any chat client.
 
     folder: a collection with qrels (and, in the metadata, human reasoning) for train or validation. form: see
-    rrlib.synthesis.chains.Form. words: of a passage quoted in the chain (0 = all). seed: taken, as of every teacher,
-    and not used: nothing here is drawn. Raises InputError for an unknown form and for a folder without labels.
+    rrlib.synthesis.chains.Form. words: of a passage quoted in the chain (0 = all). gold: how the relevant passages
+    stand in the list, `tree` (as the proof uses them) or `shown` (as in the window, which a small model can copy from
+    its verdicts). seed: taken, as of every teacher, and not used: nothing here is drawn. Raises InputError for an
+    unknown form or gold order, and for a folder without labels.
     """
 
     model = MODEL
 
-    def __init__(self, folder: str | Path, *, seed: int = 0, form: str = Form.VERDICTS, words: int = 0) -> None:
-        self.form, self.words = get_form(form), words
-        self.settings = {"form": str(self.form), "words": words}
+    def __init__(
+        self, folder: str | Path, *, seed: int = 0, form: str = Form.VERDICTS, words: int = 0, gold: str = "tree"
+    ) -> None:
+        self.form, self.words, self.gold = get_form(form), words, _known_gold(gold)
+        self.settings = {"form": str(self.form), "words": words, "gold": gold}
         self._queries: dict[str, tuple[Argument, set[str]]] = {}
         self._docids: dict[str, str] = {}
         for collection in _labelled(folder):
@@ -80,7 +84,14 @@ class HumanTeacher:
 
     def rank(self, argument: Argument, passages: Sequence[Passage], relevant: Sequence[int]) -> tuple[str, list[int]]:
         """(chain, gold list) of a window; relevant and gold list are 0-based positions into `passages`."""
-        return FORMS[self.form](argument, passages, relevant, self.words), gold_order(argument, passages, relevant)
+        chain = FORMS[self.form](argument, passages, relevant, self.words)
+        return chain, gold_order(argument if self.gold == "tree" else Argument(), passages, relevant)
+
+
+def _known_gold(gold: str) -> str:
+    if gold not in ("tree", "shown"):
+        raise InputError(f"unknown gold order {gold!r}", remedy="use tree or shown")
+    return gold
 
 
 def _labelled(folder: str | Path) -> list[Collection]:
@@ -106,6 +117,7 @@ def human_examples(
     split: str = "train",
     form: str = Form.VERDICTS,
     words: int = 0,
+    gold: str = "tree",
     windowing: Windowing | None = None,
     seed: int = 0,
     limit: int | None = None,
@@ -113,16 +125,17 @@ def human_examples(
     """Training examples of a labelled collection in memory: what the pipeline makes with HumanTeacher, without stores.
 
     split, seed, limit: which queries in which order, see CollectionSource; each gives the windows that `windowing`
-    (default: Windowing()) says, as retrieved. form, words: see HumanTeacher.
+    (default: Windowing()) says, as retrieved. form, words, gold: see HumanTeacher.
     """
-    written = FORMS[get_form(form)]
+    written, gold = FORMS[get_form(form)], _known_gold(gold)
     arguments = {qid: argument_of(metadata) for qid, metadata in collection.metadata.items()}
     examples = []
     for item in CollectionSource(collection, split, seed, limit, windowing=windowing or Windowing()):
         qid, _, number = item.query.qid.rpartition("/")
         chosen = [i for i, p in enumerate(item.candidates) if (item.labels or {}).get(p.docid, 0) > 0]
         labels = tuple(int(i in chosen) for i in range(len(item.candidates)))
-        order = gold_order(arguments[qid], item.candidates, chosen)
+        argument = arguments[qid]
+        order = gold_order(argument if gold == "tree" else Argument(), item.candidates, chosen)
         meta = {
             "domain": item.domain,
             "collection": collection.name,
@@ -138,7 +151,7 @@ def human_examples(
         }
         if chosen:
             meta["consistency"] = self_consistency(order, labels)
-        chain = written(arguments[qid], item.candidates, chosen, words)
+        chain = written(argument, item.candidates, chosen, words)
         examples.append(RankingExample(item.query, item.candidates, labels, tuple(order), chain, meta))
     return examples
 
@@ -213,11 +226,11 @@ class ModelTeacher:
             batch, self._waiting = self._waiting, []
             try:
                 replies = await asyncio.to_thread(self._run, [request for request, _ in batch], decoding)
-            except BaseException as error:
+            except Exception as error:  # each call hears of it
                 for _, future in batch:
                     if not future.done():
                         future.set_exception(error)
-                raise
+                continue
             for request, future in batch:
                 if not future.done():
                     future.set_result(replies[request.id])
