@@ -65,6 +65,34 @@ def register(app: typer.Typer) -> None:
 
         typer.echo(f"{len(ItemFolder(written)):,} items in {written}")
 
+    @group.command("collection")
+    def collection_command(
+        kind: Annotated[str, typer.Argument(help="entailmentbank | argkp")],
+        source: Annotated[Path, typer.Argument(help="folder of the release, such as a clone of its repository")],
+        output: Annotated[Path, typer.Argument(help="folder to write: BEIR layout with first stages and SOURCE.json")],
+    ) -> None:
+        """Turn a release with human labels into a collection folder, with all splits, first stages and figures.
+
+        \b
+        Example:
+          rrlib data collection entailmentbank entailment_bank collections/entailmentbank
+        """
+        from rrlib.errors import InputError
+        from rrlib.formats import read_collection
+        from rrlib.synthesis.sources import argkp, entailment
+        from rrlib.synthesis.sources.judged_folder import write_judged
+        from rrlib.synthesis.sources.statistics import statistics, table_of_statistics
+
+        readers = {"entailmentbank": entailment.read_entailment_bank, "argkp": argkp.read_argkp}
+        if kind not in readers:
+            raise InputError(f"unknown release {kind!r}", remedy=f"one of {', '.join(readers)}")
+        judged = readers[kind](source)
+        folder = write_judged(output, judged)
+        splits = dict.fromkeys(str(metadata["split"]) for metadata in judged.metadata.values())
+        rows = [statistics(read_collection(folder, split), split=split) for split in splits]
+        typer.echo(table_of_statistics(rows).to_string())
+        typer.echo(f"wrote {folder}; first stages: {', '.join(name or 'bm25s' for name in judged.runs)}")
+
     @group.command("merge")
     def merge_command(
         output: Annotated[Path, typer.Argument(help="folder to write")],

@@ -76,7 +76,7 @@ def plan(
     expect: tokens of an answer, for steps without a stored answer. The other parameters are those of synthesize.
     """
     if isinstance(source, Collection):
-        source = CollectionSource(source, split, seed, limit, depth)
+        source, limit = CollectionSource(source, split, seed, limit, depth), None  # of queries, not of their windows
     shard, settings = shard or Shard(), decoding or Decoding(temperature=0.6)
     price = price if price is not None else price_of(model)
     known, lengths, ratio = _stored(Path(out_dir))

@@ -48,7 +48,7 @@ class Window:
     passages: tuple[Passage, ...]
     relevance: tuple[int, ...]
     roles: tuple[str, ...]
-    """`positive`, `hard` or `random`, aligned with `passages`."""
+    """`positive`, `hard`, `random`, or `retrieved` (not relevant, and as retrieved), aligned with `passages`."""
     conflicts: tuple[str, ...] = ()
     """Documents that the teacher called both positive and hard negative: they stand as positives."""
 
@@ -80,3 +80,9 @@ def assemble(
     generator.shuffle(rows)
     conflicts = tuple(p.docid for p in hard_found if p.docid in positives)
     return Window(tuple(r[0] for r in rows), tuple(r[1] for r in rows), tuple(r[2] for r in rows), conflicts)
+
+
+def as_listed(candidates: Sequence[Passage], positives: Collection[str]) -> Window:
+    """The window of candidates that are a list already: in their order, nothing left out; perhaps none relevant."""
+    labels = tuple(int(p.docid in positives) for p in candidates)
+    return Window(tuple(candidates), labels, tuple("positive" if label else "retrieved" for label in labels))

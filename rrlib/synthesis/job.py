@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rrlib.synthesis.assemble import Mix, Window, assemble
+from rrlib.synthesis.assemble import Mix, Window, as_listed, assemble
 from rrlib.synthesis.domains import Recipe, recipe_for
 from rrlib.synthesis.select import chunks, selected_docids
 from rrlib.synthesis.sources.items import Item, Shard, Source
@@ -90,6 +90,8 @@ def window_of(job: Job, item: Item) -> tuple[Window | None, str]:
             found = [by_id[docid] for docid in hard]
         if reason is not None:
             return None, reason
+    if item.listed:
+        return as_listed(candidates, set(positives)), ""
     if not positives:
         return None, "nothing_selected"
     window = assemble(candidates, set(positives), job.mix, job.seed, item.query.qid, found)

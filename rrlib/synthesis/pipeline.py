@@ -106,7 +106,7 @@ def synthesize(
     if limit is not None and limit < 1:
         raise InputError(f"limit is {limit}", remedy="give the number of queries, or leave it out for all")
     if isinstance(source, Collection):
-        source = CollectionSource(source, split, seed, limit, depth)
+        source, limit = CollectionSource(source, split, seed, limit, depth), None  # of queries, not of their windows
     out, shard, settings = Path(out_dir), shard or Shard(), decoding or Decoding(temperature=0.6)
     model = str(getattr(client, "model", type(client).__name__))
     price = price if price is not None else price_of(model)
@@ -123,6 +123,7 @@ def synthesize(
                 "depth": depth,
                 "shard": str(shard),
                 **asdict(mix),
+                **({"teacher": own} if (own := getattr(client, "settings", None)) else {}),
             },
         )
         stores = [stack.enter_context(_closing(Store(out / f"{step}.jsonl"))) for step in STEPS]

@@ -223,7 +223,9 @@ def judge(job: Job, position: int, item: Item) -> tuple[dict[str, Any], RankingE
     )
     if read.fault:
         return {**fate, "fate": f"rank: {read.fault}"}, None
-    value = fate["consistency"] = self_consistency(read.gold, window.relevance, job.k)
+    value = 1.0  # a list without a relevant passage contradicts nothing, and has no consistency
+    if any(window.relevance):
+        value = fate["consistency"] = self_consistency(read.gold, window.relevance, job.k)
     if item.labels:  # human judgements, where there are any: an opinion on the list that the teacher had no part in
         grades = [max(item.labels.get(p.docid, 0), 0) for p in window.passages]
         fate["quality"], fate["first_right"] = self_consistency(read.gold, grades, job.k), grades[read.gold[0]] > 0
@@ -240,7 +242,7 @@ def judge(job: Job, position: int, item: Item) -> tuple[dict[str, Any], RankingE
         "prompt_version": record["prompt_version"],
         "decoding": record["decoding"],
         "seed": job.seed,
-        "consistency": value,
+        **({"consistency": value} if "consistency" in fate else {}),
         "roles": list(window.roles),
     }
     if window.conflicts:
