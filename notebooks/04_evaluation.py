@@ -30,23 +30,18 @@
 # ## Set-up
 
 # %%
-from rrlib.chain.evaluation import (
-    against,
-    chain_checkpoints,
-    evaluation_data,
-    length_table,
-    result_rows,
-    window_traces,
-)
+from rrlib.chain import stages
+from rrlib.chain.from_profile import listwise_of
 from rrlib.chain.params import collect
-from rrlib.chain.run import SYSTEMS, begin, write_results
-from rrlib.chain.stages import check_exercise, verdicts_of
-from rrlib.engines.base import Decoding
-from rrlib.evaluation import Experiment, Interpolated, Listwise, plan_experiment
+from rrlib.chain.results import SYSTEMS, result_rows, write_results
+from rrlib.chain.run import begin
+from rrlib.evaluation import Interpolated, plan_experiment
 from rrlib.formats import write_jsonl, write_run
+from rrlib.lesson.exercises import check_exercise
 from rrlib.lesson.plots import basics as plots
 from rrlib.lesson.plots import evaluation as figures
 from rrlib.lesson.plots import tour as lesson_plots
+from rrlib.lesson.tables import against, length_table, verdicts_of, window_traces
 from rrlib.strategies import plan, sliding_spans, sliding_window
 
 # %% tags=["parameters"]
@@ -80,9 +75,7 @@ resamples = 10000  # of bootstrap and randomisation test (count)
 # %%
 config = collect("04_evaluation", globals())
 stage = begin(config)
-sizes = {"window": window, "stride": stride, "depth": depth, "max_passage_tokens": max_passage_tokens}
-loading = {"root": data_root or None, "first_stage": first_stage, "fetch": fetch}
-data = evaluation_data(stage, benchmarks, sizes, queries, **(loading if benchmarks else {}))
+data = stages.evaluation_data(stage, config)
 for one in data:
     print(f"{one.name}: {len(one.qrels)} queries, first stage {one.first_stage}, {one.data_kind} data")
 
@@ -108,10 +101,7 @@ print("windows, first to last:", sliding_spans(longest, window, stride))
 # queries, never on the test queries.
 
 # %%
-decoding = Decoding(max_new_tokens, temperature)
-shared = {"engine": engine, "engine_options": engine_options, "style": style, "decoding": decoding}
-found = chain_checkpoints(stage, model, checkpoints)
-models = {name: Listwise(where, **shared) for name, where in found.items()}
+models = {name: listwise_of(config, path) for name, path in stages.chain_checkpoints(stage, config).items()}
 last = list(models)[-1]
 mixed = {f"{last} + first stage": Interpolated(last, metric=metrics[0])}
 mixed = mixed if mix and all(one.validation for one in data) else {}
@@ -131,17 +121,7 @@ plan_experiment(systems, data)
 
 # %%
 with stage.timed("experiment"):
-    result = Experiment(
-        systems,
-        data,
-        metrics,
-        baseline="first-stage",
-        seed=seed,
-        resamples=resamples,
-        output=stage.path("experiment"),
-        profile=profile,
-        echo=print,
-    )
+    result = stages.evaluation(config, systems, data, stage.path("experiment"))
 
 # %% [markdown]
 # ### Could the answers be read?

@@ -9,27 +9,23 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from rrlib.chain.from_profile import open_teacher
 from rrlib.chain.manifest import open_stage, read_json
-from rrlib.chain.stages import (
-    audition,
+from rrlib.chain.params import Config
+from rrlib.chain.stages import collection_of, examples_of, open_corpus
+from rrlib.errors import InputError, StageError
+from rrlib.evaluation.audition import audition
+from rrlib.formats import read_collection, write_examples, write_jsonl
+from rrlib.lesson.exercises import check_exercise
+from rrlib.lesson.tables import (
     audition_table,
-    check_exercise,
-    collection_of,
-    comparison,
     consistencies,
-    cost_table,
-    examples_for,
     kept_and_dropped,
     one_group,
-    open_corpus,
-    open_teacher,
     passages_table,
     split_sizes,
     verdicts_of,
 )
-from rrlib.errors import InputError, StageError
-from rrlib.evaluation.tables import compare, oracle_run
-from rrlib.formats import read_collection, write_examples, write_jsonl
 from rrlib.types import Passage, Query, RankingExample
 
 BUILD = "rrlib.miniature:build"
@@ -95,9 +91,9 @@ def test_teachers_by_callable_and_by_url(made: Path) -> None:
 
 def test_examples_are_read_from_the_first_stage(made: Path, tmp_path: Path) -> None:
     stage = later(made)
-    assert [e.query.qid for e in examples_for(stage)] == ["a", "b"]
-    assert [e.query.qid for e in examples_for(stage, 0)] == ["a", "b"]
-    assert [e.query.qid for e in examples_for(stage, 1)] == ["a"]
+    for limit, qids in ((0, ["a", "b"]), (1, ["a"])):
+        for config in (Config("02_sft", {"sft_examples": limit}), Config("03_rl", {"rl_examples": limit})):
+            assert [e.query.qid for e in examples_of(stage.run_dir, config)] == qids
     with pytest.raises(StageError, match="does not read"):
         stage.input("03_rl")
 
@@ -139,27 +135,12 @@ def test_an_audition_judges_one_window_a_query_by_the_qrels(made: Path) -> None:
     assert table.loc["backbone", "tokens"] <= 8
 
 
-def test_verdicts_and_costs() -> None:
+def test_verdicts_are_shares_of_windows() -> None:
     records = {
         "sft": [{"verdict": "ok", "tokens_in": 10, "tokens_out": 4}, {"verdict": "truncated", "tokens_in": 20}],
         "rl": [{"verdict": "ok", "tokens_in": 10, "tokens_out": 4}],
     }
     assert verdicts_of(records) == {"sft": {"ok": 0.5, "truncated": 0.5}, "rl": {"ok": 1.0, "truncated": 0.0}}
-    table = cost_table(records, {"sft": 4.0})
-    assert table.loc["sft"].to_dict() == {
-        "windows": 2, "tokens in": 15, "tokens out": 2, "seconds": 4.0, "windows/s": 0.5
-    }  # fmt: skip
-    assert pd.isna(table.loc["rl", "windows/s"])
-
-
-def test_a_comparison_shows_differences_against_the_first(made: Path) -> None:
-    test = collection_of(later(made), "test")
-    assert test.run is not None
-    runs = {"first-stage": test.run, "oracle": oracle_run(test.qrels, test.candidates())}
-    table = comparison(compare(test.qrels, runs, ["nDCG@10", "R@5"], resamples=200), "nDCG@10")
-    assert list(table.index) == ["first-stage", "oracle"]
-    assert table.loc["first-stage", "difference"] == "" and table.loc["oracle", "difference"].startswith("+")
-    assert table["n"].tolist() == [4, 4]
 
 
 def test_the_group_shown_is_of_the_last_step_and_spreads_most() -> None:

@@ -43,7 +43,7 @@ def sorted_differences(differences: Mapping[str, Sequence[float]], baseline: str
 def length_and_quality(table: pd.DataFrame, metric: str, bins: int = 5) -> Figure:
     """Value against tokens written: each query in light, and the mean of equally full bins with its standard error.
 
-    table: columns system, tokens, value (rrlib.chain.evaluation.length_table).
+    table: columns system, tokens, value (rrlib.lesson.tables.length_table).
     """
     if table.empty:
         raise InputError("no queries to draw", remedy="give a system that asked a model")
@@ -65,7 +65,7 @@ def length_and_quality(table: pd.DataFrame, metric: str, bins: int = 5) -> Figur
 def window_movement(traces: Sequence[Sequence[int]], title: str = "Relevant passages through the windows") -> Figure:
     """The rank of every relevant passage after each window: single ones in light, the quartiles in full.
 
-    traces: ranks (1 = best) of equally many windows each (rrlib.chain.evaluation.window_traces); shorter ones are left
+    traces: ranks (1 = best) of equally many windows each (rrlib.lesson.tables.window_traces); shorter ones are left
     out of the quartiles.
     """
     if not traces:
