@@ -26,7 +26,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from measure import device
 
-from rrlib.chain.manifest import read_json
+from rrlib.disk import read_json
 from rrlib.evaluation.audition import audition
 from rrlib.evaluation.significance import bootstrap_interval
 from rrlib.formats import read_collection, read_examples

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rrlib.chain.manifest import read_json
+from rrlib.disk import read_json
 from rrlib.errors import MissingFileError
 from rrlib.evaluation.results import ExperimentResult
 from rrlib.formats import example_to_json, read_examples, write_jsonl

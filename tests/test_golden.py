@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -216,12 +217,24 @@ def test_an_experiment_is_read_back(golden: Path) -> None:
 
 
 # --- ablations -------------------------------------------------------------------------------------------------------
-SETTING = Setting("rrlib.miniature:build", {"train": 2}, "a:b", "model", SFTSettings(), GRPOSettings())
+SETTING = {
+    "corpus": "rrlib.miniature:build", "sizes": {"train": 2}, "teacher": "a:b", "model": "model",
+    "sft": asdict(SFTSettings()), "grpo": asdict(GRPOSettings()), "corpus_options": {}, "teacher_options": {},
+    "alpha": 0.4, "consistency_k": 10, "temperature": 0.6, "window": 10, "stride": 5, "depth": 30, "k": 5,
+    "max_new_tokens": 512, "engine_options": {},
+}  # fmt: skip
+
+
+class Recorded(Setting):
+    """A setting by what its rows depend on, as it was written into them."""
+
+    def identity(self) -> dict[str, Any]:
+        return SETTING
 
 
 def test_rows_of_an_ablation(golden: Path) -> None:
     told: list[str] = []
-    table = Table(golden / "ablations", SETTING, told.append)
+    table = Table(golden / "ablations", Recorded({}), told.append)
     before = table.path.read_bytes()
     rows = before.splitlines(keepends=True)
     table.path.write_bytes(before + rows[0][:40])  # killed while it wrote

@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 
 from rrlib.chain.from_profile import open_teacher
-from rrlib.chain.manifest import open_stage, read_json
+from rrlib.chain.manifest import open_stage
 from rrlib.chain.params import Config
 from rrlib.chain.stages import collection_of, examples_of, open_corpus
+from rrlib.disk import read_json
 from rrlib.errors import InputError, StageError
 from rrlib.evaluation.audition import audition
 from rrlib.formats import read_collection, write_examples, write_jsonl

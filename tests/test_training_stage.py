@@ -19,10 +19,11 @@ from rrlib.chain.from_profile import (
     sft_settings,
     spread_of,
 )
-from rrlib.chain.manifest import open_stage, read_json, stage_state
+from rrlib.chain.manifest import open_stage, stage_state
 from rrlib.chain.params import Config, declared_parameters, load_profile, notebook_path
 from rrlib.chain.stages import train_stage
 from rrlib.cli import main
+from rrlib.disk import read_json
 from rrlib.errors import InputError
 from rrlib.formats import write_examples
 from rrlib.reward import MultiViewReward

@@ -13,8 +13,9 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from rrlib.chain.manifest import outputs_root, read_json
+from rrlib.chain.manifest import outputs_root
 from rrlib.chain.params import Config, Profile, load_profile
+from rrlib.disk import read_json
 from rrlib.engines.base import Decoding
 from rrlib.errors import InputError
 from rrlib.evaluation.systems import Listwise, Pointwise

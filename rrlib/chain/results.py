@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rrlib.chain.manifest import Stage, write_json
+from rrlib.chain.manifest import Stage
+from rrlib.disk import write_json
 from rrlib.errors import StageError
 from rrlib.evaluation.results import ExperimentResult
 

@@ -12,15 +12,15 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rrlib.chain.manifest import Stage, identity, open_stage, outputs_root, read_json, stage_state, write_json
+from rrlib.chain.manifest import Stage, identity, open_stage, outputs_root, stage_state
 from rrlib.chain.params import NOTEBOOKS, Config, Profile, inputs_of, load_profile, notebook_path, repository
 from rrlib.chain.results import render_results
+from rrlib.disk import Lock, read_json, write_json
 from rrlib.errors import InputError, StageError
 from rrlib.resources import PACKAGE
 
@@ -49,18 +49,23 @@ def begin(config: Config, *, fresh: bool = False) -> Stage:
     missing = [name for name in inputs if read_json(run_dir / name / "manifest.json") is None]
     if missing and not _inside_chain():
         print(f"{config.stage} reads {', '.join(missing)}, not made yet in run {config.run!r}: made now at SMOKE SIZE")
-        command = [sys.executable, "-m", "rrlib", "run", str(repository() / "params" / "smoke.yaml")]
-        command += ["--name", config.run, "--from", missing[0][:2], "--until", missing[-1][:2]]
-        paths = [str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")]
-        env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in paths if p), "RRLIB_OUTPUTS": str(outputs_root())}
-        with subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env, cwd=repository()
-        ) as process:
-            for line in process.stdout or ():
-                print(line, end="")
-        if process.returncode:
-            raise StageError(f"making {', '.join(missing)} failed (exit code {process.returncode}) -> see above")
+        _make_at_smoke_size(config.run, missing)
     return open_stage(run_dir, config.stage, config.as_dict(), inputs, fresh=fresh)
+
+
+def _make_at_smoke_size(run: str, missing: list[str]) -> None:
+    """Run the missing stages by a runner of their own, and print what it says. Raises StageError when it fails."""
+    command = [sys.executable, "-m", "rrlib", "run", str(repository() / "params" / "smoke.yaml")]
+    command += ["--name", run, "--from", missing[0][:2], "--until", missing[-1][:2]]
+    paths = [str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in paths if p), "RRLIB_OUTPUTS": str(outputs_root())}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env, cwd=repository()
+    ) as process:
+        for line in process.stdout or ():
+            print(line, end="")
+    if process.returncode:
+        raise StageError(f"making {', '.join(missing)} failed (exit code {process.returncode}) -> see above")
 
 
 def _inside_chain() -> bool:
@@ -114,7 +119,8 @@ def run_chain(
     threads = os.environ.get("OMP_NUM_THREADS", "1")
     echo(f"profile {loaded.name} ({loaded.path}), run {run}, seed {loaded.seed}, threads {threads}")
     result = ChainResult(run_dir)
-    with _locked(run_dir):
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with Lock(run_dir / ".lock", f"another process works in {run_dir} -> wait for it, or give another --name"):
         for number, stage in enumerate(chosen, 1):
             echo(f"[{number}/{len(chosen)}] {stage}")
             result.seconds[stage] = _run_stage(loaded, run_dir, stage, fresh, echo, live)
@@ -149,23 +155,6 @@ def _run_stage(profile: Profile, run_dir: Path, stage: str, fresh: bool, echo: E
     if read_json(folder / "manifest.json") is None:
         raise StageError(f"{executed} ran to its end without stage.finish() -> call it in the last cell")
     return round(time.monotonic() - begun, 1)
-
-
-@contextmanager
-def _locked(run_dir: Path) -> Iterator[None]:
-    """Keep a second runner out of the same run folder; the lock falls with the process, however that ends."""
-    run_dir.mkdir(parents=True, exist_ok=True)
-    try:
-        import fcntl
-    except ImportError:  # no such locks on this system
-        yield
-        return
-    with (run_dir / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise StageError(f"another process works in {run_dir} -> wait for it, or give another --name") from error
-        yield
 
 
 def _publish(run_dir: Path, result: ChainResult) -> None:

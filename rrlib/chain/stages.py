@@ -28,8 +28,9 @@ from rrlib.chain.from_profile import (
     sizes_of,
     spread_of,
 )
-from rrlib.chain.manifest import Stage, identity, open_stage, outputs_root, read_json, stage_state, write_json
+from rrlib.chain.manifest import Stage, identity, open_stage, outputs_root, stage_state
 from rrlib.chain.params import STAGES, Config, load_profile
+from rrlib.disk import read_json, write_json
 from rrlib.errors import InputError
 from rrlib.evaluation.benchmarks import BenchmarkData, from_collection, load_benchmark
 from rrlib.evaluation.experiment import Experiment

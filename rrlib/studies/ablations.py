@@ -11,7 +11,6 @@ The stages are those of the chain (rrlib.chain.stages), called with the base pro
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,14 +18,13 @@ from typing import Any
 
 from rrlib.chain import stages
 from rrlib.chain.from_profile import corpus_folder, grpo_settings, listwise_of, sft_settings, sizes_of, teacher_of
-from rrlib.chain.manifest import hash_text, read_json
 from rrlib.chain.params import STAGES, Config, load_profile, repository
+from rrlib.disk import append_jsonl, cut_torn_tail, hash_text, read_json
 from rrlib.errors import InputError, MissingFileError
 from rrlib.evaluation.benchmarks import BenchmarkData, from_collection
 from rrlib.evaluation.metrics import per_query
 from rrlib.formats import Collection, read_collection, read_examples, read_jsonl, read_run
 from rrlib.prompts import get_style
-from rrlib.records import repair_tail
 from rrlib.resources import resolve
 from rrlib.responses import valid_share
 from rrlib.reward import PAPER_WEIGHTS
@@ -174,7 +172,7 @@ class Table:
             raise InputError(f"unknown rows {unknown}", remedy=f"use some of {', '.join(RECIPES)}")
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.path.is_file():
-            repair_tail(self.path)  # killed while it wrote a row
+            cut_torn_tail(self.path)  # killed while it wrote a row
         done = {(r.row, r.seed) for r in self.results()}
         for seed in seeds:
             for name in rows:
@@ -182,19 +180,12 @@ class Table:
                     self.say(f"seed {seed}: {name}: there already")
                     continue
                 result = self._first_stage(seed) if name == FIRST_STAGE else self._make(RECIPES[name], seed)
-                self._append(result)
+                append_jsonl(self.path, asdict(result), sort_keys=True)
                 mean = sum(result.values.values()) / len(result.values)
                 spent = sum(result.seconds.values())
                 self.say(f"seed {seed}: {name}: {METRIC} {mean:.4f}, {result.valid:.1%} valid, {spent:.0f} s")
         wanted = {(name, seed) for name in rows for seed in seeds}
         return [r for r in self.results() if (r.row, r.seed) in wanted]
-
-    def _append(self, result: Result) -> None:
-        """Append one line, whole."""
-        with open(self.path, "a", encoding="utf-8") as handle:
-            handle.write(json.dumps(asdict(result), sort_keys=True) + "\n")
-            handle.flush()
-            os.fsync(handle.fileno())
 
     # --- the parts ---------------------------------------------------------------------------------------------------
     def _home(self, seed: int) -> Path:
@@ -316,7 +307,7 @@ class Table:
             out.append(self._result(RECIPES[row], seed, test, ranked, records, count, {}))
         for result in out:
             if (result.row, seed) not in done:
-                self._append(result)
+                append_jsonl(self.path, asdict(result), sort_keys=True)
         return out
 
     def _first_stage(self, seed: int, test: Collection | None = None) -> Result:
