@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from rrlib.chain.manifest import open_stage, read_json
+from rrlib.chain.manifest import open_stage
 from rrlib.chain.stages import (
     audition,
     audition_table,
@@ -27,6 +27,7 @@ from rrlib.chain.stages import (
     split_sizes,
     verdicts_of,
 )
+from rrlib.disk import read_json
 from rrlib.errors import InputError, StageError
 from rrlib.evaluation.tables import compare, oracle_run
 from rrlib.formats import read_collection, write_examples, write_jsonl

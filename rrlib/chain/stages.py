@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rrlib.chain.manifest import Stage, read_json, write_json
+from rrlib.chain.manifest import Stage
+from rrlib.disk import read_json, write_json
 from rrlib.engines.base import Decoding
 from rrlib.errors import InputError
 from rrlib.formats import Collection, read_collection, read_jsonl

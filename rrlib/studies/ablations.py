@@ -15,13 +15,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rrlib.chain.manifest import hash_text, read_json
 from rrlib.chain.params import STAGES
+from rrlib.disk import cut_torn_tail, hash_text, read_json
 from rrlib.engines.base import Decoding
 from rrlib.errors import InputError, MissingFileError
 from rrlib.evaluation.metrics import per_query
 from rrlib.formats import Collection, read_collection, read_examples, read_jsonl, read_run
-from rrlib.records import repair_tail
 from rrlib.resources import PACKAGE, load_callable, resolve
 from rrlib.reward import PAPER_WEIGHTS, MultiViewReward
 from rrlib.training.grpo import GRPOSettings, train_grpo
@@ -138,7 +137,7 @@ class Table:
             raise InputError(f"unknown rows {unknown}", remedy=f"use some of {', '.join(RECIPES)}")
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.path.is_file():
-            repair_tail(self.path)  # killed while it wrote a row
+            cut_torn_tail(self.path)  # killed while it wrote a row
         done = {(r.row, r.seed) for r in self.results()}
         for seed in seeds:
             for name in rows:
