@@ -76,8 +76,11 @@ resamples = 10000  # of bootstrap and randomisation test (count)
 config = collect("04_evaluation", globals())
 stage = begin(config)
 data = stages.evaluation_data(stage, config)
-for one in data:
-    print(f"{one.name}: {len(one.qrels)} queries, first stage {one.first_stage}, {one.data_kind} data")
+for benchmark in data:
+    print(
+        f"{benchmark.name}: {len(benchmark.qrels)} queries, first stage {benchmark.first_stage}, "
+        f"{benchmark.data_kind} data"
+    )
 
 # %% [markdown]
 # ## How the window slides
@@ -85,7 +88,7 @@ for one in data:
 # **Predict:** how many windows does a list need? How many of them must wait for another?
 
 # %%
-longest = max(len(hits[:depth]) for one in data for hits in one.need_run().values())
+longest = max(len(hits[:depth]) for benchmark in data for hits in benchmark.need_run().values())
 print("windows, first to last:", sliding_spans(longest, window, stride))
 
 # %% [markdown]
@@ -104,7 +107,7 @@ print("windows, first to last:", sliding_spans(longest, window, stride))
 models = {name: listwise_of(config, path) for name, path in stages.chain_checkpoints(stage, config).items()}
 last = list(models)[-1]
 mixed = {f"{last} + first stage": Interpolated(last, metric=metrics[0])}
-mixed = mixed if mix and all(one.validation for one in data) else {}
+mixed = mixed if mix and all(benchmark.validation for benchmark in data) else {}
 systems = {"first-stage": "first-stage", "random": "random", **models, **mixed, "oracle": "oracle"}
 
 # %% [markdown]
@@ -129,7 +132,7 @@ with stage.timed("experiment"):
 # **Predict:** whose answers are valid rankings: those of the checkpoint before training, of the trained ones, of both?
 
 # %%
-records = {name: [r for one in data for r in result.records(name, one.name)] for name in models}
+records = {name: [r for benchmark in data for r in result.records(name, benchmark.name)] for name in models}
 stage.figure("answers", plots.verdict_shares(verdicts_of(records)))
 
 # %% [markdown]
@@ -279,5 +282,6 @@ assert all(len(result.records(name, first)) == sum(counts) for name in models), 
 named = systems if benchmarks else SYSTEMS
 write_results(stage, result_rows(result, profile, tuple(named)), named)
 stage.finish(
-    queries=sum(len(one.qrels) for one in data), **{f"{metrics[0]} {n}": round(m, 4) for n, m in means.items()}
+    queries=sum(len(benchmark.qrels) for benchmark in data),
+    **{f"{metrics[0]} {n}": round(m, 4) for n, m in means.items()},
 )

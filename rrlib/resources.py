@@ -60,3 +60,14 @@ def load_callable(ref: str) -> Callable[..., Any]:
     if not callable(found):
         raise InputError(f"{ref!r} is not callable", remedy="name a function or a class")
     return found  # type: ignore[no-any-return]
+
+
+def repository() -> Path:
+    """The folder that holds notebooks/ and params/: the library's own checkout, else found upwards from here.
+
+    Raises MissingFileError when neither has them (the library alone was installed).
+    """
+    for folder in (PACKAGE.parent, Path.cwd(), *Path.cwd().parents):
+        if (folder / "notebooks").is_dir() and (folder / "params").is_dir():
+            return folder
+    raise MissingFileError("no folder with notebooks/ and params/ here or above", remedy="run inside the checkout")

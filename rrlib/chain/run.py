@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from rrlib.chain.manifest import Stage, identity, open_stage, outputs_root, stage_state
-from rrlib.chain.params import NOTEBOOKS, Config, Profile, inputs_of, load_profile, notebook_path, repository
+from rrlib.chain.params import NOTEBOOKS, Config, Profile, inputs_of, load_profile, notebook_path
 from rrlib.chain.results import render_results
 from rrlib.disk import Lock, read_json, write_json
 from rrlib.errors import InputError, StageError
-from rrlib.resources import PACKAGE
+from rrlib.resources import PACKAGE, repository
 
 Echo = Callable[[str], None]
 

@@ -12,6 +12,7 @@ from rrlib.metrics import ndcg, recall
 from rrlib.prompts import get_style
 from rrlib.rerank import Reranker
 from rrlib.responses import parse_strict
+from rrlib.types import Candidates
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,24 +50,29 @@ def audition(
     records = {record["qid"]: record for record in reranker.rerank(candidates).records}
     reranker.engine.close()
     think = get_style(style).think
-    rows = []
-    for item in candidates:
-        record = records[item.query.qid]
-        grades = collection.qrels.get(item.query.qid, {})
-        labels = [max(grades.get(p.docid, 0), 0) for p in item.passages]
-        order = [int(i) for i in record["order"]]
-        rows.append(
-            {
-                "qid": item.query.qid,
-                "query": item.query.text,
-                "level": parse_strict(record["text"] or "", len(labels), think=think).level,
-                "verdict": record["verdict"],
-                "ndcg": float(ndcg(order, labels, k)),  # type: ignore[arg-type]
-                "recall": float(recall(order, labels, k)),  # type: ignore[arg-type]
-                "tokens": record["tokens_out"],
-                "text": record["text"] or "",
-                "order": [item.passages[i].docid for i in order],
-                "passages": item.passages,
-            }
-        )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(
+        [
+            _judged(item, records[item.query.qid], collection.qrels.get(item.query.qid, {}), k, think)
+            for item in candidates
+        ]
+    )
+
+
+def _judged(
+    item: Candidates, record: Mapping[str, Any], grades: Mapping[str, int], k: int, think: bool
+) -> dict[str, Any]:
+    """One row: what was written for a query's window, and what it is worth under the judgements."""
+    labels = [max(grades.get(p.docid, 0), 0) for p in item.passages]
+    order = [int(i) for i in record["order"]]
+    return {
+        "qid": item.query.qid,
+        "query": item.query.text,
+        "level": parse_strict(record["text"] or "", len(labels), think=think).level,
+        "verdict": record["verdict"],
+        "ndcg": float(ndcg(order, labels, k)),  # type: ignore[arg-type]
+        "recall": float(recall(order, labels, k)),  # type: ignore[arg-type]
+        "tokens": record["tokens_out"],
+        "text": record["text"] or "",
+        "order": [item.passages[i].docid for i in order],
+        "passages": item.passages,
+    }

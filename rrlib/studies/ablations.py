@@ -18,14 +18,14 @@ from typing import Any
 
 from rrlib.chain import stages
 from rrlib.chain.from_profile import corpus_folder, grpo_settings, listwise_of, sft_settings, sizes_of, teacher_of
-from rrlib.chain.params import STAGES, Config, load_profile, repository
+from rrlib.chain.params import STAGES, Config, load_profile
 from rrlib.disk import append_jsonl, cut_torn_tail, hash_text, read_json
 from rrlib.errors import InputError, MissingFileError
 from rrlib.evaluation.benchmarks import BenchmarkData, from_collection
 from rrlib.evaluation.metrics import per_query
 from rrlib.formats import Collection, read_collection, read_examples, read_jsonl, read_run
 from rrlib.prompts import get_style
-from rrlib.resources import resolve
+from rrlib.resources import repository, resolve
 from rrlib.responses import valid_share
 from rrlib.reward import PAPER_WEIGHTS
 from rrlib.types import RankingExample, Run

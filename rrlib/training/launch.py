@@ -18,12 +18,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rrlib.disk import write_json
 from rrlib.errors import InputError, MissingFileError, MissingPackageError, StageError
-from rrlib.resources import PACKAGE
+from rrlib.resources import PACKAGE, repository
 from rrlib.reward import MultiViewReward
 from rrlib.training.common import OnLog, choose_device, require
 from rrlib.training.grpo import GRPOSettings, train_grpo
-from rrlib.training.resume import TrainResult, load_result, write_json
+from rrlib.training.resume import TrainResult, load_result
 from rrlib.training.schedule import batches, sft_schedule
 from rrlib.training.sft import SFTSettings, train_sft
 from rrlib.types import RankingExample
@@ -67,8 +68,6 @@ class Launch:
 
 def accelerate_file(name: str) -> Path:
     """The file of an accelerate configuration: `fsdp2` is params/accelerate/fsdp2.yaml. MissingFileError otherwise."""
-    from rrlib.chain.params import repository
-
     path = Path(name)
     if path.suffix in (".yaml", ".yml", ".json"):
         if path.is_file():
@@ -183,6 +182,8 @@ def write_job(
             "output": str(output.resolve()),
             "style": style,
         },
+        sort_keys=True,
+        default=str,
     )
     return folder / "job.json"
 
