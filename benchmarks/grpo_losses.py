@@ -45,8 +45,8 @@ TAIL = 3
 """Steps that are averaged at either end."""
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Train each variant, print the table and the result."""
+def arguments() -> argparse.ArgumentParser:
+    """The options."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("run", nargs="?", default="outputs/miniature", help="folder of a run")
     parser.add_argument("--checkpoint", help="SFT checkpoint, in place of the run's")
@@ -61,7 +61,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--queries", type=int, default=64, help="queries that are judged")
     parser.add_argument("--only", nargs="*", choices=VARIANTS, help="variants; the first is the baseline")
     parser.add_argument("--output", help="folder that keeps the trainings; without it they are thrown away")
-    given = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Train each variant, print the table and the result."""
+    given = arguments().parse_args(argv)
     run, result = Path(given.run), {"name": "grpo_losses", "unit": "greedy NDCG, best variant less the paper's"}
     sft = Path(given.checkpoint or run / "02_sft" / "sft" / "checkpoint")
     if not sft.is_dir():

@@ -33,8 +33,8 @@ from rrlib.studies.ablations import RECIPES, Table, setting_of
 METRIC = "nDCG@10"
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Train, rerank, print the table and the result."""
+def arguments() -> argparse.ArgumentParser:
+    """The options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("epochs", "alpha"), help="the setting that is varied")
     parser.add_argument("values", type=float, nargs="+", help="its values; the profile's is added")
@@ -43,7 +43,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--validation", type=int, default=300, help="validation queries")
     parser.add_argument("--seed", type=int, default=7, help="of world, teacher and trainings")
     parser.add_argument("--output", default="", help="folder; default: validation-<profile> below the outputs folder")
-    given = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Train, rerank, print the table and the result."""
+    given = arguments().parse_args(argv)
     setting = setting_of(given.profile)
     setting = setting.changed("01_synthesis", validation_queries=given.validation)
     name = given.profile.replace("/", "-").removesuffix(".yaml")

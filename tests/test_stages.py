@@ -9,11 +9,20 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from rrlib.chain.from_profile import open_teacher
+from rrlib.chain.from_profile import (
+    launch_of,
+    listwise_of,
+    open_teacher,
+    pointwise_of,
+    sft_settings,
+    sizes_of,
+    teacher_of,
+)
 from rrlib.chain.manifest import open_stage
-from rrlib.chain.params import Config
-from rrlib.chain.stages import collection_of, examples_of, open_corpus
+from rrlib.chain.params import Config, declared_parameters, notebook_path
+from rrlib.chain.stages import collection_of, evaluation_data, examples_of, open_corpus, synthesis
 from rrlib.disk import read_json
+from rrlib.engines.base import Decoding
 from rrlib.errors import InputError, StageError
 from rrlib.evaluation.audition import audition
 from rrlib.formats import read_collection, write_examples, write_jsonl
@@ -27,6 +36,7 @@ from rrlib.lesson.tables import (
     split_sizes,
     verdicts_of,
 )
+from rrlib.training.launch import Launch
 from rrlib.types import Passage, Query, RankingExample
 
 BUILD = "rrlib.miniature:build"
@@ -97,6 +107,48 @@ def test_examples_are_read_from_the_first_stage(made: Path, tmp_path: Path) -> N
             assert [e.query.qid for e in examples_of(stage.run_dir, config)] == qids
     with pytest.raises(StageError, match="does not read"):
         stage.input("03_rl")
+
+
+def config_of(stage: str, **changes: Any) -> Config:
+    return Config(stage, {n: p.default for n, p in declared_parameters(notebook_path(stage)).items()} | changes)
+
+
+def test_a_system_is_what_its_config_says() -> None:
+    config = config_of("04_evaluation", engine="vllm", engine_options={"x": 1}, max_new_tokens=9, temperature=0.5)
+    model = listwise_of(config, Path("a/b"), budget=3)
+    assert (model.model, model.engine, model.engine_options, model.budget) == ("a/b", "vllm", {"x": 1}, 3)
+    assert (model.style, model.decoding) == ("reasonrank", Decoding(9, 0.5))
+    other = config_of("06_efficiency")
+    assert pointwise_of(other, "m").style == "pointwise" and listwise_of(other, "m", style="nothink").style == "nothink"
+    assert sizes_of(config_of("04_evaluation", stride=0)) == {"window": 10, "depth": 30, "max_passage_tokens": 512}
+
+
+def test_notebook_06_trains_with_its_own_parameters_and_in_one_process() -> None:
+    config = config_of("06_efficiency", epochs=2.0, seed=3)
+    settings = sft_settings(config)
+    assert (settings.epochs, settings.seed, settings.accumulation, settings.gradient_checkpointing) == (
+        2.0,
+        3,
+        1,
+        False,
+    )
+    assert launch_of(config) == Launch()
+
+
+def test_the_data_of_an_evaluation_is_the_test_split_with_its_validation_split_beside_it(made: Path) -> None:
+    (data,) = evaluation_data(later(made), config_of("04_evaluation", queries=3, depth=9))
+    assert (data.name, len(data.qrels), data.spec.depth, data.data_kind) == ("miniature", 3, 9, "synthetic")
+    assert data.validation is not None and data.validation.split == "validation"
+
+
+def test_synthesis_imports_what_the_config_names_and_asks_nobody(made: Path, tmp_path: Path) -> None:
+    source = made / "01_synthesis" / "teacher" / "examples.jsonl"
+    config = config_of("01_synthesis", import_from=str(source), import_limit=2)
+    folder = made / "01_synthesis" / "collection"
+    assert teacher_of(config, folder) is None
+    for limit, count in ((1, 1), (0, 2)):
+        result = synthesis(config, read_collection(folder, "train"), None, tmp_path / str(limit), limit=limit)
+        assert result.summary["examples"] == count and result.summary["alpha"] == 0.4
 
 
 def test_split_sizes_count_queries(made: Path) -> None:
