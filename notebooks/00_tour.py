@@ -31,11 +31,13 @@ import pandas as pd
 
 from rrlib.chain.params import collect
 from rrlib.chain.run import begin
-from rrlib.chain.stages import check_exercise, open_corpus, passages_table
+from rrlib.chain.stages import open_corpus
 from rrlib.engines.base import Decoding
 from rrlib.formats import read_collection
 from rrlib.lesson import explain
+from rrlib.lesson.exercises import check_exercise
 from rrlib.lesson.plots import tour as lesson_plots
+from rrlib.lesson.tables import passages_table
 from rrlib.rerank import Reranker
 from rrlib.reward import MultiViewReward
 from rrlib.strategies import StrategySpec

@@ -419,8 +419,8 @@ def test_nothing_in_a_passage_reads_as_smollm2s_marks(smollm2: TransformersEngin
 
 @pytest.mark.smollm2
 def test_training_reads_smollm2(smollm2: TransformersEngine) -> None:
-    from rrlib.training.common import load_tokenizer as training_tokenizer
-    from rrlib.training.common import model_length
+    from rrlib.training.data import load_tokenizer as training_tokenizer
+    from rrlib.training.data import model_length
 
     assert training_tokenizer(SMOLLM2).pad_token == "<|im_end|>"
     assert model_length(resolve(SMOLLM2)) == 8192

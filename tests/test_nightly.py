@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from test_real_texts import MODEL, arguments, check, replay
 
-from rrlib.chain.manifest import read_json
 from rrlib.chain.params import STAGES
 from rrlib.cli import main
+from rrlib.disk import read_json
 from rrlib.evaluation.metrics import per_query
 from rrlib.evaluation.significance import bootstrap_interval, paired_test
 from rrlib.formats import read_qrels, read_run

@@ -8,9 +8,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from rrlib.chain.evaluation import window_traces
 from rrlib.errors import InputError
 from rrlib.lesson.plots import evaluation as figures
+from rrlib.lesson.tables import window_traces
 
 
 def test_differences_are_sorted_and_counted() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rrlib.chain.planning import plans_of
+from rrlib.chain.from_profile import plans_of
 from rrlib.cli import main
 from rrlib.errors import InputError
 from rrlib.plans.shapes import KNOWN, Shape, flops_per_token, model_config, parameters, shape_of

@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from rrlib.chain.from_profile import grpo_settings, launch_of, reward_of, sft_settings
+from rrlib.chain.from_profile import config_of, grpo_settings, launch_of, reward_of, sft_settings
 from rrlib.chain.params import Config, load_profile
-from rrlib.chain.training import config_of
 from rrlib.plans.shapes import KNOWN, meta_model, parameters
 from rrlib.reward import MultiViewReward
 from rrlib.training.config import GRPOSettings, SFTSettings

@@ -204,7 +204,7 @@ class ExperimentResult:
         """What `save` wrote, read back (see from_dict). Raises MissingFileError where a file is not there."""
         import pandas as pd
 
-        from rrlib.chain.manifest import read_json
+        from rrlib.disk import read_json
 
         root = Path(folder)
         data, values = read_json(root / "table.json"), root / "per_query.csv.gz"

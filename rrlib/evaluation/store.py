@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rrlib.chain.manifest import read_json, write_json
+from rrlib.disk import read_json, write_json
 from rrlib.evaluation.benchmarks import BenchmarkData
 from rrlib.evaluation.systems import Outcome, Peer, System
 from rrlib.formats import read_jsonl, read_run, write_scored_run

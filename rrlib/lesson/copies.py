@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rrlib.chain.manifest import write_json
-from rrlib.chain.params import read_cells, repository
+from rrlib.chain.params import read_cells
+from rrlib.disk import write_json
 from rrlib.errors import InputError, MissingFileError
+from rrlib.resources import repository
 
 MARK = "LESSON.json"
 """In every folder that `build_lesson` made; only such a folder is ever written over."""

@@ -8,11 +8,11 @@ same settings, share no query, and together hold every one. What comes out equal
 from __future__ import annotations
 
 import heapq
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from rrlib.disk import differences, read_json
 from rrlib.errors import InputError, MissingFileError
 from rrlib.formats import read_jsonl
 from rrlib.synthesis.results import Results, SynthesisResult, Tally, read_summary, write_summary
@@ -89,18 +89,14 @@ def _summary(root: Path) -> dict[str, Any]:
 
 
 def _same_settings(roots: Sequence[Path]) -> None:
-    headers = []
-    for root in roots:
-        try:
-            headers.append(json.loads((root / "store.json").read_text(encoding="utf-8")))
-        except (OSError, ValueError):
-            raise InputError("no store.json here", path=root, remedy="name the output folder of a shard") from None
+    headers = [read_json(root / "store.json") for root in roots]
     for root, header in zip(roots, headers, strict=True):
-        keys = (header.keys() | headers[0].keys()) - {"shard"}
-        changed = sorted(key for key in keys if header.get(key) != headers[0].get(key))
+        if not isinstance(header, dict):
+            raise InputError("no store.json here", path=root, remedy="name the output folder of a shard")
+        changed = [d for d in differences(headers[0], header) if d.key != "shard"]
         if changed:
-            told = "; ".join(f"{k}: {header.get(k)!r} here, {headers[0].get(k)!r} in {roots[0]}" for k in changed)
-            raise InputError(f"made with other settings ({told})", path=root, remedy="run it with the same settings")
+            listed = "; ".join(f"{d.key}: {d.current!r} here, {d.previous!r} in {roots[0]}" for d in changed)
+            raise InputError(f"made with other settings ({listed})", path=root, remedy="run it with the same settings")
 
 
 def _all_there(roots: Sequence[Path], summaries: Sequence[dict[str, Any]]) -> list[Shard]:

@@ -18,12 +18,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rrlib.disk import write_json
 from rrlib.errors import InputError, MissingFileError, MissingPackageError, StageError
 from rrlib.resources import PACKAGE, repository
 from rrlib.reward import MultiViewReward
 from rrlib.training.config import Count, CountOrOff, GRPOSettings, SFTSettings, check, choose_device
 from rrlib.training.grpo import train_grpo
-from rrlib.training.resume import TrainResult, load_result, write_json
+from rrlib.training.resume import TrainResult, load_result
 from rrlib.training.schedule import batches, sft_schedule
 from rrlib.training.sft import train_sft
 from rrlib.training.trainer import OnLog
@@ -181,6 +182,8 @@ def write_job(
             "output": str(output.resolve()),
             "style": style,
         },
+        sort_keys=True,
+        default=str,
     )
     return folder / "job.json"
 

@@ -16,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from rrlib.disk import write_json
 from rrlib.resources import resolve
 from rrlib.training.alarms import Alarms
 from rrlib.training.card import Facts, model_card
@@ -23,7 +24,7 @@ from rrlib.training.config import Common, as_stored, check_attention, choose_bf1
 from rrlib.training.data import Encoded, load_tokenizer, model_length
 from rrlib.training.patches import load_numbered_cpus, tamed_trl
 from rrlib.training.probe import probe
-from rrlib.training.resume import TrainResult, begin, fingerprint, locked, write_json
+from rrlib.training.resume import TrainResult, begin, fingerprint, locked
 from rrlib.types import RankingExample
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ class Training(ABC):
         seconds = float(trainer.state.log_history[-1].get("seconds", 0.0))
         if trainer.is_world_process_zero():
             result = {"seconds": seconds, "n_examples": n_examples, "dropped": dropped, "info": info}
-            write_json(self.output / "result.json", result)
+            write_json(self.output / "result.json", result, sort_keys=True, default=str)
         trainer.accelerator.wait_for_everyone()
         return TrainResult(self.output / "checkpoint", log, seconds, n_examples, dropped, info)
 
