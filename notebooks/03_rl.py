@@ -84,7 +84,7 @@ processes = 1  # processes that train together, one a GPU (count); 1 stays in th
 accelerate = ""  # how they share the weights: name in params/accelerate, empty = each holds all
 gpu_memory = 0.0  # memory of one GPU for the plan (GiB); 0 = as this machine has
 use_vllm = False  # True lets vLLM write the rollouts, False transformers
-rollout_engine = "auto"  # without vLLM: generate, prefix (a prompt is read once for its group), auto (prefix on a CPU)
+rollout_engine = "auto"  # without vLLM: generate, prefix (a prompt read once a group), graph (one GPU), auto
 vllm_mode = "colocate"  # vLLM in the training processes (colocate) or behind a URL (server)
 vllm_server = "http://localhost:8000"  # base URL of that server (address)
 vllm_memory = 0.5  # part of each GPU that vLLM takes, colocate (0 to 1)

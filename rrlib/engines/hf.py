@@ -12,6 +12,7 @@ from typing import Any
 
 from rrlib.engines import prefix
 from rrlib.engines.base import Decoding, Reply, Request
+from rrlib.engines.graphs import GraphDecoder
 from rrlib.errors import InputError
 from rrlib.resources import resolve
 
@@ -230,6 +231,10 @@ class TransformersEngine:
         if self.device == "cpu" and not search and prefix.supports(self._lm):
             sampling = prefix.Sampling(decoding.temperature, decoding.top_p, max(decoding.top_k, 0))
             return prefix.decode(self._lm, prompts, max_new_tokens=limit, eos=ends, sampling=sampling)
+        plain = decoding.temperature == 0 or (decoding.top_p >= 1.0 and decoding.top_k <= 0)
+        if self.device == "cuda" and plain and not search and prefix.supports(self._lm):
+            decoder = GraphDecoder(self._lm)
+            return decoder.decode(prompts, max_new_tokens=limit, eos=ends, temperature=decoding.temperature)
         width = max(map(len, prompts))
         rows = [[self._pad] * (width - len(ids)) + ids for ids in prompts]
         mask = [[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts]

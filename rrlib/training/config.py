@@ -122,8 +122,8 @@ class GRPOSettings(Common):
     mask_truncated: completions that were cut off teach nothing, instead of earning -1 (they stay in the group's mean).
 
     rollout_engine: without vLLM. `generate`: transformers, and TRL's own passes; `prefix`: each prompt is read once for
-        all of its rollouts, when they are drawn and when they are scored (rollouts.py); `auto`: prefix on a CPU,
-        generate on a GPU.
+        all of its rollouts, when they are drawn and when they are scored; `graph`: drawn by a CUDA graph, on one GPU
+        (rollouts.py); `auto`: prefix on a CPU, graph on one GPU, generate on several or for other architectures.
     use_vllm: rollouts by vLLM, else as rollout_engine says. vllm_mode: `colocate` (in the trainer's processes, with
         vllm_memory of each GPU, split over vllm_tensor_parallel GPUs; with vllm_sleep it gives its memory back while
         the update runs, as verl does) or `server` (vllm_server: its base URL).
@@ -149,7 +149,7 @@ class GRPOSettings(Common):
     loss: Literal["grpo", "dr_grpo", "dapo"] = "grpo"
     normalize: Literal["total", "views"] = "total"
     mask_truncated: bool = False
-    rollout_engine: Literal["auto", "generate", "prefix"] = "auto"
+    rollout_engine: Literal["auto", "generate", "prefix", "graph"] = "auto"
     use_vllm: bool = False
     vllm_mode: Literal["colocate", "server"] = "colocate"
     vllm_server: str = "http://localhost:8000"

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rrlib.engines.graphs import GraphDecoder
 from rrlib.errors import InputError
 from rrlib.prompts import PromptBuilder, format_response
 from rrlib.resources import resolve
@@ -22,7 +23,7 @@ from rrlib.training.config import GRPOSettings, world_size
 from rrlib.training.data import Encoded, Limits, encode_examples, load_tokenizer, model_length
 from rrlib.training.patches import prepare_vllm
 from rrlib.training.resume import TrainResult
-from rrlib.training.rollouts import check_prefix, shared_prefix_logprobs, shared_prefix_rollouts
+from rrlib.training.rollouts import check_prefix, graphed_rollouts, shared_prefix_logprobs, shared_prefix_rollouts
 from rrlib.training.schedule import batches
 from rrlib.training.trainer import OnLog, Training, training_arguments
 from rrlib.training.trl_reward import answer_decoder, trl_reward, trl_reward_parts
@@ -243,6 +244,7 @@ class RankingRollouts:
     says where the time goes, how groups spread, and whether vLLM samples from the weights that are trained."""
 
     rollout_engine = "auto"
+    graph_decoder: GraphDecoder | None = None
     _began: float | None = None  # when the running rollout batch began
     _spent = 0.0  # seconds of it in generation and scoring
 
@@ -258,7 +260,7 @@ class RankingRollouts:
     def _generate_single_turn(self: Any, *args: Any, **kwargs: Any) -> Any:
         start = time.perf_counter()
         self._began = self._began or start
-        generated = shared_prefix_rollouts(self, *args, **kwargs)
+        generated = shared_prefix_rollouts(self, *args, **kwargs) or graphed_rollouts(self, args[0])
         generated = generated or super()._generate_single_turn(*args, **kwargs)  # type: ignore[misc]
         seconds = time.perf_counter() - start
         self._spent += seconds

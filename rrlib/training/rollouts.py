@@ -1,7 +1,8 @@
-"""Rollouts whose prompt is read once for all of a group (rrlib.engines.prefix), in sampling and in scoring.
+"""Rollouts by ourselves, for models small enough to train on a CPU or on one GPU, where nobody starts vLLM.
 
-TRL hands a prompt over once for each rollout, equal ones next to each other. This is for models small enough to train
-on a CPU or on one GPU; where rollouts are vLLM's business, only the scoring is done here.
+`prefix` reads a prompt once for all of a group (rrlib.engines.prefix), in sampling and in scoring: TRL hands it over
+once for each rollout, equal ones next to each other. `graph` draws them on a GPU, a token a launch
+(rrlib.engines.graphs); the scoring is TRL's.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from rrlib.engines import prefix
+from rrlib.engines.graphs import GraphDecoder
 from rrlib.errors import InputError
 
 if TYPE_CHECKING:
@@ -37,6 +39,32 @@ def _is_shared(trainer: Any, model: Any) -> bool:
     if trainer.rollout_engine == "auto":
         return trainer.accelerator.device.type == "cpu" and prefix.supports(model)
     return trainer.rollout_engine == "prefix" and not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled)
+
+
+def _is_graphed(trainer: Any, model: Any) -> bool:
+    """Whether the rollouts of this model are drawn by a CUDA graph: on one GPU, temperature alone shaping the draw."""
+    config = trainer.generation_config
+    plain = (config.top_p or 1.0) >= 1.0 and not config.top_k
+    single = trainer.accelerator.num_processes == 1 and trainer.accelerator.device.type == "cuda"
+    chosen = trainer.rollout_engine == "graph" or (trainer.rollout_engine == "auto" and prefix.supports(model))
+    return single and plain and chosen and not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled)
+
+
+def graphed_rollouts(trainer: Any, prompt_ids: list[list[int]]) -> tuple[list[list[int]], None] | None:
+    """As `shared_prefix_rollouts`, on one GPU; None where TRL must generate itself. Where the training computes under
+    bfloat16 autocast, so do the rollouts: from a bfloat16 copy of the weights, as vLLM's would be."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if trainer.use_vllm or not _is_graphed(trainer, model):
+        return None
+    if trainer.graph_decoder is None:
+        trainer.graph_decoder = GraphDecoder(model, copied=trainer.args.bf16)
+    completions = trainer.graph_decoder.decode(
+        prompt_ids,
+        max_new_tokens=trainer.max_completion_length,
+        eos=[trainer.processing_class.eos_token_id],
+        temperature=trainer.generation_config.temperature,
+    )
+    return completions, None
 
 
 def shared_prefix_rollouts(

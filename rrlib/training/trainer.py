@@ -218,7 +218,8 @@ def save_checkpoint(trainer: Trainer, tokenizer: Any, folder: Path, card: str) -
     """Weights (LoRA merged into the base), configuration, tokenizer, model card; the folder appears complete.
 
     Sharded weights (FSDP, ZeRO) are gathered by all processes and written by the first. An adapter is saved first and
-    merged into a base that is read anew, since sharded weights cannot be merged in place.
+    merged into a base that is read anew, since sharded weights cannot be merged in place; it stays as `adapter` beside
+    the folder, as small as it is.
     """
     part, adapter = (folder.with_name(f"{folder.name}{end}") for end in (".part", ".adapter"))
     first = trainer.is_world_process_zero()
@@ -240,7 +241,9 @@ def save_checkpoint(trainer: Trainer, tokenizer: Any, folder: Path, card: str) -
     (part / "training_args.bin").unlink(missing_ok=True)  # a pickle; the settings are in inputs.json
     (part / "README.md").write_text(card, encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
-    shutil.rmtree(adapter, ignore_errors=True)
+    if lora:
+        shutil.rmtree(folder.with_name("adapter"), ignore_errors=True)
+        os.replace(adapter, folder.with_name("adapter"))
     os.replace(part, folder)
 
 
