@@ -24,10 +24,11 @@ class Windowing:
     """Which windows of a list of candidates become lists to rank.
 
     size, stride: of the sliding window, in passages. depth: candidates looked at, best first. per_query: at most so
-    many of the sliding windows (drawn by seed; 0 = all). drawn: so many more windows of passages drawn at random from
-    the `depth`, in retrieved order. moved: the sliding windows as they stand after right answers to those before them,
-    as at inference behind a good model; else each holds passages as retrieved. shuffled: share of the windows, in
-    [0, 1], that are shown in random order. empty: share of the windows without a relevant passage that are kept.
+    many of the sliding windows (drawn by seed from those that `empty` leaves; 0 = all). drawn: so many more windows of
+    passages drawn at random from the `depth`, in retrieved order. moved: the sliding windows as they stand after right
+    answers to those before them, as at inference behind a good model; else each holds passages as retrieved. shuffled:
+    share of the windows, in [0, 1], that are shown in random order. empty: share of the windows without a relevant
+    passage that are kept.
     """
 
     size: int = 10
@@ -65,23 +66,30 @@ def windows_of(
     relevant: document ids. Everything drawn follows from seed and query id, each kind of draw from a generator of its
     own, so that more of one kind leaves the others as they were. Fewer than 2 candidates give no window.
     """
+
+    def draws(kind: str) -> random.Random:
+        return random.Random(f"{seed}/{qid}/{kind}")
+
     listed = list(candidates[: windowing.depth])
-    chosen = _sliding(listed, relevant, windowing)
+    rng = draws("keep")
+    chosen = [w for w in _sliding(listed, relevant, windowing) if _stays(w, relevant, windowing, rng)]
     if windowing.per_query and len(chosen) > windowing.per_query:
-        rng = random.Random(f"{seed}/{qid}/slide")
-        chosen = [chosen[i] for i in sorted(rng.sample(range(len(chosen)), windowing.per_query))]
-    rng = random.Random(f"{seed}/{qid}/draw")
+        chosen = [chosen[i] for i in sorted(draws("slide").sample(range(len(chosen)), windowing.per_query))]
+    rng = draws("draw")
     for _ in range(windowing.drawn if len(listed) > windowing.size else 0):
-        chosen.append([listed[i] for i in sorted(rng.sample(range(len(listed)), windowing.size))])
-    windows = []
-    for number, window in enumerate(chosen):
-        rng = random.Random(f"{seed}/{qid}/{number}")
-        if not any(p.docid in relevant for p in window) and rng.random() >= windowing.empty:
-            continue
+        window = [listed[i] for i in sorted(rng.sample(range(len(listed)), windowing.size))]
+        if _stays(window, relevant, windowing, rng):
+            chosen.append(window)
+    rng = draws("shuffle")
+    for window in chosen:
         if rng.random() < windowing.shuffled:
             rng.shuffle(window)
-        windows.append(tuple(window))
-    return windows
+    return [tuple(window) for window in chosen]
+
+
+def _stays(window: list[Passage], relevant: Collection[str], windowing: Windowing, rng: random.Random) -> bool:
+    lucky = rng.random() < windowing.empty  # drawn for each window, so that labels do not move later draws
+    return lucky or any(p.docid in relevant for p in window)
 
 
 def _sliding(listed: list[Passage], relevant: Collection[str], windowing: Windowing) -> list[list[Passage]]:
