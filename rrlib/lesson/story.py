@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rrlib.formats import Collection, read_jsonl
 from rrlib.synthesis.domains import recipe_for
 from rrlib.synthesis.export import stream_examples
+from rrlib.synthesis.fates import Fate, explain
 from rrlib.synthesis.results import SynthesisResult
 from rrlib.synthesis.sources.items import CollectionSource, Item
 from rrlib.synthesis.sources.released import read_released
@@ -69,7 +70,8 @@ def outcome(result: SynthesisResult, qid: str) -> tuple[RankingExample | None, s
         return None, f"{qid} was not asked about"
     value = f", self-consistency {row['consistency']:.3f}" if "consistency" in row else ""
     example = next((e for e in stream_examples(result.examples) if e.query.qid == qid), None)
-    return example, f"{row['fate'].replace('_', ' ')}{value}; alpha {result.summary['alpha']:g}"
+    why = "" if row["fate"] == Fate.KEPT else f". {explain(row['fate'])}"
+    return example, f"{row['fate'].replace('_', ' ')}{value}; alpha {result.summary['alpha']:g}{why}"
 
 
 def prompt_sent(asked: Mapping[str, Sequence[Mapping[str, Any]]], step: str, chars: int = 3000) -> str:

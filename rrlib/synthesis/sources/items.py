@@ -12,6 +12,7 @@ import json
 import random
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -76,6 +77,13 @@ class Shard:
 
     def __str__(self) -> str:
         return f"{self.number}/{self.count}"
+
+
+def numbered(source: Source, limit: int | None, shard: Shard) -> Iterator[tuple[int, Item]]:
+    """(position in the source, item) of the first `limit` items (None = all), those of the shard alone."""
+    for position, item in enumerate(islice(iter(source), limit)):
+        if item.query.qid in shard:
+            yield position, item
 
 
 def qid_hash(qid: str) -> int:

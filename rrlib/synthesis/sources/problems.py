@@ -75,12 +75,6 @@ def read_theorems(path: str | Path, prefix: str = "theorem") -> Iterator[Passage
         yield Passage(f"{prefix}-{docid}", text, str(record.get("title") or ""))
 
 
-def problem_passages(queries: Iterator[SourceQuery]) -> Iterator[Passage]:
-    """Solved problems as passages (problem, then solution): the corpus in which others look for their method."""
-    for query in queries:
-        yield Passage(query.qid, f"{query.text}\n\n{query.gold_answer}")
-
-
 # --- files -----------------------------------------------------------------------------------------------------------
 
 

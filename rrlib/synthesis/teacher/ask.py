@@ -24,6 +24,7 @@ from rrlib.engines.limits import size_of
 from rrlib.engines.openai import FatalCallError
 from rrlib.errors import EngineError
 from rrlib.synthesis import prompts
+from rrlib.synthesis.fates import Fault
 from rrlib.synthesis.teacher.cache import ResponseCache
 from rrlib.synthesis.teacher.ledger import BudgetError, Ledger
 
@@ -37,6 +38,11 @@ class ChatClient(Protocol):
     """
 
     async def chat(self, messages: Sequence[Message], decoding: Decoding) -> Reply: ...
+
+
+def model_name(client: Any) -> str:
+    """What a record calls the client's model: its own name for it, or the name of its class."""
+    return str(getattr(client, "model", type(client).__name__))
 
 
 @dataclass
@@ -85,7 +91,7 @@ class Teacher:
     @property
     def model(self) -> str:
         """The name of the model as the client knows it."""
-        return str(getattr(self.client, "model", type(self.client).__name__))
+        return model_name(self.client)
 
     def decoding_for(self, key: str) -> Decoding:
         """The settings of one call: its sampling seed follows from the run's seed and the call's id."""
@@ -194,7 +200,7 @@ def request_hash(messages: Sequence[Message]) -> str:
     return hashlib.sha256(json.dumps([dict(m) for m in messages], sort_keys=True).encode()).hexdigest()[:16]
 
 
-def split_reply(text: str, reasoning: str, finish_reason: str) -> tuple[str, str, str | None]:
+def split_reply(text: str, reasoning: str, finish_reason: str) -> tuple[str, str, Fault | None]:
     """(reasoning, answer, fault) of a reply: the reasoning comes in a field of its own, or inline in <think>.
 
     fault: `cut_off` (by the token limit, or inside <think>), `empty`, or None.
@@ -204,9 +210,9 @@ def split_reply(text: str, reasoning: str, finish_reason: str) -> tuple[str, str
     chain = (reasoning.strip() or inline.strip()) if closed else reasoning.strip()
     answer = tail.strip()
     if finish_reason == "length" or (not closed and "<think>" in text):
-        return chain, answer, "cut_off"
+        return chain, answer, Fault.CUT_OFF
     if not answer:
-        return chain, answer, "empty"
+        return chain, answer, Fault.EMPTY
     return chain, answer, None
 
 
