@@ -165,6 +165,9 @@ def test_html_is_read_as_far_as_it_goes() -> None:
     assert title == "A page" and links == ("http://x.org/a",)
     assert text == "Head\n\nOne two\nthree <4>\n\na\n\nb\n\nrst\n\nbroken"
     assert read_html("") == ("", (), "") and read_html("<<<>>&nbsp;")[0] is not None
+    assert read_html("<p>a<![foo[b")[0].startswith("a"), "a declaration that the parser rejects"
+    assert read_html("<p>a<!-- b --><![CDATA[c]]></p>http://x.org/a")[0] == "a\n\nhttp://x.org/a"
+    assert read_html("<div>" * 20_000 + "deep")[0] == "deep", "no recursion"
 
 
 # --- problems and theorems -------------------------------------------------------------------------------------------
