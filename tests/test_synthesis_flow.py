@@ -107,7 +107,7 @@ def test_a_stored_answer_counts_for_what_it_says(tmp_path: Path, selection: str)
     assert sum(plan(Source(4, 0), "toy", tmp_path, window=4, seed=1).calls.values()) == 0
     more = plan(Source(4, 0, queries=3), "toy", tmp_path, window=4, seed=1)
     assert more.calls == {"select": 1, "hard": 0, "rank": 1}
-    assert "2 (1 select, 1 rank) if each selection finds a passage; answers stored already: 2" in more.text()
+    assert "2 (1 select, 1 rank); answers stored already: 2 (as if each selection finds a passage)" in more.text()
 
 
 def test_labels_of_people_need_no_selection(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_labels_of_people_need_no_selection(tmp_path: Path) -> None:
     for candidates, rankings in ((0, 0), (1, 0), (3, 2)):
         planned = plan(Judged(candidates, 0), "toy", tmp_path / "none", window=4)
         assert planned.calls == {"select": 0, "hard": 0, "rank": rankings}
-        assert "if each" not in planned.text()
+        assert "as if each" not in planned.text()
 
 
 def test_the_generator_by_hand() -> None:

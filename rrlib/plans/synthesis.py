@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -40,17 +41,14 @@ class Plan:
     most_usd: float | None
     model: str
 
-    @property
-    def condition(self) -> str:
-        """What the number of calls rests on, where some of them are asked for only after a selection."""
-        return " if each selection finds a passage" if self.calls["select"] or self.calls["hard"] else ""
-
     def text(self) -> str:
         """The plan in three lines."""
         parts = ", ".join(f"{n:,} {step}" for step, n in self.calls.items() if n) or "none"
-        calls = f"{sum(self.calls.values()):,} ({parts}){self.condition}"
+        total = sum(self.calls.values())
+        assumed = " (as if each selection finds a passage)" if self.calls["select"] or self.calls["hard"] else ""
         lines = [
-            f"queries: {self.queries:,}; calls to make: {calls}; answers stored already: {self.stored:,}",
+            f"queries: {self.queries:,}; calls to make: {total:,} ({parts}); answers stored already: {self.stored:,}"
+            + assumed,
             f"tokens: about {self.tokens_in:,} read and {self.tokens_out:,} written by {self.model}",
         ]
         if self.usd is None or self.most_usd is None:
@@ -96,7 +94,7 @@ def plan(
     price = price if price is not None else price_of(model)
     flow = Flow(Mix(window, max_positives, hard_negatives), seed, depth, domains or {})
     calls, sizes, queries = dict.fromkeys(map(str, STEPS), 0), 0, 0
-    with _Answers(Path(out_dir)) as answers:
+    with closing(_Answers(Path(out_dir))) as answers:
 
         def answer(question: Question) -> Answer:
             nonlocal sizes
@@ -110,7 +108,7 @@ def plan(
         for _, item in numbered(source, limit, shard):
             queries += 1
             outcome_of(flow.questions(item), answer)
-    written = round(sum(n * answers.mean_length(step, expect) for step, n in calls.items()))
+    written = round(sum(n * answers.lengths.get(step, expect) for step, n in calls.items()))
     read = round(sizes / answers.bytes_per_token)
     most_read, most_written = sizes / MOST_BYTES_PER_TOKEN, sum(calls.values()) * decoding.max_new_tokens
     usd = None if price is None else price.cost(read, written)
@@ -119,56 +117,45 @@ def plan(
 
 
 class _Answers:
-    """The stored answers of an output folder, read and never written: where each lies, and how long they are."""
+    """The stored answers of an output folder, read and never written: where each lies, and how long they are.
+
+    lengths: mean tokens of an answer, by step. bytes_per_token: of the prompts that were sent.
+    """
 
     def __init__(self, out: Path) -> None:
-        self._offsets: dict[tuple[str, str], int] = {}
         self._files: dict[str, BinaryIO] = {}
-        self._lengths: dict[str, float] = {}
-        self._size = self._tokens = 0
-        for step in STEPS:
-            path = out / f"{step}.jsonl"
-            if path.is_file():
-                self._files[step] = open(path, "rb")  # noqa: SIM115 - closed at the end of the with block
-                self._read(step, self._files[step])
-
-    def _read(self, step: str, lines: BinaryIO) -> None:
-        offset = count = written = 0
-        for line in lines:
-            if line.endswith(b"\n"):  # else torn by a kill: the run will mend it
-                row = json.loads(line)
-                self._offsets.setdefault((step, row["id"]), offset)
-                count, written = count + 1, written + row["tokens_out"]
-                self._size, self._tokens = self._size + size_of(row["prompt"]), self._tokens + row["tokens_in"]
-            offset += len(line)
-        if count:
-            self._lengths[step] = written / count
+        self._offsets: dict[tuple[str, str], int] = {}
+        self.lengths: dict[str, float] = {}
+        size = tokens = 0
+        for path in (out / f"{step}.jsonl" for step in STEPS):
+            if not path.is_file():
+                continue
+            file = self._files[path.stem] = open(path, "rb")  # noqa: SIM115 - closed at the end of the with block
+            offset, lengths = 0, []
+            for line in file:
+                if line.endswith(b"\n"):  # else torn by a kill: the run will mend it
+                    row = json.loads(line)
+                    self._offsets.setdefault((path.stem, row["id"]), offset)
+                    lengths.append(row["tokens_out"])
+                    size, tokens = size + size_of(row["prompt"]), tokens + row["tokens_in"]
+                offset += len(line)
+            if lengths:
+                self.lengths[path.stem] = sum(lengths) / len(lengths)
+        self.bytes_per_token = size / tokens if tokens else BYTES_PER_TOKEN
 
     def get(self, question: Question) -> Answer | None:
         """The stored answer to a question, or None."""
         offset = self._offsets.get((question.step, question.key))
         if offset is None:
             return None
-        file = self._files[question.step]
-        file.seek(offset)
-        answer: Answer = json.loads(file.readline())
+        self._files[question.step].seek(offset)
+        answer: Answer = json.loads(self._files[question.step].readline())
         return answer
-
-    def mean_length(self, step: str, otherwise: int) -> float:
-        """Tokens of an answer in a step; `otherwise` where none is stored."""
-        return self._lengths.get(step, otherwise)
-
-    @property
-    def bytes_per_token(self) -> float:
-        """Of the prompts that were sent."""
-        return self._size / self._tokens if self._tokens else BYTES_PER_TOKEN
 
     def __len__(self) -> int:
         return len(self._offsets)
 
-    def __enter__(self) -> _Answers:
-        return self
-
-    def __exit__(self, *error: object) -> None:
+    def close(self) -> None:
+        """Close the files."""
         for file in self._files.values():
             file.close()

@@ -103,8 +103,8 @@ def write_released(examples: Iterable[RankingExample], folder: str | Path, style
     if not all_rows:
         raise InputError("there are no examples", remedy="check the stage that wrote them")
     for name, texts in (("id_query", queries), ("id_doc", docs)):
-        for domain, known in texts.items():
-            write_lines(root / name / f"{domain}.json", [json.dumps(known, ensure_ascii=True, indent=0)])
+        for domain, by_id in texts.items():
+            write_lines(root / name / f"{domain}.json", [json.dumps(by_id, ensure_ascii=True, indent=0)])
     write_lines(root / "sft.json", [json.dumps(sft, ensure_ascii=True, indent=1)])
     write_jsonl(root / "rl.jsonl", rl)
     write_jsonl(root / ALL, all_rows)

@@ -101,7 +101,8 @@ class Flow:
             return Outcome(fate=Fate.NOTHING_SELECTED)
         by_docid = {p.docid: p for p in item.hard_pool}
         qid = item.query.qid
-        window = assemble(candidates, set(positives), self.mix, self.seed, qid, [by_docid[docid] for docid in traps])
+        hard = [by_docid[docid] for docid in traps if docid in by_docid]  # a dry run may read answers of another pool
+        window = assemble(candidates, set(positives), self.mix, self.seed, qid, hard)
         if all(window.relevance):
             return Outcome(fate=Fate.NO_NEGATIVES)
         ranking = yield Question(Step.RANK, qid, item, recipe, window.passages, window)

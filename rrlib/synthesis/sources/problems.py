@@ -36,8 +36,8 @@ def read_leetcode(path: str | Path, domain: str = "leetcode", licence: str = "un
         text = _plain(_string(record, _PROBLEM, place, "problem"))
         title = str(record.get("title") or "").strip()
         solution = _string(record, _SOLUTION, place, "solution")
-        whole = f"{title}\n\n{text}" if title and not text.startswith(title) else text
-        yield SourceQuery(f"{domain}-{qid}", whole, solution, domain, licence=str(record.get("licence") or licence))
+        problem = f"{title}\n\n{text}" if title and not text.startswith(title) else text
+        yield SourceQuery(f"{domain}-{qid}", problem, solution, domain, licence=str(record.get("licence") or licence))
 
 
 def read_math(path: str | Path, domain: str = "math-qa", licence: str = "MIT") -> Iterator[SourceQuery]:

@@ -104,22 +104,22 @@ class Teacher:
         else ends the run; the books are kept in every case.
         """
         decoding = self.decoding_for(key)
-        known = self.cache.get(self.client, messages, decoding) if self.cache is not None else None
+        cached = self.cache.get(self.client, messages, decoding) if self.cache is not None else None
         most = self.ledger.most(size_of(messages), decoding.max_new_tokens)
-        if known is None:
+        if cached is None:
             await self.ledger.begin(key, most)
         try:
             start = time.perf_counter()
-            reply = known if known is not None else await self._call(key, messages, decoding, most)
-            seconds = 0.0 if known is not None else reply.seconds or time.perf_counter() - start
+            reply = cached if cached is not None else await self._call(key, messages, decoding, most)
+            seconds = 0.0 if cached is not None else reply.seconds or time.perf_counter() - start
             if reply.error is None:
-                if known is None and self.cache is not None:
+                if cached is None and self.cache is not None:
                     self.cache.put(self.client, messages, decoding, reply)
                 keep(self._record(key, messages, decoding, reply))
-                self.ledger.end(key, reply.tokens_in, reply.tokens_out, seconds, known is not None)
+                self.ledger.end(key, reply.tokens_in, reply.tokens_out, seconds, cached is not None)
         finally:
             self.ledger.release(key)  # or others would wait for its money for ever
-        self._count(reply, seconds, known is not None)
+        self._count(reply, seconds, cached is not None)
         return reply.error is None
 
     async def _call(self, key: str, messages: Sequence[Message], decoding: Decoding, most: float | None) -> Reply:
