@@ -59,18 +59,18 @@ def assemble(
     mix: Mix,
     seed: int,
     qid: str,
-    hard_found: Sequence[Passage] = (),
+    traps: Sequence[Passage] = (),
 ) -> Window:
     """Fill one window from candidates in first-stage order (best first).
 
-    positives: document ids labelled relevant. hard_found: hard negatives that the teacher found elsewhere. Fewer
-    candidates than the window give a shorter list. The negatives are round(hard * slots) hard ones, those found
+    positives: document ids labelled relevant. traps: hard negatives that the teacher named elsewhere. Fewer candidates
+    than the window give a shorter list. The negatives are round(hard * slots) hard ones, those found
     elsewhere first and then the top of the list, the others drawn from what is left.
     """
     good = [p for p in candidates if p.docid in positives][: mix.max_positives or max(mix.window // 2, 1)]
-    found = [p for p in hard_found if p.docid not in positives]
-    known = {p.docid for p in found}
-    negatives = found + [p for p in candidates if p.docid not in positives and p.docid not in known]
+    negatives = [p for p in traps if p.docid not in positives]
+    used = {p.docid for p in negatives} | set(positives)
+    negatives += [p for p in candidates if p.docid not in used]
     slots = min(mix.window - len(good), len(negatives))
     hard = negatives[: min(round(mix.hard * slots), slots)]
     rest = negatives[len(hard) :]
@@ -78,7 +78,7 @@ def assemble(
     drawn = generator.sample(rest, slots - len(hard))
     rows = [(p, 1, "positive") for p in good] + [(p, 0, "hard") for p in hard] + [(p, 0, "random") for p in drawn]
     generator.shuffle(rows)
-    conflicts = tuple(p.docid for p in hard_found if p.docid in positives)
+    conflicts = tuple(p.docid for p in traps if p.docid in positives)
     return Window(tuple(r[0] for r in rows), tuple(r[1] for r in rows), tuple(r[2] for r in rows), conflicts)
 
 

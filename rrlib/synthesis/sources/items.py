@@ -12,6 +12,7 @@ import json
 import random
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -81,6 +82,13 @@ class Shard:
         return f"{self.number}/{self.count}"
 
 
+def numbered(source: Source, limit: int | None, shard: Shard) -> Iterator[tuple[int, Item]]:
+    """(position in the source, item) of the first `limit` items (None = all), those of the shard alone."""
+    for position, item in enumerate(islice(iter(source), limit)):
+        if item.query.qid in shard:
+            yield position, item
+
+
 def qid_hash(qid: str) -> int:
     """64 bits of a query id, the same on every machine."""
     return int.from_bytes(hashlib.sha256(qid.encode("utf-8", "surrogatepass")).digest()[:8], "big")
@@ -141,14 +149,14 @@ class CollectionSource:
                 yield replace(item, query=query, candidates=passages, listed=True)
 
     def _item(self, query: Query) -> Item:
-        known = self.collection.metadata.get(query.qid, {})
+        metadata = self.collection.metadata.get(query.qid, {})
         return Item(
             query,
             self._candidates(query),
-            domain=str(known.get("domain") or ""),
-            gold_answer=str(known.get("gold_answer") or "").strip(),
+            domain=str(metadata.get("domain") or ""),
+            gold_answer=str(metadata.get("gold_answer") or "").strip(),
             labels=self.collection.qrels.get(query.qid),
-            licence=str(known.get("licence") or self.licence),
+            licence=str(metadata.get("licence") or self.licence),
         )
 
     def _candidates(self, query: Query) -> tuple[Passage, ...]:
@@ -223,9 +231,9 @@ def item_from_json(row: Mapping[str, Any], path: Path | None = None, line: int |
 
     def passages(key: str) -> tuple[Passage, ...]:
         rows = row.get(key) or []
-        if not isinstance(rows, list) or not all(isinstance(one, dict) for one in rows):
+        if not isinstance(rows, list) or not all(isinstance(passage, dict) for passage in rows):
             raise InputError(f"`{key}` is not a list of objects", path=path, line=line, remedy="see rrlib data prepare")
-        return tuple(record_passage(one, path or "items", line or 0) for one in rows)
+        return tuple(record_passage(passage, path or "items", line or 0) for passage in rows)
 
     labels = row.get("labels")
     if labels is not None and not (isinstance(labels, dict) and all(isinstance(v, int) for v in labels.values())):
