@@ -26,8 +26,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from measure import device
 
-from rrlib.chain.manifest import read_json
 from rrlib.chain.stages import audition
+from rrlib.disk import read_json
 from rrlib.evaluation.significance import bootstrap_interval
 from rrlib.formats import read_collection, read_examples
 from rrlib.reward import MultiViewReward

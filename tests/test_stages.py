@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from rrlib.chain.manifest import open_stage, read_json
+from rrlib.chain.manifest import open_stage
 from rrlib.chain.stages import (
     audition,
     audition_table,
@@ -17,7 +17,6 @@ from rrlib.chain.stages import (
     collection_of,
     comparison,
     consistencies,
-    cost_table,
     examples_for,
     kept_and_dropped,
     one_group,
@@ -27,9 +26,11 @@ from rrlib.chain.stages import (
     split_sizes,
     verdicts_of,
 )
+from rrlib.disk import read_json
 from rrlib.errors import InputError, StageError
 from rrlib.evaluation.tables import compare, oracle_run
 from rrlib.formats import read_collection, write_examples, write_jsonl
+from rrlib.records import WindowRecord
 from rrlib.types import Passage, Query, RankingExample
 
 BUILD = "rrlib.miniature:build"
@@ -139,17 +140,12 @@ def test_an_audition_judges_one_window_a_query_by_the_qrels(made: Path) -> None:
     assert table.loc["backbone", "tokens"] <= 8
 
 
-def test_verdicts_and_costs() -> None:
+def test_verdicts_that_never_came_are_left_out() -> None:
     records = {
-        "sft": [{"verdict": "ok", "tokens_in": 10, "tokens_out": 4}, {"verdict": "truncated", "tokens_in": 20}],
-        "rl": [{"verdict": "ok", "tokens_in": 10, "tokens_out": 4}],
+        "sft": [WindowRecord("q", (0,)), WindowRecord("q", (1,), verdict="truncated")],
+        "rl": [WindowRecord("q", (0,))],
     }
     assert verdicts_of(records) == {"sft": {"ok": 0.5, "truncated": 0.5}, "rl": {"ok": 1.0, "truncated": 0.0}}
-    table = cost_table(records, {"sft": 4.0})
-    assert table.loc["sft"].to_dict() == {
-        "windows": 2, "tokens in": 15, "tokens out": 2, "seconds": 4.0, "windows/s": 0.5
-    }  # fmt: skip
-    assert pd.isna(table.loc["rl", "windows/s"])
 
 
 def test_a_comparison_shows_differences_against_the_first(made: Path) -> None:

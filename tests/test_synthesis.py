@@ -480,7 +480,7 @@ def test_other_settings_on_the_same_store_are_refused_by_key(tmp_path: Path) -> 
     run(make_collection(2), Teacher(), tmp_path)
     with pytest.raises(StageError, match=r"seed: stored 1, now 2"):
         run(make_collection(2), Teacher(), tmp_path, seed=2)
-    with pytest.raises(StageError, match=r"decoding: stored"):
+    with pytest.raises(StageError, match=r"decoding\.temperature: stored 0\.6, now 0\.0"):
         run(make_collection(2), Teacher(), tmp_path, decoding=Decoding())
     changed = make_collection(2)
     changed.corpus["d1-0"] = Passage("d1-0", "another text")

@@ -10,10 +10,11 @@ import pytest
 from tiny_training import EXAMPLES
 
 from rrlib.chain.from_profile import grpo_settings, launch_of, read_parameters, reward_of, settings_of, sft_settings
-from rrlib.chain.manifest import open_stage, read_json, stage_state
+from rrlib.chain.manifest import open_stage, stage_state
 from rrlib.chain.params import Config, declared_parameters, load_profile, notebook_path
 from rrlib.chain.training import config_of, spread_of, train_stage
 from rrlib.cli import main
+from rrlib.disk import read_json
 from rrlib.errors import InputError
 from rrlib.formats import write_examples
 from rrlib.reward import MultiViewReward

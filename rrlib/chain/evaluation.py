@@ -17,6 +17,7 @@ from rrlib.evaluation.benchmarks import BenchmarkData, from_collection, load_ben
 from rrlib.evaluation.paired import in_words, paired_rows, sets_of
 from rrlib.evaluation.registry import expand
 from rrlib.evaluation.results import ExperimentResult
+from rrlib.records import WindowRecord
 from rrlib.types import Qrels
 
 if TYPE_CHECKING:
@@ -85,24 +86,23 @@ def against(result: ExperimentResult, baseline: str, systems: Sequence[str], met
 
 
 def window_traces(
-    records: Sequence[Mapping[str, Any]], before: Mapping[str, Sequence[str]], qrels: Qrels
+    records: Sequence[WindowRecord], before: Mapping[str, Sequence[str]], qrels: Qrels
 ) -> list[list[int]]:
     """The rank (1-based) of each relevant candidate before the first window and after every window of its query.
 
     records: of one system and collection. before: query -> document ids in the order shown, best first.
     """
-    windows: dict[str, list[Mapping[str, Any]]] = {}
+    windows: dict[str, list[WindowRecord]] = {}
     for record in records:
-        windows.setdefault(str(record["qid"]), []).append(record)
+        windows.setdefault(record.qid, []).append(record)
     traces: list[list[int]] = []
     for qid, mine in windows.items():
         order = list(before.get(qid, ()))
         good = [docid for docid in order if qrels.get(qid, {}).get(docid, 0) > 0]
         ranks = {docid: [order.index(docid) + 1] for docid in good}
-        mine.sort(key=lambda r: (int(r.get("pass") or 0), -int(r["end"])))
+        mine.sort(key=lambda record: (record.pass_no, -record.end))
         for record in mine:
-            shown = [str(d) for d in record["docids"]]
-            order[int(record["start"]) : int(record["end"])] = [shown[i] for i in record["order"]]
+            record.replay_onto(order)
             for docid in good:
                 ranks[docid].append(order.index(docid) + 1)
         traces += list(ranks.values())
@@ -121,7 +121,7 @@ def length_table(result: ExperimentResult, systems: Sequence[str], metric: str |
             continue
         written: dict[str, int] = {}
         for record in outcome.records:
-            written[str(record["qid"])] = written.get(str(record["qid"]), 0) + int(record.get("tokens_out") or 0)
+            written[record.qid] = written.get(record.qid, 0) + record.tokens_out
         mine = values[(values["system"] == system) & (values["benchmark"] == benchmark)]
         for qid, value in zip(mine["qid"], mine["value"], strict=True):
             rows.append({"system": system, "qid": qid, "tokens": written.get(qid, 0), "value": value})

@@ -18,8 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rrlib.chain.manifest import Stage, identity, open_stage, outputs_root, read_json, stage_state, write_json
+from rrlib.chain.manifest import Stage, identity, open_stage, outputs_root, stage_state
 from rrlib.chain.params import NOTEBOOKS, Config, Profile, inputs_of, load_profile, notebook_path, repository
+from rrlib.disk import Lock, read_json, write_json
 from rrlib.errors import InputError, StageError
 from rrlib.resources import PACKAGE
 
@@ -156,16 +157,7 @@ def _run_stage(profile: Profile, run_dir: Path, stage: str, fresh: bool, echo: E
 def _locked(run_dir: Path) -> Iterator[None]:
     """Keep a second runner out of the same run folder; the lock falls with the process, however that ends."""
     run_dir.mkdir(parents=True, exist_ok=True)
-    try:
-        import fcntl
-    except ImportError:  # no such locks on this system
-        yield
-        return
-    with (run_dir / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise StageError(f"another process works in {run_dir} -> wait for it, or give another --name") from error
+    with Lock(run_dir / ".lock", f"another process works in {run_dir} -> wait for it, or give another --name"):
         yield
 
 

@@ -11,10 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rrlib.chain.manifest import Stage, read_json, write_json
+from rrlib.chain.manifest import Stage
+from rrlib.disk import read_json, write_json
 from rrlib.engines.base import Decoding
 from rrlib.errors import InputError
 from rrlib.formats import Collection, read_collection, read_jsonl
+from rrlib.records import WindowRecord
 from rrlib.resources import load_callable, resolve
 from rrlib.responses import VERDICTS, audit, parse_strict
 from rrlib.types import Passage, RankingExample
@@ -57,7 +59,7 @@ def open_teacher(
     A callable is called as callable(folder, seed=seed, **options), folder being the collection's.
     """
     if ref.startswith(("http://", "https://")):
-        from rrlib.engines.openai import OpenAIClient
+        from rrlib.engines.client import OpenAIClient
 
         if not model:
             raise InputError("a teacher behind a base URL needs a model", remedy="set teacher_model in the profile")
@@ -159,7 +161,7 @@ def audition(
         decoding=Decoding(max_new_tokens=max_new_tokens),
         **dict(engine_options or {}),
     )
-    records = {record["qid"]: record for record in reranker.rerank(candidates).records}
+    records = {record.qid: record for record in reranker.rerank(candidates).records}
     reranker.engine.close()
     think = get_style(style).think
     rows = []
@@ -167,17 +169,17 @@ def audition(
         record = records[item.query.qid]
         grades = collection.qrels.get(item.query.qid, {})
         labels = [max(grades.get(p.docid, 0), 0) for p in item.passages]
-        order = [int(i) for i in record["order"]]
+        order = list(record.order)
         rows.append(
             {
                 "qid": item.query.qid,
                 "query": item.query.text,
-                "level": parse_strict(record["text"] or "", len(labels), think=think).level,
-                "verdict": record["verdict"],
+                "level": parse_strict(record.text or "", len(labels), think=think).level,
+                "verdict": record.verdict,
                 "ndcg": float(ndcg(order, labels, k)),  # type: ignore[arg-type]
                 "recall": float(recall(order, labels, k)),  # type: ignore[arg-type]
-                "tokens": record["tokens_out"],
-                "text": record["text"] or "",
+                "tokens": record.tokens_out,
+                "text": record.text or "",
                 "order": [item.passages[i].docid for i in order],
                 "passages": item.passages,
             }
@@ -203,34 +205,13 @@ def audition_table(auditions: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("checkpoint")
 
 
-def verdicts_of(records: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, dict[str, float]]:
+def verdicts_of(records: Mapping[str, Sequence[WindowRecord]]) -> dict[str, dict[str, float]]:
     """System -> verdict -> share of its window records; verdicts that never came are left out."""
     shares = {
         name: {row.kind: row.share for row in audit(rows) if row.kind in VERDICTS} for name, rows in records.items()
     }
     seen = [verdict for verdict in VERDICTS if any(share.get(verdict) for share in shares.values())]
     return {name: {verdict: share.get(verdict, 0.0) for verdict in seen} for name, share in shares.items()}
-
-
-def cost_table(records: Mapping[str, Sequence[Mapping[str, Any]]], seconds: Mapping[str, float]) -> pd.DataFrame:
-    """One line a system: windows, tokens read and written a window, wall seconds and windows a second."""
-    import pandas as pd
-
-    rows = []
-    for name, windows in records.items():
-        n = max(1, len(windows))
-        spent = seconds.get(name, 0.0)
-        rows.append(
-            {
-                "system": name,
-                "windows": len(windows),
-                "tokens in": round(sum(int(w.get("tokens_in") or 0) for w in windows) / n),
-                "tokens out": round(sum(int(w.get("tokens_out") or 0) for w in windows) / n),
-                "seconds": round(spent, 1),
-                "windows/s": round(len(windows) / spent, 1) if spent > 0 else float("nan"),
-            }
-        )
-    return pd.DataFrame(rows).set_index("system")
 
 
 def comparison(rows: Sequence[Any], metric: str) -> pd.DataFrame:

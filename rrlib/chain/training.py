@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from rrlib.chain.from_profile import KINDS, launch_of, reward_of, settings_of
-from rrlib.chain.manifest import Stage, open_stage, outputs_root, read_json, stage_state
+from rrlib.chain.manifest import Stage, open_stage, outputs_root, stage_state
 from rrlib.chain.params import STAGES, Config, Profile, load_profile
+from rrlib.disk import read_json
 from rrlib.errors import InputError
 from rrlib.training.launch import Launch, train
 from rrlib.training.resume import TrainResult, load_result

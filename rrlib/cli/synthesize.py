@@ -86,7 +86,7 @@ def register(app: typer.Typer) -> None:
 
             client = load_callable(teacher)(source, seed=seed)
         else:
-            from rrlib.engines.openai import OpenAIClient
+            from rrlib.engines.client import OpenAIClient
 
             client = OpenAIClient(
                 base_url,

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rrlib.chain.manifest import write_json
 from rrlib.chain.params import read_cells, repository
+from rrlib.disk import write_json
 from rrlib.errors import InputError, MissingFileError
 
 MARK = "LESSON.json"

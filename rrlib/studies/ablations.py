@@ -15,13 +15,13 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rrlib.chain.manifest import hash_text, read_json
 from rrlib.chain.params import STAGES
+from rrlib.disk import cut_torn_tail, hash_text, read_json
 from rrlib.engines.base import Decoding
 from rrlib.errors import InputError, MissingFileError
 from rrlib.evaluation.metrics import per_query
 from rrlib.formats import Collection, read_collection, read_examples, read_jsonl, read_run
-from rrlib.records import repair_tail
+from rrlib.records import WindowRecord, read_records
 from rrlib.resources import PACKAGE, load_callable, resolve
 from rrlib.reward import PAPER_WEIGHTS, MultiViewReward
 from rrlib.training.grpo import GRPOSettings, train_grpo
@@ -138,7 +138,7 @@ class Table:
             raise InputError(f"unknown rows {unknown}", remedy=f"use some of {', '.join(RECIPES)}")
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.path.is_file():
-            repair_tail(self.path)  # killed while it wrote a row
+            cut_torn_tail(self.path)  # killed while it wrote a row
         done = {(r.row, r.seed) for r in self.results()}
         for seed in seeds:
             for name in rows:
@@ -235,7 +235,7 @@ class Table:
         seed: int,
         test: Collection,
         run: Run,
-        records: Sequence[Mapping[str, Any]],
+        records: Sequence[WindowRecord],
         examples: int,
         seconds: Mapping[str, float],
     ) -> Result:
@@ -247,7 +247,7 @@ class Table:
             seed=seed,
             values=_rounded(per_query(test.qrels, run, [METRIC])[METRIC]),
             valid=valid_share(records, think=get_style(recipe.style).think),
-            tokens=sum(int(r["tokens_out"] or 0) for r in records) / len(records),
+            tokens=sum(r.tokens_out for r in records) / len(records),
             examples=examples,
             seconds=seconds,
             data_kind=test.data_kind,
@@ -273,7 +273,7 @@ class Table:
         metrics = {stage: read_json(folder / stage / "metrics.json") for stage in stages}
         out = [self._first_stage(seed, test)]
         for row, system in (("backbone", "backbone"), ("no RL", "sft"), ("full", "sft+rl")):
-            records = [r for _, r in read_jsonl(folder / "04_evaluation" / "windows" / f"{system}.jsonl")]
+            records = read_records(folder / "04_evaluation" / "windows" / f"{system}.jsonl")
             run_ = read_run(folder / "04_evaluation" / "runs" / f"{system}.trec")
             count = 0 if row == "backbone" else int(metrics["02_sft"]["examples"])
             out.append(self._result(RECIPES[row], seed, test, run_, records, count, {}))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rrlib.chain.manifest import read_json
+from rrlib.disk import read_json
 from rrlib.errors import InputError, MissingFileError
 from rrlib.evaluation.results import ExperimentResult
 from rrlib.formats import example_from_json, example_to_json, read_examples, read_jsonl, write_jsonl

@@ -18,12 +18,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rrlib.disk import write_json
 from rrlib.errors import InputError, MissingFileError, MissingPackageError, StageError
 from rrlib.resources import PACKAGE
 from rrlib.reward import MultiViewReward
 from rrlib.training.common import OnLog, choose_device, require
 from rrlib.training.grpo import GRPOSettings, train_grpo
-from rrlib.training.resume import TrainResult, load_result, write_json
+from rrlib.training.resume import TrainResult, load_result
 from rrlib.training.schedule import batches, sft_schedule
 from rrlib.training.sft import SFTSettings, train_sft
 from rrlib.types import RankingExample
@@ -183,6 +184,8 @@ def write_job(
             "output": str(output.resolve()),
             "style": style,
         },
+        sort_keys=True,
+        default=str,
     )
     return folder / "job.json"
 

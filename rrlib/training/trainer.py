@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rrlib.disk import write_json
 from rrlib.training.alarms import Alarms
 from rrlib.training.card import model_card
 from rrlib.training.common import OnLog, load_numbered_cpus
-from rrlib.training.resume import TrainResult, write_json
+from rrlib.training.resume import TrainResult
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -89,7 +90,7 @@ def run_trainer(trainer: Trainer, tokenizer: Any, output: Path, resume: str | No
     seconds = float(trainer.state.log_history[-1].get("seconds", 0.0))
     if trainer.is_world_process_zero():
         result = {"seconds": seconds, "n_examples": facts.n_examples, "dropped": facts.dropped, "info": info}
-        write_json(output / "result.json", result)
+        write_json(output / "result.json", result, sort_keys=True, default=str)
     trainer.accelerator.wait_for_everyone()
     return TrainResult(output / "checkpoint", log, seconds, facts.n_examples, facts.dropped, info)
 
