@@ -133,10 +133,10 @@ passages_table(first, explain.labels_of([p.docid for p in first], grades))
 # **Predict:** in which order will it do things: judge the passages first, or find out first what the query is after?
 
 # %%
-records = [record for record in outcome.records if record["qid"] == qid]
+records = [record for record in outcome.records if record.qid == qid]
 shown = explain.busiest(records, grades)
-relevance = explain.labels_of(shown["docids"], grades)
-passages = [test.corpus[docid] for docid in shown["docids"]]
+relevance = explain.labels_of(shown.docids, grades)
+passages = [test.corpus[docid] for docid in shown.docids]
 print(shown["text"])
 passages_table(passages, relevance)
 

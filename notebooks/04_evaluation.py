@@ -274,7 +274,7 @@ for row in rows:
 means = {row["system"]: row["mean"] for row in rows}
 for name in models:
     write_run(stage.path("runs", f"{name}.trec"), result.ranking(name, first), name.replace(" ", "-"))
-    write_jsonl(stage.path("windows", f"{name}.jsonl"), result.records(name, first))
+    write_jsonl(stage.path("windows", f"{name}.jsonl"), (r.to_json() for r in result.records(name, first)))
 assert all(sorted(after[qid]) == sorted(before[qid]) for qid in after), "a passage was lost or doubled"
 assert means["oracle"] >= max(means.values()) - 1e-9, "nothing can beat the oracle"
 counts = [plan(lambda n: sliding_window(n, window, stride), len(hits[:depth])).calls for hits in before.values()]

@@ -271,7 +271,7 @@ check_exercise(tokens_per_point, cases)
 # %%
 sums = curve.costs.set_index("system")["tokens_out"]
 assert sums[f"budget {min(p['budget'] for p in points)}"] <= sums["listwise"], "a budget must not lengthen the answers"
-assert stored or {len(r["docids"]) for r in result.records("pointwise")} == {1}
+assert stored or {len(r.docids) for r in result.records("pointwise")} == {1}
 assert costs.loc["pointwise", "calls"] >= costs.loc["listwise", "calls"]
 means = {row["system"]: round(row["mean"], 4) for row in [*result.rows(metrics[0]), *curve.rows(metrics[0])]}
 stage.finish(seconds_ratio=round(float(ratios["seconds"]), 3), **{f"{metrics[0]} {n}": m for n, m in means.items()})

@@ -66,8 +66,9 @@ class JsonLines:
     A whole line that is no row of this file is not ours to mend, and is refused by file and line.
 
     seen: called at opening with (offset in bytes, row) of every row, in their order; it may raise ValueError, KeyError
-    or TypeError for a row that does not belong here. what: the file and its rows in messages. remedy: for such a row.
-    fresh: begin with an empty file. sort_keys: of the rows that are appended.
+    or TypeError for a row that does not belong here, or an InputError, to which file and line are added. what: the
+    file and its rows in messages. remedy: for a strange row. fresh: begin with an empty file. sort_keys: of the rows
+    that are appended.
     Raises StageError where the file cannot be written, InputError for a strange row.
     """
 
@@ -118,8 +119,8 @@ class JsonLines:
             for number, line in enumerate(lines, 1):
                 try:
                     seen(offset, json.loads(line))
-                except InputError:
-                    raise
+                except InputError as error:
+                    raise InputError(error.message, path=self.path, line=number, remedy=error.remedy) from None
                 except (ValueError, KeyError, TypeError) as error:
                     message = f"not a {self._what} record: {error}"
                     raise InputError(message, path=self.path, line=number, remedy=remedy) from error

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Protocol
 
 from rrlib.errors import InputError
 from rrlib.prompts import get_style
@@ -218,17 +218,35 @@ class AuditRow:
     share: float
 
 
-def audit(rows: Iterable[Mapping[str, Any]]) -> list[AuditRow]:
+class Judged(Protocol):
+    """What the audit reads of a response: a window record, or a lenient reading."""
+
+    @property
+    def verdict(self) -> str: ...
+    @property
+    def repairs(self) -> tuple[str, ...]: ...
+
+
+class Answered(Protocol):
+    """What the strict count reads of a response: text (None: no answer came), and an order as long as the window."""
+
+    @property
+    def text(self) -> str | None: ...
+    @property
+    def order(self) -> tuple[int, ...]: ...
+
+
+def audit(rows: Iterable[Judged]) -> list[AuditRow]:
     """What a log's responses were: ok, repaired (by kind), no answer, truncated, empty, failed.
 
-    rows: window records with `verdict` and, where repaired, `repairs`. Shares are of all rows; one repaired response
-    may show several kinds, so the kinds can add up to more than `repaired`.
+    Shares are of all rows; one repaired response may show several kinds, so the kinds can add up to more than
+    `repaired`.
     """
     verdicts: Counter[str] = Counter()
     repairs: Counter[str] = Counter()
     for row in rows:
-        verdicts[str(row.get("verdict", Verdict.FAILED))] += 1
-        repairs.update(str(kind) for kind in row.get("repairs") or ())
+        verdicts[row.verdict] += 1
+        repairs.update(row.repairs)
     total = sum(verdicts.values())
     table: list[AuditRow] = []
     for verdict in (*Verdict, *sorted(set(verdicts) - set(Verdict))):
@@ -238,14 +256,13 @@ def audit(rows: Iterable[Mapping[str, Any]]) -> list[AuditRow]:
     return table
 
 
-def valid_share(rows: Iterable[Mapping[str, Any]], think: bool = True) -> float:
+def valid_share(rows: Iterable[Answered], think: bool = True) -> float:
     """Share (0 to 1) of window records whose answer is strictly valid, as the training reward reads it.
 
-    rows: records with `text` (None: no answer came) and `order` (as long as the window). think: as in `parse_strict`.
-    Stricter than the verdict `ok`, which inference gives an answer without reasoning too. Raises InputError where there
-    are no rows.
+    think: as in `parse_strict`. Stricter than the verdict `ok`, which inference gives an answer without reasoning too.
+    Raises InputError where there are no records.
     """
-    levels = [parse_strict(row["text"] or "", len(row["order"]), think=think).level for row in rows]
+    levels = [parse_strict(row.text or "", len(row.order), think=think).level for row in rows]
     if not levels:
         raise InputError("no window records to count", remedy="give the records of a finished reranking")
     return levels.count(Level.VALID) / len(levels)

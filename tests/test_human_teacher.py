@@ -221,7 +221,7 @@ def test_a_store_of_another_form_is_not_gone_on_with(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "toy")
     collection = with_windows(folder)
     synthesize(collection, HumanTeacher(folder), tmp_path / "out", window=10, limit=1)
-    with pytest.raises(StageError, match=r"teacher: stored .*verdicts"):
+    with pytest.raises(StageError, match=r"teacher.form: .*verdicts"):
         synthesize(collection, HumanTeacher(folder, form="facts"), tmp_path / "out", window=10, limit=1)
 
 

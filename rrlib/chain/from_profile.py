@@ -94,7 +94,7 @@ def open_teacher(
     A callable is called as callable(folder, seed=seed, **options), folder being the collection's.
     """
     if ref.startswith(("http://", "https://")):
-        from rrlib.engines.openai import OpenAIClient
+        from rrlib.engines.client import OpenAIClient
 
         if not model:
             raise InputError("a teacher behind a base URL needs a model", remedy="set teacher_model in the profile")

@@ -57,7 +57,7 @@ def synthesize(
       rrlib synthesize data ... --output part3 --shard 3/8
     """
     from rrlib.engines.base import Decoding
-    from rrlib.engines.openai import OpenAIClient
+    from rrlib.engines.client import OpenAIClient
     from rrlib.errors import InputError
     from rrlib.plans.synthesis import plan
     from rrlib.resources import load_callable

@@ -10,6 +10,7 @@ from rrlib.engines.base import Decoding
 from rrlib.formats import Collection
 from rrlib.metrics import ndcg, recall
 from rrlib.prompts import get_style
+from rrlib.records import WindowRecord
 from rrlib.rerank import Reranker
 from rrlib.responses import parse_strict
 from rrlib.types import Candidates
@@ -47,7 +48,7 @@ def audition(
         decoding=Decoding(max_new_tokens=max_new_tokens),
         **dict(engine_options or {}),
     )
-    records = {record["qid"]: record for record in reranker.rerank(candidates).records}
+    records = {record.qid: record for record in reranker.rerank(candidates).records}
     reranker.engine.close()
     think = get_style(style).think
     return pd.DataFrame(
@@ -58,21 +59,19 @@ def audition(
     )
 
 
-def _judged(
-    item: Candidates, record: Mapping[str, Any], grades: Mapping[str, int], k: int, think: bool
-) -> dict[str, Any]:
+def _judged(item: Candidates, record: WindowRecord, grades: Mapping[str, int], k: int, think: bool) -> dict[str, Any]:
     """One row: what was written for a query's window, and what it is worth under the judgements."""
     labels = [max(grades.get(p.docid, 0), 0) for p in item.passages]
-    order = [int(i) for i in record["order"]]
+    order = list(record.order)
     return {
         "qid": item.query.qid,
         "query": item.query.text,
-        "level": parse_strict(record["text"] or "", len(labels), think=think).level,
-        "verdict": record["verdict"],
+        "level": parse_strict(record.text or "", len(labels), think=think).level,
+        "verdict": record.verdict,
         "ndcg": float(ndcg(order, labels, k)),  # type: ignore[arg-type]
         "recall": float(recall(order, labels, k)),  # type: ignore[arg-type]
-        "tokens": record["tokens_out"],
-        "text": record["text"] or "",
+        "tokens": record.tokens_out,
+        "text": record.text or "",
         "order": [item.passages[i].docid for i in order],
         "passages": item.passages,
     }

@@ -255,7 +255,7 @@ def _evaluate(
             counted: list[str] = []
             values[name, one.name] = per_query(one.qrels, outcome.run, wanted, one.spec.relevance_level, counted)
             notes += [f"{name} on {one.name}: {note}" for note in counted]
-            failed = list(dict.fromkeys(str(r["qid"]) for r in outcome.records if r.get("error")))
+            failed = list(dict.fromkeys(r.qid for r in outcome.records if r.error))
             if failed:
                 notes.append(
                     f"{name} on {one.name}: calls of {len(failed)} queries failed, kept in order: {few(failed)}"

@@ -17,6 +17,7 @@ from rrlib.evaluation.reference import reported_for
 from rrlib.evaluation.registry import BENCHMARKS
 from rrlib.evaluation.systems import Outcome
 from rrlib.evaluation.tables import gap_closed
+from rrlib.records import WindowRecord
 from rrlib.types import Qrels, Run
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class ExperimentResult:
         order = {qid: sorted(hits, key=lambda h: (h.score, h.docid), reverse=True) for qid, hits in found.items()}
         return {qid: [hit.docid for hit in hits] for qid, hits in order.items()}
 
-    def records(self, system: str, benchmark: str | None = None) -> list[dict[str, Any]]:
+    def records(self, system: str, benchmark: str | None = None) -> list[WindowRecord]:
         """The window records of a system."""
         return self.outcomes[system, self._benchmark(benchmark)].records
 

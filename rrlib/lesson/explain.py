@@ -16,6 +16,7 @@ import numpy as np
 from rrlib.engines.base import Request
 from rrlib.errors import EngineError, InputError
 from rrlib.metrics import Floats, ndcg
+from rrlib.records import WindowRecord
 from rrlib.reward import PAPER_WEIGHTS, MultiViewReward
 from rrlib.strategies import Permutation, Strategy, StrategySpec, Window
 from rrlib.training import objective
@@ -91,7 +92,7 @@ def play_all(
     }
 
 
-def film(docids: Sequence[str], records: Sequence[Mapping[str, Any]]) -> tuple[list[list[str]], list[tuple[int, int]]]:
+def film(docids: Sequence[str], records: Sequence[WindowRecord]) -> tuple[list[list[str]], list[tuple[int, int]]]:
     """The list before and after every window of one query's log records, and the (start, end) of each window.
 
     docids: the candidates in first-stage order. records: window records of a sliding window, in the order asked.
@@ -100,15 +101,14 @@ def film(docids: Sequence[str], records: Sequence[Mapping[str, Any]]) -> tuple[l
     now = list(docids)
     orders, spans = [list(now)], []
     for record in records:
-        start, end, shown = int(record["start"]), int(record["end"]), list(record["docids"])
-        if now[start:end] != shown:
+        if now[record.start : record.end] != list(record.docids):
             raise InputError(
-                f"query {record['qid']}: window {start}-{end} does not show what stands there",
+                f"query {record.qid}: window {record.start}-{record.end} does not show what stands there",
                 remedy="give all records of one query, in the order in which they were asked",
             )
-        now[start:end] = [shown[i] for i in record["order"]]
+        record.replay_onto(now)
         orders.append(list(now))
-        spans.append((start, end))
+        spans.append((record.start, record.end))
     return orders, spans
 
 
@@ -239,7 +239,7 @@ class Group:
 def lively_group(
     reranker: Reranker,
     collection: Collection,
-    records: Sequence[Mapping[str, Any]],
+    records: Sequence[WindowRecord],
     reward: MultiViewReward,
     count: int = 8,
     seed: int = 0,
@@ -250,16 +250,16 @@ def lively_group(
     A trained model answers most prompts alike, and such a group has nothing to show. Raises InputError where no window
     shows a relevant passage.
     """
-    first_useful: dict[str, Mapping[str, Any]] = {}  # qid -> its first window with a relevant passage
+    first_useful: dict[str, WindowRecord] = {}  # qid -> its first window with a relevant passage
     for record in records:
-        grades = collection.qrels.get(record["qid"], {})
-        if any(grades.get(docid, 0) > 0 for docid in record["docids"]):
-            first_useful.setdefault(record["qid"], record)
+        grades = collection.qrels.get(record.qid, {})
+        if any(grades.get(docid, 0) > 0 for docid in record.docids):
+            first_useful.setdefault(record.qid, record)
     groups: list[tuple[float, Group]] = []
     for record in list(first_useful.values())[:tries]:
-        relevance = labels_of(record["docids"], collection.qrels[record["qid"]])
-        gold, query = gold_of(relevance), collection.queries[record["qid"]].text
-        texts = rollouts(reranker, query, [collection.corpus[d] for d in record["docids"]], count, seed)
+        relevance = labels_of(record.docids, collection.qrels[record.qid])
+        gold, query = gold_of(relevance), collection.queries[record.qid].text
+        texts = rollouts(reranker, query, [collection.corpus[d] for d in record.docids], count, seed)
         totals = [scored.total for scored in reward.score_group(texts, relevance, gold)]
         groups.append((float(np.std(totals)), Group(query, relevance, gold, texts)))
     if not groups:
@@ -272,11 +272,11 @@ def gold_of(relevance: Sequence[int]) -> list[int]:
     return sorted(range(len(relevance)), key=lambda i: -relevance[i])
 
 
-def busiest(records: Sequence[Mapping[str, Any]], grades: Mapping[str, int]) -> Mapping[str, Any]:
+def busiest(records: Sequence[WindowRecord], grades: Mapping[str, int]) -> WindowRecord:
     """The window record that shows the most relevant passages; of several, the one asked first."""
     if not records:
         raise InputError("no window records", remedy="rerank a query first")
-    return max(records, key=lambda record: sum(label > 0 for label in labels_of(record["docids"], grades)))
+    return max(records, key=lambda record: sum(label > 0 for label in labels_of(record.docids, grades)))
 
 
 def rollouts(reranker: Reranker, query: str, passages: Sequence[Passage], count: int = 8, seed: int = 0) -> list[str]:

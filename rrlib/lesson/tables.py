@@ -11,6 +11,7 @@ from rrlib.errors import InputError
 from rrlib.evaluation.paired import in_words, paired_rows, sets_of
 from rrlib.evaluation.results import ExperimentResult
 from rrlib.formats import read_collection, read_examples, read_jsonl
+from rrlib.records import WindowRecord
 from rrlib.responses import VERDICTS, audit
 from rrlib.types import Passage, Qrels
 
@@ -109,7 +110,7 @@ def one_group(completions: pd.DataFrame, size: int) -> pd.DataFrame:
     return widest.rename(columns={reward: "reward"}).head(size).reset_index(drop=True)
 
 
-def verdicts_of(records: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, dict[str, float]]:
+def verdicts_of(records: Mapping[str, Sequence[WindowRecord]]) -> dict[str, dict[str, float]]:
     """System -> verdict -> share of its window records; verdicts that never came are left out."""
     shares = {
         name: {row.kind: row.share for row in audit(rows) if row.kind in VERDICTS} for name, rows in records.items()
@@ -146,7 +147,7 @@ def length_table(result: ExperimentResult, systems: Sequence[str], metric: str |
             continue
         written: dict[str, int] = {}
         for record in outcome.records:
-            written[str(record["qid"])] = written.get(str(record["qid"]), 0) + int(record.get("tokens_out") or 0)
+            written[record.qid] = written.get(record.qid, 0) + record.tokens_out
         own = values[(values["system"] == system) & (values["benchmark"] == benchmark)]
         for qid, value in zip(own["qid"], own["value"], strict=True):
             rows.append({"system": system, "qid": qid, "tokens": written.get(qid, 0), "value": value})
@@ -154,23 +155,22 @@ def length_table(result: ExperimentResult, systems: Sequence[str], metric: str |
 
 
 def window_traces(
-    records: Sequence[Mapping[str, Any]], before: Mapping[str, Sequence[str]], qrels: Qrels
+    records: Sequence[WindowRecord], before: Mapping[str, Sequence[str]], qrels: Qrels
 ) -> list[list[int]]:
     """The rank (1-based) of each relevant candidate before the first window and after every window of its query.
 
     records: of one system and collection. before: query -> document ids in the order shown, best first.
     """
-    windows: dict[str, list[Mapping[str, Any]]] = {}
+    windows: dict[str, list[WindowRecord]] = {}
     for record in records:
-        windows.setdefault(str(record["qid"]), []).append(record)
+        windows.setdefault(record.qid, []).append(record)
     traces: list[list[int]] = []
     for qid, query_records in windows.items():
         order = list(before.get(qid, ()))
         relevant_docids = [docid for docid in order if qrels.get(qid, {}).get(docid, 0) > 0]
         ranks = {docid: [order.index(docid) + 1] for docid in relevant_docids}
-        for record in sorted(query_records, key=lambda r: (int(r.get("pass") or 0), -int(r["end"]))):
-            shown = [str(d) for d in record["docids"]]
-            order[int(record["start"]) : int(record["end"])] = [shown[i] for i in record["order"]]
+        for record in sorted(query_records, key=lambda record: (record.pass_no, -record.end)):
+            record.replay_onto(order)
             for docid in relevant_docids:
                 ranks[docid].append(order.index(docid) + 1)
         traces += list(ranks.values())

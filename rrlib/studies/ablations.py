@@ -25,6 +25,7 @@ from rrlib.evaluation.benchmarks import BenchmarkData, from_collection
 from rrlib.evaluation.metrics import per_query
 from rrlib.formats import Collection, read_collection, read_examples, read_jsonl, read_run
 from rrlib.prompts import get_style
+from rrlib.records import WindowRecord, read_records
 from rrlib.resources import repository, resolve
 from rrlib.responses import valid_share
 from rrlib.reward import PAPER_WEIGHTS
@@ -268,7 +269,7 @@ class Table:
         seed: int,
         test: Collection,
         run: Run,
-        records: Sequence[Mapping[str, Any]],
+        records: Sequence[WindowRecord],
         examples: int,
         seconds: Mapping[str, float],
     ) -> Result:
@@ -277,7 +278,7 @@ class Table:
             seed=seed,
             values=_rounded(per_query(test.qrels, run, [METRIC])[METRIC]),
             valid=valid_share(records, think=get_style(recipe.style).think),
-            tokens=sum(int(r["tokens_out"] or 0) for r in records) / len(records),
+            tokens=sum(r.tokens_out for r in records) / len(records),
             examples=examples,
             seconds=seconds,
             data_kind=test.data_kind,
@@ -302,7 +303,7 @@ class Table:
         sft_metrics = read_json(folder / "02_sft" / "metrics.json")
         out = [self._first_stage(seed, test)]
         for row, system in (("backbone", "backbone"), ("no RL", "sft"), ("full", "sft+rl")):
-            records = [r for _, r in read_jsonl(folder / "04_evaluation" / "windows" / f"{system}.jsonl")]
+            records = read_records(folder / "04_evaluation" / "windows" / f"{system}.jsonl")
             ranked = read_run(folder / "04_evaluation" / "runs" / f"{system}.trec")
             count = 0 if row == "backbone" else int(sft_metrics["examples"])
             out.append(self._result(RECIPES[row], seed, test, ranked, records, count, {}))

@@ -33,25 +33,8 @@ def merge(folders: Sequence[str | Path], out_dir: str | Path, allow_failed: bool
     summaries = [_summary(root) for root in roots]
     _same_settings(roots)
     shards = _all_there(roots, summaries)
+    _same_source(roots, summaries, allow_failed)
     first = summaries[0]["source"]
-    for root, summary in zip(roots, summaries, strict=True):
-        if (summary["source"]["queries"], summary["source"]["digest"]) != (first["queries"], first["digest"]):
-            raise InputError(
-                f"the source had {summary['source']['queries']} queries here, {first['queries']} in {roots[0]}, "
-                "or other ones",
-                path=root,
-                remedy="run this shard again on the same source",
-            )
-        for key in ("alpha", "k"):
-            if summary[key] != summaries[0][key]:
-                raise InputError(f"{key} is {summary[key]} here", path=root, remedy=f"finish all shards with one {key}")
-        failed = summary["dropped"].get("call_failed", 0)
-        if failed and not allow_failed:
-            raise InputError(
-                f"{failed} queries are without an answer",
-                path=root,
-                remedy="run this shard again, or allow failed ones",
-            )
     out, tally, digest = Path(out_dir), Tally(), 0
     if out.resolve() in {root.resolve() for root in roots}:
         raise InputError("the result would overwrite a shard", path=out, remedy="name another folder")
@@ -97,6 +80,28 @@ def _same_settings(roots: Sequence[Path]) -> None:
         if changed:
             listed = "; ".join(f"{d.key}: {d.current!r} here, {d.previous!r} in {roots[0]}" for d in changed)
             raise InputError(f"made with other settings ({listed})", path=root, remedy="run it with the same settings")
+
+
+def _same_source(roots: Sequence[Path], summaries: Sequence[dict[str, Any]], allow_failed: bool) -> None:
+    first = summaries[0]["source"]
+    for root, summary in zip(roots, summaries, strict=True):
+        if (summary["source"]["queries"], summary["source"]["digest"]) != (first["queries"], first["digest"]):
+            raise InputError(
+                f"the source had {summary['source']['queries']} queries here, {first['queries']} in {roots[0]}, "
+                "or other ones",
+                path=root,
+                remedy="run this shard again on the same source",
+            )
+        for key in ("alpha", "k"):
+            if summary[key] != summaries[0][key]:
+                raise InputError(f"{key} is {summary[key]} here", path=root, remedy=f"finish all shards with one {key}")
+        failed = summary["dropped"].get("call_failed", 0)
+        if failed and not allow_failed:
+            raise InputError(
+                f"{failed} queries are without an answer",
+                path=root,
+                remedy="run this shard again, or allow failed ones",
+            )
 
 
 def _all_there(roots: Sequence[Path], summaries: Sequence[dict[str, Any]]) -> list[Shard]:

@@ -20,8 +20,8 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
 from rrlib.engines.base import Decoding, Message, Reply
+from rrlib.engines.client import FatalCallError
 from rrlib.engines.limits import size_of
-from rrlib.engines.openai import FatalCallError
 from rrlib.errors import EngineError
 from rrlib.synthesis import prompts
 from rrlib.synthesis.fates import Fault
@@ -34,7 +34,7 @@ T = TypeVar("T")
 class ChatClient(Protocol):
     """Anything that answers messages. `model`, where it has one, names it in every record.
 
-    A client whose `chat` takes `watch` (see rrlib.engines.openai.Watch) has its retries booked one by one.
+    A client whose `chat` takes `watch` (see rrlib.engines.client.Watch) has its retries booked one by one.
     """
 
     async def chat(self, messages: Sequence[Message], decoding: Decoding) -> Reply: ...
