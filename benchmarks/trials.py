@@ -134,8 +134,8 @@ class Trials:
         s, folder = self.setting, self.table.collection(seed)
         sizes = {"window": s.window, "stride": s.stride, "depth": s.depth}
         found = from_collection(read_collection(folder, "test"), read_collection(folder, "validation"), **sizes)
-        found.validation = found.validation and found.validation.limited(queries)
-        return found.limited(queries)
+        validation = found.validation and found.validation.limited(queries)
+        return replace(found, validation=validation).limited(queries)
 
     def listwise(self, model: str, style: str = THINK, **changes: Any) -> Listwise:
         """A listwise system of a checkpoint, on the setting's engine."""
