@@ -7,7 +7,7 @@ import json
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from rrlib.plans.shapes import KNOWN, Shape, model_config
+from rrlib.plans.shapes import SHAPES, Shape, model_config
 from rrlib.plans.training import GIB
 from rrlib.resources import resolve
 from rrlib.training.data import load_tokenizer
@@ -15,7 +15,7 @@ from rrlib.training.data import load_tokenizer
 if TYPE_CHECKING:
     import torch
 
-SEVEN = KNOWN["Qwen/Qwen2.5-7B-Instruct"]
+SEVEN = SHAPES["Qwen/Qwen2.5-7B-Instruct"]
 TINY = Shape("qwen2", 64, 2, 4, 2, 16, 160, 5120, positions=4096)
 """Its vocabulary holds the miniature's tokenizer."""
 SEED = 7

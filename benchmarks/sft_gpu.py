@@ -33,7 +33,7 @@ import measure
 import torch
 
 from rrlib.errors import InputError
-from rrlib.plans.shapes import KNOWN, Shape, flops_per_token
+from rrlib.plans.shapes import SHAPES, Shape, flops_per_token
 from rrlib.plans.training import GIB, device_memory, plan_sft
 from rrlib.training.config import SFTSettings
 from rrlib.training.launch import Launch
@@ -51,9 +51,9 @@ def layers_that_fit(shape: Shape, length: int, memory: float) -> int:
     settings = SFTSettings(max_length=length)
     name = "benchmark"
     for layers in range(shape.layers, 0, -1):
-        KNOWN[name] = replace(shape, layers=layers, positions=max(shape.positions, length))
+        SHAPES[name] = replace(shape, layers=layers, positions=max(shape.positions, length))
         fits = plan_sft(settings, name, Launch(), memory).fits
-        del KNOWN[name]
+        del SHAPES[name]
         if fits:
             return layers
     raise InputError(f"not one layer fits {memory / GIB:.0f} GiB at {length} tokens", remedy="take shorter rows")

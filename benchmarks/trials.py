@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -133,8 +134,8 @@ class Trials:
         """The seed's test queries, its validation queries beside them."""
         folder, sizes = self.table.collection(seed), self.table.sizes()
         data = from_collection(read_collection(folder, "test"), read_collection(folder, "validation"), **sizes)
-        data.validation = data.validation and data.validation.limited(queries)
-        return data.limited(queries)
+        validation = data.validation and data.validation.limited(queries)
+        return replace(data, validation=validation).limited(queries)
 
     def listwise(self, model: str, style: str = THINK, **changes: Any) -> Listwise:
         """A listwise system of a checkpoint, on the setting's engine."""

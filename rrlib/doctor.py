@@ -94,8 +94,8 @@ def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
         text = cpuinfo.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return frozenset()
-    found = re.search(r"^(?:flags|Features)\s*:\s*(.*)$", text, re.MULTILINE)
-    return frozenset(found[1].split()) if found else frozenset()
+    listed = re.search(r"^(?:flags|Features)\s*:\s*(.*)$", text, re.MULTILINE)
+    return frozenset(listed[1].split()) if listed else frozenset()
 
 
 def training_dtype(flags: Collection[str] | None = None, cuda: bool | None = None) -> str:
@@ -106,8 +106,8 @@ def training_dtype(flags: Collection[str] | None = None, cuda: bool | None = Non
     """
     if _cuda_bfloat16() if cuda is None else cuda:
         return "bfloat16"
-    found = cpu_flags() if flags is None else flags
-    return "bfloat16" if any(flag in found for flag in CPU_BFLOAT16) else "float32"
+    present = cpu_flags() if flags is None else flags
+    return "bfloat16" if any(flag in present for flag in CPU_BFLOAT16) else "float32"
 
 
 def _cuda_bfloat16() -> bool:
@@ -129,8 +129,8 @@ def _cpu() -> dict[str, Any]:
     name, memory = platform.processor() or platform.machine(), None
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
-        found = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(errors="replace"), re.MULTILINE)
-        name = found[1] if found else name
+        model = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(errors="replace"), re.MULTILINE)
+        name = model[1] if model else name
     if "SC_PHYS_PAGES" in os.sysconf_names:
         memory = round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1)
     flags = cpu_flags()
@@ -148,10 +148,10 @@ def _gpus(problems: list[str]) -> tuple[dict[str, Any], ...]:
         problems.append(f"torch is installed but does not load: {_first_line(error)} -> reinstall the environment")
         return ()
     devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else range(0)
-    found = (torch.cuda.get_device_properties(i) for i in devices)
+    properties = (torch.cuda.get_device_properties(i) for i in devices)
     return tuple(
         {"name": p.name, "memory_gib": round(p.total_memory / 2**30, 1), "capability": f"{p.major}.{p.minor}"}
-        for p in found
+        for p in properties
     )
 
 

@@ -1,78 +1,126 @@
-"""A first stage made here: BM25 through bm25s, over the whole corpus, with the excluded documents left out.
+"""The first stage, made here: BM25 (bm25s) or any dense encoder over a corpus in memory.
 
-The query form matters: BRIGHT's first stages retrieve with rewritten queries, while reranking sees the original ones.
-The parameters are those of Anserini's runs (k1 = 0.9, b = 0.4); bm25s' English stop words, no stemmer.
+One index serves sources (candidates for synthesis), benchmarks (`bm25_run`, whose runs stand beside published ones) and
+the miniature (the order of its pools). They differ in k1 and b, and in the order of equal scores; both are arguments.
 """
 
 from __future__ import annotations
 
-import contextlib
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from rrlib.errors import InputError
-from rrlib.evaluation.benchmarks import BenchmarkData
-from rrlib.formats import read_queries, read_run, write_scored_run
-from rrlib.formats.fields import few
-from rrlib.types import Hit, Query, Run
+from rrlib.types import Hit, Passage, Query, Run
 
-K1, B = 0.9, 0.4
+ANSERINI = {"k1": 0.9, "b": 0.4}
+"""Parameters of Anserini's runs, and so of the field's published BM25 figures; bm25s' own are 1.5 and 0.75."""
 
-
-def retrieval_queries(data: BenchmarkData, form: str = "original") -> dict[str, Query]:
-    """The queries as a retriever sees them. form: `original`, or `rewritten` (queries.rewritten.jsonl)."""
-    if form == "original":
-        if data.queries is None:
-            raise InputError(f"{data.name} has no queries", remedy="add queries.jsonl to its folder")
-        return data.queries
-    if form != "rewritten":
-        raise InputError(f"query form {form!r}", remedy="use original or rewritten")
-    path = (data.folder or Path(".")) / "queries.rewritten.jsonl"
-    rewritten = read_queries(path, data.notes)
-    lost = [qid for qid in data.qrels if qid not in rewritten]
-    if lost:
-        raise InputError(
-            f"{len(lost)} queries have no rewritten form: {few(lost)}", path=path, remedy="rewrite them all"
-        )
-    return rewritten
+Encoder = Callable[[Sequence[str]], Any]
+"""Texts -> array of shape (texts, dimensions); queries and passages alike. Any sentence encoder's `encode` does."""
 
 
-def bm25_run(data: BenchmarkData, depth: int = 100, form: str = "original", keep: bool = True) -> Run:
-    """The best `depth` documents of each judged query; written to runs/bm25s.trec of the folder when `keep`.
+class Retriever(Protocol):
+    """Finds passages of a corpus for a text, best first."""
+
+    def search(self, text: str, k: int, without: frozenset[str] = frozenset()) -> list[Passage]: ...
+
+
+class Bm25:
+    """BM25 over passages, title in front of text: bm25s with its English stop words, no stemmer.
+
+    keep_empty: index passages without a text too (they count in BM25's mean length). Raises InputError where nothing
+    has a text.
+    """
+
+    def __init__(
+        self, passages: Iterable[Passage], *, k1: float = 1.5, b: float = 0.75, keep_empty: bool = False
+    ) -> None:
+        import bm25s
+
+        self.passages = _distinct(passages, keep_empty)
+        self._index = bm25s.BM25(k1=k1, b=b)
+        self._index.index(_tokens([f"{p.title} {p.text}" for p in self.passages]), show_progress=False)
+
+    def scores(self, text: str) -> NDArray[np.float32]:
+        """The score of every passage, shape (P,); all 0 where the corpus has no word of the text."""
+        words = [word for word in _tokens([text])[0] if word in self._index.vocab_dict]
+        if not words:
+            return np.zeros(len(self.passages), dtype=np.float32)
+        return np.asarray(self._index.get_scores(words))  # (P,)
+
+    def search(self, text: str, k: int, without: frozenset[str] = frozenset()) -> list[Passage]:
+        """The k best passages with a word of the text, equal scores by document id."""
+        scores = self.scores(text)
+        return [self.passages[i] for i in _best(scores, self.passages, k, without) if scores[i] > 0]
+
+
+class Dense:
+    """Cosine similarity of any encoder over passages. Raises InputError where nothing has a text."""
+
+    def __init__(self, passages: Iterable[Passage], encode: Encoder, batch: int = 64) -> None:
+        self.passages, self._encode = _distinct(passages), encode
+        texts = [f"{p.title} {p.text}".strip() for p in self.passages]
+        rows = [_unit(encode(texts[start : start + batch])) for start in range(0, len(texts), batch)]
+        self._matrix = np.concatenate(rows)  # (P, dimensions), float32
+
+    def search(self, text: str, k: int, without: frozenset[str] = frozenset()) -> list[Passage]:
+        """The k best passages, equal scores by document id."""
+        scores = self._matrix @ _unit(self._encode([text]))[0]  # (P,)
+        return [self.passages[i] for i in _best(scores, self.passages, k, without)]
+
+
+def bm25_run(
+    corpus: Mapping[str, Passage], queries: Mapping[str, Query], excluded: Mapping[str, set[str]], depth: int = 100
+) -> Run:
+    """The best `depth` documents of each query by BM25 with Anserini's parameters, its excluded documents left out.
 
     Scores are rounded to 6 decimals; equal scores stand in trec_eval's order (document id, descending), so that rank
-    and score tell the same story. Titles are indexed in front of texts. A query without a known word gets no hits.
+    and score tell the same story. A query that shares no word with the corpus gets no hits.
     """
-    stem = "bm25s" if form == "original" else f"bm25s-{form}"
-    split = "" if data.split == "test" else f".{data.split}"
-    path = None if data.folder is None else data.folder / "runs" / f"{stem}{split}.trec"
-    if path is not None and path.is_file():
-        return read_run(path, data.notes)
-    import bm25s
-    import numpy as np
-
-    queries = retrieval_queries(data, form)
-    corpus = data.corpus()
-    ids = list(corpus)
-    texts = [f"{p.title} {p.text}" if p.title else p.text for p in corpus.values()]
-    model = bm25s.BM25(k1=K1, b=B)
-    model.index(bm25s.tokenize(texts, stopwords="en", show_progress=False, return_ids=False), show_progress=False)
+    index = Bm25(corpus.values(), **ANSERINI, keep_empty=True)
+    docids = [passage.docid for passage in index.passages]
     run: Run = {}
-    for qid in data.qrels:
-        tokens = bm25s.tokenize(queries[qid].text, stopwords="en", show_progress=False, return_ids=False)[0]
-        known = [token for token in tokens if token in model.vocab_dict]
-        if not known:
-            run[qid] = []
-            continue
-        scores = np.round(np.asarray(model.get_scores(known), dtype=float), 6)
-        banned = data.excluded.get(qid, set())
-        top = min(len(ids), depth + len(banned))
-        edge = np.partition(scores, -top)[-top] if top < len(ids) else scores.min()
-        places = [i for i in np.flatnonzero(scores >= edge) if scores[i] > 0 and ids[i] not in banned]
-        best = sorted(places, key=lambda i: (scores[i], ids[i]), reverse=True)[:depth]
-        run[qid] = [Hit(ids[i], float(scores[i]), rank) for rank, i in enumerate(best, 1)]
-    if silent := [qid for qid, hits in run.items() if not hits]:
-        data.notes.append(f"{data.name}: {len(silent)} queries share no word with the corpus: {few(silent)}")
-    if path is not None and keep:
-        with contextlib.suppress(OSError):  # a local copy may be read-only: then the run is made anew each time
-            write_scored_run(path, {qid: hits for qid, hits in run.items() if hits}, "bm25s")
+    for qid, query in queries.items():
+        scores = np.round(index.scores(query.text).astype(float), 6)  # (P,)
+        banned = excluded.get(qid, set())
+        wide = min(len(docids), depth + len(banned))
+        edge = np.partition(scores, -wide)[-wide]  # all that tie with the last are looked at, so that ids decide
+        places = [i for i in np.flatnonzero((scores >= edge) & (scores > 0)) if docids[i] not in banned]
+        best = sorted(places, key=lambda i: (scores[i], docids[i]), reverse=True)[:depth]
+        run[qid] = [Hit(docids[i], float(scores[i]), rank) for rank, i in enumerate(best, 1)]
     return run
+
+
+def _best(scores: NDArray[Any], passages: Sequence[Passage], k: int, without: frozenset[str]) -> list[int]:
+    """Places of the k highest scores (shape (P,)), best first, equal scores by document id.
+
+    Which of those that tie at the cut are among them is argpartition's choice: stored candidates, and answers that were
+    paid for, rest on it.
+    """
+    wide = min(len(passages), k + len(without))
+    top: list[int] = np.argpartition(-scores, wide - 1)[:wide].tolist() if wide else []
+    ranked = sorted(top, key=lambda i: (-float(scores[i]), passages[i].docid))
+    return [i for i in ranked if passages[i].docid not in without][:k]
+
+
+def _tokens(texts: list[str]) -> Any:
+    import bm25s
+
+    return bm25s.tokenize(texts, stopwords="en", show_progress=False, return_ids=False)
+
+
+def _unit(vectors: Any) -> NDArray[np.float32]:
+    rows = np.asarray(vectors, dtype=np.float32)
+    if rows.ndim != 2:
+        raise InputError(f"the encoder gave an array of shape {rows.shape}", remedy="return one row a text")
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+
+
+def _distinct(passages: Iterable[Passage], keep_empty: bool = False) -> list[Passage]:
+    by_id = {passage.docid: passage for passage in passages if keep_empty or passage.text.strip()}
+    if not any(passage.text.strip() for passage in by_id.values()):
+        raise InputError("the corpus has no passage with a text", remedy="check the corpus that was named")
+    return list(by_id.values())

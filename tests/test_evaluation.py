@@ -267,7 +267,7 @@ def test_compare_and_its_json() -> None:
         collection.qrels, runs, "nDCG@10 R@5", seed=4, collection="small", profile="p", data_kind="synthetic"
     )
     assert [(row.system, row.metric) for row in rows] == list(itertools.product(runs, ["nDCG@10", "R@5"]))
-    assert list(json.loads(json.dumps(evaluation.rows_to_json(rows)))["rows"][0]) == [
+    assert list(json.loads(json.dumps(rows[0].to_json()))) == [
         "system",
         "collection",
         "metric",

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from rrlib.errors import EngineError, InputError, MissingFileError, MissingPackageError
-from rrlib.evaluation import BENCHMARKS, REPORTED, Benchmark, expand, get_benchmark, load_benchmark, reported_table
+from rrlib.evaluation import BENCHMARKS, REPORTED, Benchmark, expand, get_benchmark, load_benchmark
+from rrlib.evaluation.benchmarks import make_first_stage
 from rrlib.evaluation.fetch import fetch
 from rrlib.evaluation.metrics import mean, per_query
 from rrlib.evaluation.reference import ABLATIONS, reported_for
-from rrlib.retrieval import bm25_run
 
 SIX = {
     "economics": (103, 32.65),
@@ -59,13 +59,14 @@ def test_names_suites_and_near_misses() -> None:
 
 
 def test_reported_rows_are_the_papers() -> None:
-    table = reported_table()
     bright = [b.name for b in BENCHMARKS.values() if b.suite == "bright"]
-    assert len(table) == 11 and len(REPORTED) == 6 * 13 + 9
+    table = {(row.system, row.benchmark): round(100 * row.value, 2) for row in REPORTED}
+    assert len({row.system for row in REPORTED}) == 11 and len(table) == len(REPORTED) == 6 * 13 + 9
     for system in ("ReasonIR-8B", "ReasonRank-7B", "ReasonRank-32B"):
         # the printed average is the plain mean of the printed sets, up to rounding
-        assert table.loc[system, bright].mean() == pytest.approx(table.loc[system, "bright"], abs=0.011)
-    assert table.loc["ReasonRank-7B", "bright/biology"] == 56.70 and table.loc["ReasonRank-7B", "r2med"] == 39.53
+        sets = [table[system, name] for name in bright]
+        assert sum(sets) / len(sets) == pytest.approx(table[system, "bright"], abs=0.011)
+    assert table["ReasonRank-7B", "bright/biology"] == 56.70 and table["ReasonRank-7B", "r2med"] == 39.53
     assert {round(100 * r.value, 2) for r in ABLATIONS} == {35.74, 30.08, 34.2, 28.69, 33.15, 32.96, 33.6}
     some = reported_for(["bright/pony", "bright/aops"])
     assert {r.benchmark for r in some} == {"bright/pony", "bright/aops"}  # no mean of sets that are not all here
@@ -171,7 +172,7 @@ def test_ties_of_bm25_stand_in_trec_evals_order(tmp_path: Path) -> None:
     folder = small(tmp_path / "mine")
     rows = [{"_id": i, "text": "red fox"} for i in ("m", "z", "a", "k")]
     (folder / "corpus.jsonl").write_text("".join(json.dumps(r) + "\n" for r in [*rows, {"_id": "q", "text": "dog"}]))
-    run = bm25_run(load_benchmark(str(folder)), depth=3, keep=False)
+    run = make_first_stage(load_benchmark(str(folder)), depth=3, keep=False)
     assert [h.docid for h in run["1"]] == ["z", "m", "k"] and len({h.score for h in run["1"]}) == 1
 
 
@@ -180,16 +181,16 @@ def test_rewritten_queries_serve_retrieval_only(tmp_path: Path) -> None:
     data = load_benchmark(str(folder), first_stage="bm25s")
     rewritten = [{"_id": "1", "text": "blue"}, {"_id": "2", "text": "red"}, {"_id": "3", "text": "green"}]
     (folder / "queries.rewritten.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rewritten))
-    run = bm25_run(data, form="rewritten")
+    run = make_first_stage(data, form="rewritten")
     assert [h.docid for h in run["1"]] == ["d"] and [h.docid for h in run["3"]] == ["e"]
     chosen = load_benchmark(str(folder), first_stage="bm25s-rewritten")
     assert [c.query.text for c in chosen.candidates()] == ["fox", "blue dog", "zebra"]  # reranking sees the original
     (folder / "queries.rewritten.jsonl").write_text(json.dumps(rewritten[0]) + "\n")
     (folder / "runs" / "bm25s-rewritten.trec").unlink()
     with pytest.raises(InputError, match="no rewritten form"):
-        bm25_run(data, form="rewritten")
+        make_first_stage(data, form="rewritten")
     with pytest.raises(InputError, match="query form"):
-        bm25_run(data, form="translated")
+        make_first_stage(data, form="translated")
 
 
 def test_validation_queries_are_kept_apart(tmp_path: Path) -> None:
@@ -297,8 +298,8 @@ def test_bright_from_the_hub(tmp_path: Path) -> None:
     data = load_benchmark("bright/pony", root=root)
     assert data.qrels == {"0": {"x/1 2.txt": 1}, "1": {"y/2.txt": 1}}  # the plain ones, not the long
     assert data.excluded == {"1": {"x/1 2.txt"}} and data.queries is not None and data.queries["1"].text == "why?"
-    assert data.corpus()["x/1 2.txt"].text == "one fox"
-    assert bm25_run(data, form="rewritten", keep=False) is not None
+    assert data.corpus["x/1 2.txt"].text == "one fox"
+    assert make_first_stage(data, form="rewritten", keep=False) is not None
     before = (root / "bright" / "pony" / "SOURCE.json").read_text()
     fetch(get_benchmark("bright/pony"), root / "bright" / "pony", load_dataset=hub(tmp_path / "nowhere"))
     assert (root / "bright" / "pony" / "SOURCE.json").read_text() == before  # fetched once
@@ -333,9 +334,9 @@ def test_r2med_and_beir_from_the_hub(tmp_path: Path) -> None:
     fetch(get_benchmark("r2med/Biology"), root / "r2med" / "Biology", load_dataset=load)
     fetch(get_benchmark("beir/scifact"), root / "beir" / "scifact", load_dataset=load)
     r2med, beir = load_benchmark("r2med/Biology", root=root), load_benchmark("beir/scifact", root=root)
-    assert r2med.qrels == {"q1": {"d2": 1}} and r2med.corpus()["d2"].text == "two"
+    assert r2med.qrels == {"q1": {"d2": 1}} and r2med.corpus["d2"].text == "two"
     assert beir.qrels == {"1": {"4983": 1}} and list(beir.queries or {}) == ["1"]  # judged queries only
-    assert beir.corpus()["4983"].title == "T"
+    assert beir.corpus["4983"].title == "T"
 
 
 def test_a_download_that_fails_says_what_to_do_by_hand(tmp_path: Path) -> None:
@@ -386,13 +387,13 @@ def test_any_ir_datasets_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     data = load_benchmark("ir_datasets:small/judged", root=tmp_path, fetch=True, max_passage_tokens=100)
     assert data.name == "ir_datasets/small/judged" and data.spec.max_passage_tokens == 100
     assert data.qrels == {"q1": {"d2": 2, "d1": 0}} and list(data.queries or {}) == ["q1"]
-    assert data.corpus()["d1"].title == "One" and data.corpus()["d2"].text == "second body"
+    assert data.corpus["d1"].title == "One" and data.corpus["d2"].text == "second body"
     with pytest.raises(InputError, match="knows no"):
         load_benchmark("ir_datasets:other", root=tmp_path, fetch=True)
     run = tmp_path / "run.trec"
     run.write_text("q1 Q0 d2 1 1 t\n")
     only = load_benchmark("ir_datasets:small/judged", root=tmp_path / "b", fetch=True, run=run)
-    assert list(only.corpus()) == ["d2"]  # of a large collection, only what is reranked
+    assert list(only.corpus) == ["d2"]  # of a large collection, only what is reranked
 
 
 def test_without_ir_datasets_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,7 +53,7 @@ def world(
         passages |= {f"{qid} d{g}": Passage(f"{qid} d{g}", f"gain {g}") for g in gains}
     spec = {"window": 6, "stride": 3, "depth": n, "metrics": ("nDCG@10", "RR"), **spec}
     return BenchmarkData(
-        Benchmark(name, suite, **spec), qrels, run, texts, data_kind="synthetic", passages=passages, split=split
+        name, texts, {}, qrels, passages, run, data_kind="synthetic", spec=Benchmark(name, suite, **spec), split=split
     )
 
 
@@ -80,7 +80,7 @@ def test_a_hand_made_table() -> None:
     """Three queries: reciprocal ranks 1, 1/2, 1/2 against 1/2, 1/2, 1."""
     qrels = {q: {"r": 1} for q in ("1", "2", "3")}
     run = ranking_to_run({"1": ["x", "r"], "2": ["x", "r"], "3": ["r", "x"]})
-    data = BenchmarkData(Benchmark("hand", depth=2), qrels, run)
+    data = BenchmarkData("hand", {}, {}, qrels, {}, run, spec=Benchmark("hand", depth=2))
     mine = {"1": ["r", "x"], "2": ["x", "r"], "3": ["x", "r"]}
     result = Experiment({"first": "first-stage", "mine": mine, "best": "oracle"}, data, "RR", resamples=2000)
     rows = {row["system"]: row for row in result.rows("RR")}
@@ -210,7 +210,7 @@ def test_repeated_query_ids_across_sets_and_lists_of_any_length() -> None:
 
 def test_first_stage_ties_keep_trec_evals_order_and_reranked_lists_have_none() -> None:
     data = world(queries=1, n=4)
-    data.run = {"test-0": [Hit(h.docid, 1.0, h.rank) for h in data.need_run()["test-0"]]}
+    data = replace(data, run={"test-0": [Hit(h.docid, 1.0, h.rank) for h in data.need_run()["test-0"]]})
     result = Experiment({"first": "first-stage", "model": Scripted()}, data, "RR")
     assert result.ranking("first")["test-0"] == sorted(
         data.qrels["test-0"] | {h.docid: 0 for h in data.need_run()["test-0"]}, reverse=True
@@ -223,9 +223,9 @@ def test_everything_wrong_is_said_at_once_before_a_model_is_loaded(tmp_path: Pat
     opened: list[int] = []
     system = Scripted(opened=opened)
     lost, strange, silent = world("lost"), world("strange"), world("silent")
-    del lost.passages["test-1 d3"]  # type: ignore[attr-defined]
-    strange.run = {"other": strange.need_run()["test-0"]}
-    del silent.queries["test-4"]  # type: ignore[union-attr]
+    del lost.corpus["test-1 d3"]  # type: ignore[attr-defined]
+    strange = replace(strange, run={"other": strange.need_run()["test-0"]})
+    del silent.queries["test-4"]
     with pytest.raises(InputError) as caught:
         Experiment({"m": system, "n": Listwise(str(tmp_path / "nothing"))}, [world(), lost, strange, silent])
     told = str(caught.value)
@@ -269,7 +269,7 @@ def test_bad_benchmarks() -> None:
 def test_a_collection_that_is_read_already() -> None:
     data = world()
     collection = Collection(
-        "mine", data.queries or {}, {}, data.qrels, dict(data.passages or {}), data.run,
+        "mine", data.queries, {}, data.qrels, dict(data.corpus), data.run,
         {"test-0": {data.need_run()["test-0"][0].docid}}, "synthetic",
     )  # fmt: skip
     result = Experiment({"first": "first-stage", "m": Scripted(window=6, stride=3)}, collection, "RR")
@@ -409,8 +409,8 @@ def test_windows_are_cut_to_fit_the_context() -> None:
         plan_experiment({"m": replace(model, context=room - 40)}, data)
     window = plan_experiment({"m": replace(model, context=room - 40, fit="window")}, data)
     assert window["longest_prompt"].item() <= room - 140 and window["calls"].item() > 4
-    long = {d: replace(p, text=" ".join([p.text] * 20)) for d, p in (data.passages or {}).items()}
-    wordy = replace(data, passages=long)
+    long = {d: replace(p, text=" ".join([p.text] * 20)) for d, p in data.corpus.items()}
+    wordy = replace(data, corpus=long)
     full = plan_experiment({"m": model}, wordy)["longest_prompt"].item()
     cut = plan_experiment({"m": replace(model, context=full // 2, fit="passages")}, wordy)
     assert cut["longest_prompt"].item() <= full // 2 - 100 and cut["calls"].item() == 4

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from rrlib import formats
 from rrlib.errors import InputError
+from rrlib.formats.texts import queries_with_metadata
 from rrlib.types import Candidates, Hit, Passage, Qrels, Query, RankingExample, Run
 
 
@@ -211,7 +212,7 @@ def test_queries_as_json_lines(tmp_path: Path, id_key: str, text_key: str) -> No
     rows = [{id_key: 1, text_key: "one"}, {id_key: "b", text_key: "two", "metadata": {"split": "test"}}]
     path = formats.write_jsonl(tmp_path / "q.jsonl.gz", rows)
     assert formats.read_queries(path) == {"1": Query("1", "one"), "b": Query("b", "two")}
-    assert formats.read_query_metadata(path) == {"1": {}, "b": {"split": "test"}}
+    assert queries_with_metadata(path)[1] == {"1": {}, "b": {"split": "test"}}
 
 
 @pytest.mark.parametrize("id_key", ["_id", "id", "docid"])

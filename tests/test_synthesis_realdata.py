@@ -16,10 +16,11 @@ from rrlib.cli import main
 from rrlib.engines.base import Decoding, Message, Reply
 from rrlib.formats import read_corpus, read_examples
 from rrlib.prompts import PromptBuilder
+from rrlib.retrieval import Bm25
 from rrlib.synthesis.export import data_card
 from rrlib.synthesis.pipeline import synthesize
 from rrlib.synthesis.sources import SourceQuery
-from rrlib.synthesis.sources.candidates import Bm25, retrieved_items
+from rrlib.synthesis.sources.candidates import retrieved_items
 from rrlib.synthesis.sources.items import ItemFolder, write_items
 from rrlib.synthesis.sources.judged import read_beir
 from rrlib.training.data import Limits, encode_examples

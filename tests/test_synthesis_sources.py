@@ -19,8 +19,9 @@ import pytest
 
 from rrlib.cli import main
 from rrlib.errors import EngineError, InputError, MissingFileError
+from rrlib.retrieval import Bm25, Dense
 from rrlib.synthesis.sources import SourceQuery, stackexchange
-from rrlib.synthesis.sources.candidates import Bm25, Dense, cut_passages, linked_items, retrieved_items
+from rrlib.synthesis.sources.candidates import cut_passages, linked_items, retrieved_items
 from rrlib.synthesis.sources.html import read_html
 from rrlib.synthesis.sources.items import Item, ItemFolder, Shard, item_from_json, item_to_json, write_items
 from rrlib.synthesis.sources.judged import (

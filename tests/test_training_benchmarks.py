@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from rrlib.errors import InputError
-from rrlib.plans.shapes import KNOWN
+from rrlib.plans.shapes import SHAPES
 from rrlib.plans.training import GIB
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
@@ -47,13 +47,13 @@ def test_sft_gpu(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_the_layers_of_an_80_gb_gpu() -> None:
     """All states of 28 layers in float32 would take 122 GB: the script takes fewer, and fewer still for long rows."""
-    script, shape = load("sft_gpu"), KNOWN["Qwen/Qwen2.5-7B-Instruct"]
+    script, shape = load("sft_gpu"), SHAPES["Qwen/Qwen2.5-7B-Instruct"]
     layers = [script.layers_that_fit(shape, length, 80 * GIB) for length in script.LENGTHS]
     assert 8 <= layers[-1] <= layers[0] < 28
     assert script.layers_that_fit(shape, 4096, 200 * GIB) == 28
     with pytest.raises(InputError, match="not one layer fits"):
         script.layers_that_fit(shape, 23552, 8 * GIB)
-    assert "benchmark" not in KNOWN
+    assert "benchmark" not in SHAPES
 
 
 def test_grpo_gpu(capsys: pytest.CaptureFixture[str]) -> None:

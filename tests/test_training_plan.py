@@ -11,8 +11,8 @@ import pytest
 from rrlib.chain.from_profile import plans_of
 from rrlib.cli import main
 from rrlib.errors import InputError
-from rrlib.plans.shapes import KNOWN, Shape, flops_per_token, model_config, parameters, shape_of
-from rrlib.plans.training import GIB, kv_bytes, layer_bytes, plan_grpo, plan_sft, render
+from rrlib.plans.shapes import SHAPES, SHORT, Shape, flops_per_token, kv_bytes, model_config, parameters, shape_of
+from rrlib.plans.training import GIB, layer_bytes, plan_grpo, plan_sft, render
 from rrlib.resources import SMOLLM2, resolve
 from rrlib.training.config import GRPOSettings, SFTSettings
 from rrlib.training.launch import Launch
@@ -77,8 +77,32 @@ def test_with_checkpointing_no_bf16_copy_of_a_weight_outlives_the_forward_pass()
         assert ("bf16 copies of weights" in {part.name for part in plan.parts}) is counted
 
 
-def test_parameters_and_cache_of_known_models() -> None:
-    seven = KNOWN[SEVEN]
+def on_meta(shape: Shape, **changes: Any) -> Any:
+    """The model without weights: every tensor has its shape and not one byte."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(model_config(shape, **changes))
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_every_shape_counts_the_parameters_that_transformers_builds(name: str) -> None:
+    shape = SHAPES[name]
+    tensors = list(on_meta(shape).parameters())  # a tied matrix comes once
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
+    assert sum(tensor.numel() for tensor in tensors) == parameters(shape)["total"]
+
+
+def test_a_shape_goes_by_its_hub_name_its_base_models_and_its_short_name() -> None:
+    assert set(SHORT.values()) == set(SHAPES)
+    assert shape_of("smollm2-135m") is shape_of("HuggingFaceTB/SmolLM2-135M") is SHAPES[SHORT["smollm2-135m"]]
+    assert parameters(shape_of("smollm2-135m"))["total"] == 134_515_008
+    assert parameters(shape_of("Qwen/Qwen2.5-0.5B"))["total"] == 494_032_768
+
+
+def test_parameters_and_cache_of_the_7b_model() -> None:
+    seven = SHAPES[SEVEN]
     assert parameters(seven)["total"] == 7_615_616_512
     assert kv_bytes(seven) == 57_344, "2 * 28 layers * 4 heads * 128 * 2 bytes"
     assert flops_per_token(seven, 0) == pytest.approx(6 * (7_615_616_512 - 152064 * 3584))
@@ -183,4 +207,4 @@ def test_the_profiles_of_real_questions_fit(name: str, memory: float) -> None:
 
 @pytest.mark.smollm2
 def test_the_shape_that_plans_know_is_the_models() -> None:
-    assert shape_of(resolve(SMOLLM2)) == KNOWN[SMOLLM2] == KNOWN["HuggingFaceTB/SmolLM2-135M-Instruct"]
+    assert shape_of(resolve(SMOLLM2)) == shape_of(SMOLLM2) == SHAPES["HuggingFaceTB/SmolLM2-135M-Instruct"]

@@ -8,82 +8,83 @@ from typing import Annotated, Any
 import typer
 
 
+def list_benchmarks(
+    root: Annotated[Path | None, typer.Option(help="folder of local copies; default: RRLIB_DATA, or data")] = None,
+) -> None:
+    """List the benchmarks, their passage limit and metrics, and which have a local copy.
+
+    Example: rrlib bench list --root data
+    """
+    from rrlib.evaluation.benchmarks import data_root
+    from rrlib.evaluation.registry import BENCHMARKS
+    from rrlib.evaluation.tables import align
+
+    lines = [["benchmark", "queries", "passage tokens", "metrics", "local copy"]]
+    for spec in BENCHMARKS.values():
+        here = "yes" if (data_root(root) / spec.name / "qrels").is_dir() else "-"
+        lines.append([spec.name, str(spec.queries), str(spec.max_passage_tokens), " ".join(spec.metrics), here])
+    typer.echo(align(lines))
+
+
+def fetch(
+    names: Annotated[list[str], typer.Argument(help="benchmarks or suites (bright, r2med, beir), ir_datasets:ID")],
+    root: Annotated[Path | None, typer.Option(help="folder of local copies; default: RRLIB_DATA, or data")] = None,
+    run: Annotated[Path | None, typer.Option(help="ir_datasets: only the documents of this TREC run")] = None,
+) -> None:
+    """Get benchmarks from the hub or from ir_datasets into the folder of local copies; what is there stays.
+
+    Example: rrlib bench fetch bright --root data
+    """
+    from rrlib.evaluation.benchmarks import locate
+    from rrlib.evaluation.fetch import fetch as get
+    from rrlib.evaluation.registry import expand
+
+    for name in expand(names):
+        spec, folder = locate(name, root)
+        get(spec, folder, run=run)
+        typer.echo(f"{name}: {folder}")
+
+
+def plan(
+    profile: Annotated[Path | None, typer.Argument(help="a profile whose 04_evaluation names benchmarks")] = None,
+    benchmark: Annotated[
+        list[str] | None, typer.Option(help="instead of a profile: a benchmark or suite; again for more")
+    ] = None,
+    model: Annotated[
+        str, typer.Option(help="a name such as qwen2.5-7b or qwen2.5-0.5b, a hub name, or a checkpoint folder")
+    ] = "qwen2.5-7b",
+    gpus: Annotated[int, typer.Option(help="GPUs")] = 1,
+    gpu_gb: Annotated[float, typer.Option(help="memory of one GPU, GB")] = 80.0,
+) -> None:
+    """What an evaluation will take: windows exactly, tokens as bounds, memory, hours. Needs no texts and no model.
+
+    Example: rrlib bench plan params/bright-7b.yaml --gpus 4
+    """
+    from rrlib.errors import InputError
+    from rrlib.plans.evaluation import paper_plan, render_plan
+
+    if (profile is None) == (not benchmark):
+        raise InputError("give a profile or --benchmark, one of them")
+    if gpus < 1 or gpu_gb <= 0:
+        raise InputError(f"--gpus {gpus}, --gpu-gb {gpu_gb}", remedy="give at least one GPU with some memory")
+    sizes: dict[str, Any] = {}
+    if profile is not None:
+        from rrlib.chain.params import load_profile
+
+        values = load_profile(profile).parameters("04_evaluation")
+        benchmark = list(values["benchmarks"])
+        if not benchmark:
+            raise InputError("its 04_evaluation names no benchmarks", path=profile, remedy="set `benchmarks`")
+        sizes = {key: values[key] for key in ("window", "stride", "depth", "max_passage_tokens", "max_new_tokens")}
+        sizes["queries"] = values["queries"]
+    assert benchmark is not None
+    typer.echo(render_plan(paper_plan(benchmark, model=model, gpus=gpus, gpu_gb=gpu_gb, **sizes)))
+
+
 def register(app: typer.Typer) -> None:
     """Add the command group to the app."""
     group = typer.Typer(help="Benchmarks by name: list, fetch, plan.", no_args_is_help=True, rich_markup_mode=None)
+    group.command("list")(list_benchmarks)
+    group.command()(fetch)
+    group.command()(plan)
     app.add_typer(group, name="bench")
-
-    @group.command("list")
-    def list_(
-        root: Annotated[Path | None, typer.Option(help="folder of local copies; default: RRLIB_DATA, or data")] = None,
-    ) -> None:
-        """List the benchmarks, their passage limit and metrics, and which have a local copy.
-
-        Example: rrlib bench list --root data
-        """
-        from rrlib.evaluation.benchmarks import data_root
-        from rrlib.evaluation.registry import BENCHMARKS
-        from rrlib.evaluation.tables import align
-
-        lines = [["benchmark", "queries", "passage tokens", "metrics", "local copy"]]
-        for one in BENCHMARKS.values():
-            here = (data_root(root) / one.name / "qrels").is_dir()
-            lines.append(
-                [one.name, str(one.queries), str(one.max_passage_tokens), " ".join(one.metrics), "yes" if here else "-"]
-            )
-        typer.echo(align(lines))
-
-    @group.command()
-    def fetch(
-        names: Annotated[list[str], typer.Argument(help="benchmarks or suites (bright, r2med, beir), ir_datasets:ID")],
-        root: Annotated[Path | None, typer.Option(help="folder of local copies; default: RRLIB_DATA, or data")] = None,
-        run: Annotated[Path | None, typer.Option(help="ir_datasets: only the documents of this TREC run")] = None,
-    ) -> None:
-        """Get benchmarks from the hub or from ir_datasets into the folder of local copies; what is there stays.
-
-        Example: rrlib bench fetch bright --root data
-        """
-        from rrlib.evaluation.benchmarks import locate
-        from rrlib.evaluation.fetch import fetch as get
-        from rrlib.evaluation.registry import expand
-
-        for name in expand(names):
-            spec, folder = locate(name, root)
-            get(spec, folder, run=run)
-            typer.echo(f"{name}: {folder}")
-
-    @group.command()
-    def plan(
-        profile: Annotated[Path | None, typer.Argument(help="a profile whose 04_evaluation names benchmarks")] = None,
-        benchmark: Annotated[
-            list[str] | None, typer.Option(help="instead of a profile: a benchmark or suite; again for more")
-        ] = None,
-        model: Annotated[
-            str, typer.Option(help="shape: qwen2.5-7b, qwen2.5-32b, qwen3-8b, llama3.1-8b")
-        ] = "qwen2.5-7b",
-        gpus: Annotated[int, typer.Option(help="GPUs")] = 1,
-        gpu_gb: Annotated[float, typer.Option(help="memory of one GPU, GB")] = 80.0,
-    ) -> None:
-        """What an evaluation will take: windows exactly, tokens as bounds, memory, hours. Needs no texts and no model.
-
-        Example: rrlib bench plan params/bright-7b.yaml --gpus 4
-        """
-        from rrlib.errors import InputError
-        from rrlib.plans.evaluation import paper_plan, render_plan
-
-        if (profile is None) == (not benchmark):
-            raise InputError("give a profile or --benchmark, one of them")
-        if gpus < 1 or gpu_gb <= 0:
-            raise InputError(f"--gpus {gpus}, --gpu-gb {gpu_gb}", remedy="give at least one GPU with some memory")
-        sizes: dict[str, Any] = {}
-        if profile is not None:
-            from rrlib.chain.params import load_profile
-
-            values = load_profile(profile).parameters("04_evaluation")
-            benchmark = list(values["benchmarks"])
-            if not benchmark:
-                raise InputError("its 04_evaluation names no benchmarks", path=profile, remedy="set `benchmarks`")
-            sizes = {key: values[key] for key in ("window", "stride", "depth", "max_passage_tokens", "max_new_tokens")}
-            sizes["queries"] = values["queries"]
-        assert benchmark is not None
-        typer.echo(render_plan(paper_plan(benchmark, model=model, gpus=gpus, gpu_gb=gpu_gb, **sizes)))

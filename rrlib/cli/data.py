@@ -212,6 +212,7 @@ def _items(
 ) -> Iterator[Any]:
     from rrlib.errors import InputError
     from rrlib.resources import load_callable
+    from rrlib.retrieval import Bm25, Dense
     from rrlib.synthesis.domains import recipe_for
     from rrlib.synthesis.sources import candidates
     from rrlib.synthesis.sources.websearch import JsonSearch, PageFile
@@ -232,8 +233,7 @@ def _items(
     if corpus is None and theorems is None:
         raise InputError("--corpus is missing", remedy="name the passages to retrieve from, or --theorems")
     passages = _passages(corpus, theorems, domain)
-    dense = candidates.Dense(passages, load_callable(encoder)) if encoder else None
-    retriever = dense or candidates.Bm25(passages)
+    retriever = Dense(passages, load_callable(encoder)) if encoder else Bm25(passages)
     yield from candidates.retrieved_items(queries, retriever, depth or recipe.depth or 20)
 
 

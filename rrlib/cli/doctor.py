@@ -11,37 +11,37 @@ if TYPE_CHECKING:
     from rrlib.doctor import Report
 
 
-def render(found: Report) -> str:
+def render(report: Report) -> str:
     """The report as text: machine, engines, packages that are not as tested, problems with their remedies."""
-    cpu, lines = found.cpu, []
-    lines.append(f"rrlib {found.rrlib} on Python {found.python}, {found.platform}")
+    cpu, lines = report.cpu, []
+    lines.append(f"rrlib {report.rrlib} on Python {report.python}, {report.platform}")
     flags = f", {' '.join(cpu['flags'])}" if cpu["flags"] else ""
     memory = f", {cpu['memory_gib']} GiB" if cpu["memory_gib"] else ""
     lines.append(f"  cpu       {cpu['name']}: {cpu['cores']} cores{memory}{flags}")
-    if found.gpus:
-        for gpu in found.gpus:
+    if report.gpus:
+        for gpu in report.gpus:
             lines.append(f"  gpu       {gpu['name']}, {gpu['memory_gib']} GiB, compute capability {gpu['capability']}")
     else:
         lines.append("  gpu       none that torch can use")
-    threads = found.threads
+    threads = report.threads
     lines.append(f"  threads   torch {threads['torch']}, OMP_NUM_THREADS {threads['OMP_NUM_THREADS'] or 'not set'}")
-    lines.append(f"  training  in {found.training_dtype}")
+    lines.append(f"  training  in {report.training_dtype}")
     lines.append("engines")
-    for engine in found.engines:
+    for engine in report.engines:
         lines.append(f"  {engine.name:<13} {'ready' if engine.ready else 'no':<6} {engine.note}")
     lines.append("models in packages")
-    for model in found.models:
+    for model in report.models:
         lines.append(f"  {'ready' if model.ready else 'no':<6} {model.reference} ({model.name}, {model.note})")
     lines.append("packages")
-    for package in found.packages:
+    for package in report.packages:
         missing = "optional" if package.extra else "missing"
         mark = {"ok": "", "missing": missing, "other": "not the tested version"}[package.state]
         group = f"[{package.extra}]" if package.extra else ""
         lines.append(
             f"  {package.name:<20} {package.installed or '-':<20} {package.wanted:<18} {group:<11} {mark}".rstrip()
         )
-    lines.extend(f"problem: {problem}" for problem in found.problems)
-    if not found.problems:
+    lines.extend(f"problem: {problem}" for problem in report.problems)
+    if not report.problems:
         lines.append("all that rrlib needs is here")
     return "\n".join(lines)
 
@@ -61,7 +61,7 @@ def register(app: typer.Typer) -> None:
         """
         from rrlib.doctor import report
 
-        found = report()
-        typer.echo(json.dumps(found.to_json(), indent=2) if as_json else render(found))
-        if found.problems:
+        looked_up = report()
+        typer.echo(json.dumps(looked_up.to_json(), indent=2) if as_json else render(looked_up))
+        if looked_up.problems:
             raise typer.Exit(1)

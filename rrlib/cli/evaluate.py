@@ -7,7 +7,7 @@ goes to standard error.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,70 +16,72 @@ import typer
 
 if TYPE_CHECKING:
     from rrlib.evaluation import Row
+    from rrlib.types import Run
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to the app."""
+    app.command()(evaluate)
 
-    @app.command()
-    def evaluate(
-        qrels: Annotated[Path, typer.Option(help="relevance judgements: TREC form, or BEIR TSV with a header")],
-        run: Annotated[list[Path], typer.Option(help="a TREC run; give it again for more (the first is the baseline)")],
-        metrics: Annotated[str, typer.Option(help="names of ir-measures, with blanks between")] = "nDCG@10 R@100",
-        as_json: Annotated[bool, typer.Option("--json", help="print JSON and nothing else")] = False,
-        differences: Annotated[
-            bool, typer.Option("--differences", help="with --json: add difference and p to all runs but the first")
-        ] = False,
-        excluded: Annotated[
-            Path | None, typer.Option(help="documents to remove from the runs, lines: query document")
-        ] = None,
-        relevance_level: Annotated[
-            int | None, typer.Option(help="least relevant grade (2 for recall on TREC Deep Learning)")
-        ] = None,
-        seed: Annotated[int, typer.Option(help="seed of the bootstrap and of the randomisation test")] = 0,
-        resamples: Annotated[
-            int, typer.Option(help="resamples of the bootstrap and of the randomisation test")
-        ] = 10_000,
-    ) -> None:
-        """Evaluate run files over all queries of the qrels: mean, 95% bootstrap interval, paired differences.
 
-        Order of documents: score, equal scores by document id descending (trec_eval's). A query of the qrels that a
-        run lacks scores 0, and so does one without a relevant document; both count, and are reported.
+def evaluate(
+    qrels: Annotated[Path, typer.Option(help="relevance judgements: TREC form, or BEIR TSV with a header")],
+    run: Annotated[list[Path], typer.Option(help="a TREC run; give it again for more (the first is the baseline)")],
+    metrics: Annotated[str, typer.Option(help="names of ir-measures, with blanks between")] = "nDCG@10 R@100",
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON and nothing else")] = False,
+    differences: Annotated[
+        bool, typer.Option("--differences", help="with --json: add difference and p to all runs but the first")
+    ] = False,
+    excluded: Annotated[
+        Path | None, typer.Option(help="documents to remove from the runs, lines: query document")
+    ] = None,
+    relevance_level: Annotated[
+        int | None, typer.Option(help="least relevant grade (2 for recall on TREC Deep Learning)")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="seed of the bootstrap and of the randomisation test")] = 0,
+    resamples: Annotated[int, typer.Option(help="resamples of the bootstrap and of the randomisation test")] = 10_000,
+) -> None:
+    """Evaluate run files over all queries of the qrels: mean, 95% bootstrap interval, paired differences.
 
-        \b
-        Examples:
-          rrlib evaluate --qrels qrels.tsv --run bm25.trec
-          rrlib evaluate --qrels qrels.tsv --run bm25.trec --run reranked.trec --metrics "nDCG@10 R(rel=2)@100"
-        """
-        from rrlib.errors import InputError
-        from rrlib.evaluation import compare, parse_metrics, render
-        from rrlib.formats import read_excluded, read_qrels, read_run, without_excluded
+    Order of documents: score, equal scores by document id descending (trec_eval's). A query of the qrels that a
+    run lacks scores 0, and so does one without a relevant document; both count, and are reported.
 
-        if seed < 0 or resamples < 1:
-            raise InputError(
-                f"--seed {seed}, --resamples {resamples}", remedy="a seed of 0 or more, at least 1 resample"
-            )
-        if relevance_level is not None and relevance_level < 1:
-            raise InputError(f"--relevance-level {relevance_level}", remedy="the least relevant grade is 1 or more")
-        parse_metrics(metrics, relevance_level)
-        notes: list[str] = []
-        judged = read_qrels(qrels, notes)
-        banned = {} if excluded is None else read_excluded(excluded, notes)
-        runs = []
-        for path in run:
-            hits, removed = without_excluded(read_run(path, notes), banned)
-            if removed:
-                notes.append(f"{path}: {removed} excluded documents removed")
-            runs.append((str(path), hits))
-        rows = compare(
-            judged, runs, metrics, seed=seed, relevance_level=relevance_level, resamples=resamples, notes=notes
-        )
-        for note in notes:
-            typer.echo(f"note: {note}", err=True)
-        if as_json:
-            typer.echo(json.dumps(_json(rows, [name for name, _ in runs], differences), ensure_ascii=False))
-        else:
-            typer.echo(render(_short(rows)))
+    \b
+    Examples:
+      rrlib evaluate --qrels qrels.tsv --run bm25.trec
+      rrlib evaluate --qrels qrels.tsv --run bm25.trec --run reranked.trec --metrics "nDCG@10 R(rel=2)@100"
+    """
+    from rrlib.errors import InputError
+    from rrlib.evaluation import compare, parse_metrics, render
+    from rrlib.formats import read_excluded, read_qrels
+
+    if seed < 0 or resamples < 1:
+        raise InputError(f"--seed {seed}, --resamples {resamples}", remedy="a seed of 0 or more, at least 1 resample")
+    if relevance_level is not None and relevance_level < 1:
+        raise InputError(f"--relevance-level {relevance_level}", remedy="the least relevant grade is 1 or more")
+    parse_metrics(metrics, relevance_level)
+    notes: list[str] = []
+    judged = read_qrels(qrels, notes)
+    runs = _runs(run, {} if excluded is None else read_excluded(excluded, notes), notes)
+    rows = compare(judged, runs, metrics, seed=seed, relevance_level=relevance_level, resamples=resamples, notes=notes)
+    for note in notes:
+        typer.echo(f"note: {note}", err=True)
+    if as_json:
+        typer.echo(json.dumps(_json(rows, [name for name, _ in runs], differences), ensure_ascii=False))
+    else:
+        typer.echo(render(_short(rows)))
+
+
+def _runs(paths: Sequence[Path], excluded: Mapping[str, set[str]], notes: list[str]) -> list[tuple[str, Run]]:
+    from rrlib.formats import read_run, without_excluded
+
+    runs = []
+    for path in paths:
+        hits, removed = without_excluded(read_run(path, notes), excluded)
+        if removed:
+            notes.append(f"{path}: {removed} excluded documents removed")
+        runs.append((str(path), hits))
+    return runs
 
 
 def _json(rows: Sequence[Row], paths: Sequence[str], differences: bool) -> dict[str, Any]:

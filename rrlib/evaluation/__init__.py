@@ -7,12 +7,12 @@ from rrlib.evaluation.experiment import Experiment, plan_experiment
 from rrlib.evaluation.latency import Prices
 from rrlib.evaluation.metrics import mean, parse_metrics, per_query
 from rrlib.evaluation.mixtures import Interpolated, Routed, interpolate
-from rrlib.evaluation.reference import ABLATIONS, REPORTED, reported_table
+from rrlib.evaluation.reference import ABLATIONS, REPORTED
 from rrlib.evaluation.registry import BENCHMARKS, Benchmark, expand, get_benchmark
 from rrlib.evaluation.results import ExperimentResult
 from rrlib.evaluation.significance import bootstrap_interval, holm, paired_t, paired_test, suite_interval
 from rrlib.evaluation.systems import FirstStage, Given, Listwise, Oracle, Outcome, Pointwise, RandomOrder
-from rrlib.evaluation.tables import Row, align, compare, gap_closed, oracle_run, random_run, render, rows_to_json
+from rrlib.evaluation.tables import Row, align, compare, gap_closed, oracle_run, random_run, render
 
 __all__ = [
     "ABLATIONS",
@@ -52,7 +52,5 @@ __all__ = [
     "plan_experiment",
     "random_run",
     "render",
-    "reported_table",
-    "rows_to_json",
     "suite_interval",
 ]

@@ -3,20 +3,23 @@
     <root>/bright/economics/  corpus.jsonl[.gz]  queries.jsonl[.gz]  qrels/test.tsv  excluded.tsv  runs/<name>.trec[.gz]
 
 The root is the argument, else the environment variable RRLIB_DATA. Queries may also be `queries.tsv`, corpora shards;
-`queries.rewritten.jsonl` (retrieval only) and `corpus` are read when they are needed, so first-stage figures need
+`queries.rewritten.jsonl` (retrieval only) and the corpus are read when they are needed, so first-stage figures need
 neither. rrlib.evaluation.fetch makes such a folder from the hub or from ir_datasets.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Collection as Ids
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from rrlib.errors import InputError, MissingFileError
-from rrlib.evaluation.registry import Benchmark, get_benchmark
+from rrlib.evaluation.registry import BENCHMARKS, Benchmark, get_benchmark
 from rrlib.formats import (
     Collection,
     make_candidates,
@@ -26,63 +29,77 @@ from rrlib.formats import (
     read_queries,
     read_run,
     without_excluded,
+    write_scored_run,
 )
-from rrlib.formats.collection import _source
+from rrlib.formats.collection import find_qrels, read_source, split_names
 from rrlib.formats.fields import few
-from rrlib.types import Candidates, Passage, Qrels, Query, Run
+from rrlib.formats.textio import find_file
+from rrlib.retrieval import bm25_run
+from rrlib.types import Candidates, Passage, Query, Run
 
-_SPLITS = {"validation": ("validation", "dev"), "dev": ("dev", "validation")}
+MADE_HERE = {"bm25s": "original", "bm25s-rewritten": "rewritten"}
+"""First stages that need no file: name -> form of the queries that retrieve."""
 
 
-@dataclass
-class BenchmarkData:
-    """One benchmark, ready for an experiment: judgements, first stage, and texts when they are asked for.
+class CorpusFolder(Mapping[str, Passage]):
+    """The passages of a benchmark's folder, read when they are asked for. Raises MissingFileError, which says what to
+    fetch and where to put it, where the folder has none."""
 
-    run: the first stage, excluded documents gone, in rank-column order with its own scores; None where there is none.
-    notes: what was counted while reading. validation: another split of the same collection, for choices that must not
-    be made on test queries (a weight, a threshold); None where there is none.
+    def __init__(self, spec: Benchmark, folder: Path, notes: list[str]) -> None:
+        self._spec, self._folder, self._notes = spec, folder, notes
+
+    def only(self, docids: Ids[str] | None) -> dict[str, Passage]:
+        """These passages (None: all), read now and not held: a corpus of millions is read past."""
+        if find_file(self._folder, "corpus.jsonl", "corpus") is None and not list(self._folder.glob("*corpus*.jsonl*")):
+            raise _missing(self._spec, self._folder, "corpus.jsonl")
+        return read_corpus(self._folder, only=docids, notes=self._notes)
+
+    @cached_property
+    def _all(self) -> dict[str, Passage]:
+        return self.only(None)
+
+    def __getitem__(self, docid: str) -> Passage:
+        return self._all[docid]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all)
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkData(Collection):
+    """One benchmark, ready for an experiment: a split of a collection, and how it is evaluated (`spec`).
+
+    name: the benchmark's, which is the `collection` of every table row and log line. run: the first stage, excluded
+    documents gone, in rank-column order with its own scores; None where there is none. queries: {} where the folder has
+    none. first_stage: its name. notes: what was counted while reading. validation: another split of the same
+    collection, for choices that must not be made on test queries (a weight, a threshold); None where there is none.
     """
 
     spec: Benchmark
-    qrels: Qrels
-    run: Run | None = None
-    queries: dict[str, Query] | None = None
-    excluded: dict[str, set[str]] = field(default_factory=dict)
-    data_kind: str = "real"
-    folder: Path | None = None
-    notes: list[str] = field(default_factory=list)
-    validation: BenchmarkData | None = None
-    passages: Mapping[str, Passage] | None = None
     first_stage: str = ""
     split: str = "test"
-
-    @property
-    def name(self) -> str:
-        """The benchmark's name, which is the `collection` of every table row and log line."""
-        return self.spec.name
-
-    def corpus(self, only: set[str] | None = None) -> Mapping[str, Passage]:
-        """The passages (of `only`, or all). Raises MissingFileError that says what to fetch and where to put it."""
-        if self.passages is not None:
-            return self.passages
-        if self.folder is None:
-            raise InputError(f"{self.name} has no texts", remedy="load it from a folder with a corpus")
-        if _find(self.folder, "corpus.jsonl", "corpus") is None and not list(self.folder.glob("*corpus*.jsonl*")):
-            raise _missing(self.spec, self.folder, "corpus.jsonl")
-        return read_corpus(self.folder, only=only, notes=self.notes)
+    folder: Path | None = None
+    validation: BenchmarkData | None = None
+    notes: list[str] = field(default_factory=list)
 
     def candidates(self, depth: int | None = None) -> list[Candidates]:
-        """The first stage with texts, original queries, at most `depth` passages a query (None: all).
+        """The first stage with texts, judged queries only, at most `depth` passages a query (None: all).
 
         Raises InputError where the first stage, a query or a passage text is missing, naming the first few.
         """
         run = self.need_run()
-        if self.queries is None:
+        if not self.queries:
             raise _missing(self.spec, self.folder or Path(self.name), "queries.jsonl")
-        judged = {qid: hits for qid, hits in run.items() if qid in self.qrels}
-        cut = {qid: hits[:depth] if depth is not None else hits for qid, hits in judged.items()}
-        wanted = {hit.docid for hits in cut.values() for hit in hits}
-        return make_candidates(cut, self.queries, self.corpus(wanted), collection=self.name)
+        judged = {qid: hits[:depth] for qid, hits in run.items() if qid in self.qrels}
+        corpus = self.passages({hit.docid for hits in judged.values() for hit in hits})
+        return make_candidates(judged, self.queries, corpus, collection=self.name)
+
+    def passages(self, docids: Ids[str] | None = None) -> Mapping[str, Passage]:
+        """The corpus, or at least these of it; what is read from a folder for that is not held."""
+        return self.corpus.only(docids) if isinstance(self.corpus, CorpusFolder) else self.corpus
 
     def need_run(self) -> Run:
         """The first-stage run. Raises InputError where there is none."""
@@ -97,10 +114,26 @@ class BenchmarkData:
         """The same benchmark with the first `queries` queries of its qrels (0: all): for trials, not for figures."""
         if not queries or queries >= len(self.qrels):
             return self
-        kept = list(self.qrels)[:queries]
-        run = None if self.run is None else {qid: self.run[qid] for qid in kept if qid in self.run}
+        qids = list(self.qrels)[:queries]
+        run = None if self.run is None else {qid: self.run[qid] for qid in qids if qid in self.run}
         note = f"{self.name}: the first {queries} of {len(self.qrels)} queries only"
-        return replace(self, qrels={qid: self.qrels[qid] for qid in kept}, run=run, notes=[*self.notes, note])
+        return replace(self, qrels={qid: self.qrels[qid] for qid in qids}, run=run, notes=[*self.notes, note])
+
+
+def from_collection(collection: Collection, validation: Collection | None = None, **overrides: Any) -> BenchmarkData:
+    """A collection that is read already (rrlib.formats.read_collection) as a benchmark; overrides: Benchmark fields."""
+    run, removed = (None, 0) if collection.run is None else without_excluded(collection.run, collection.excluded)
+    held_out = None if validation is None else replace(from_collection(validation, **overrides), split="validation")
+    return BenchmarkData(
+        **{**vars(collection), "run": run},
+        spec=Benchmark(collection.name, **overrides),
+        first_stage="first stage",
+        validation=held_out,
+        notes=[f"{collection.name}: {removed} excluded documents removed"] if removed else [],
+    )
+
+
+# --- local copies ----------------------------------------------------------------------------------------------------
 
 
 def data_root(root: str | Path | None = None) -> Path:
@@ -115,25 +148,15 @@ def locate(name: str, root: str | Path | None = None) -> tuple[Benchmark, Path]:
     else the name is one of the registry.
     """
     if name.startswith("ir_datasets:"):
-        inner = name.removeprefix("ir_datasets:").strip("/")
-        known = next((b for b in _registered() if b.source == f"ir_datasets:{inner}"), None)
-        spec = known or Benchmark(f"ir_datasets/{inner}", source=f"ir_datasets:{inner}", max_passage_tokens=512)
+        source = f"ir_datasets:{name.removeprefix('ir_datasets:').strip('/')}"
+        registered = next((spec for spec in BENCHMARKS.values() if spec.source == source), None)
+        spec = registered or Benchmark(source.replace(":", "/", 1), source=source, max_passage_tokens=512)
         return spec, data_root(root) / spec.name
-    if name.startswith("folder:") or (name not in _names() and Path(name).is_dir()):
+    if name.startswith("folder:") or (name not in BENCHMARKS and Path(name).is_dir()):
         path = Path(name.removeprefix("folder:"))
         return Benchmark(path.resolve().name), path
     spec = get_benchmark(name)
     return spec, data_root(root) / spec.name
-
-
-def _registered() -> list[Benchmark]:
-    from rrlib.evaluation.registry import BENCHMARKS
-
-    return list(BENCHMARKS.values())
-
-
-def _names() -> set[str]:
-    return {one.name for one in _registered()}
 
 
 def load_benchmark(
@@ -166,30 +189,18 @@ def load_benchmark(
     spec = replace(spec, **overrides) if overrides else spec
     if fetch or spec.source.startswith("callable:"):
         source.fetch(spec, folder, run=run)
-    qrels_path = _find(
-        folder, *(f"qrels/{s}.{e}" for s in _SPLITS.get(split, (split,)) for e in ("tsv", "trec", "txt"))
-    )
-    if qrels_path is None:
-        raise _missing(spec, folder, f"qrels/{split}.tsv")
-    notes: list[str] = []
-    qrels = read_qrels(qrels_path, notes)
-    excluded_path = _find(folder, "excluded.tsv", "excluded.jsonl")
-    excluded = {} if excluded_path is None else read_excluded(excluded_path, notes)
-    queries_path = _find(folder, "queries.jsonl", "queries.tsv")
-    queries = None if queries_path is None else read_queries(queries_path, notes)
-    if queries is not None and (lost := [qid for qid in qrels if qid not in queries]):
-        raise InputError(
-            f"{len(lost)} of {len(qrels)} judged queries are not in {queries_path.name}: {few(lost)}",  # type: ignore[union-attr]
-            path=qrels_path,
-            remedy="add their texts, or remove their judgements",
-        )
-    kind = str(_source(folder).get("data_kind", "real"))
-    data = BenchmarkData(spec, qrels, None, queries, excluded, kind, folder, notes, split=split)
-    data.run, data.first_stage = _first_stage(data, split, run, first_stage)
-    if split == "test" and _find(folder, "qrels/validation.tsv", "qrels/dev.tsv", "qrels/validation.trec"):
+    data = _without_run(spec, folder, split)
+    path = _run_path(data, folder, run, first_stage)
+    if path is not None:
+        data = replace(data, run=_read_run(data, path), first_stage=path.name.split(".")[0])
+    elif run is None and first_stage in MADE_HERE:
+        data = replace(data, run=make_first_stage(data, form=MADE_HERE[first_stage]), first_stage=first_stage)
+    if split == "test" and find_file(folder, "qrels/validation.tsv", "qrels/dev.tsv", "qrels/validation.trec"):
         # its run: runs/validation.trec, or made like the test queries' (a run of test queries serves no validation)
-        stage = "" if _find(folder, "runs/validation.trec", "runs/dev.trec") else "bm25s" if _has_corpus(folder) else ""
-        data.validation = load_benchmark(spec, root=_root_of(folder, spec), split="validation", first_stage=stage)
+        has_run = find_file(folder, "runs/validation.trec", "runs/dev.trec") is not None
+        stage = "bm25s" if find_file(folder, "corpus.jsonl") is not None and not has_run else ""
+        held_out = load_benchmark(spec, root=_root_of(folder, spec), split="validation", first_stage=stage)
+        data = replace(data, validation=held_out)
     return data
 
 
@@ -198,76 +209,119 @@ def _root_of(folder: Path, spec: Benchmark) -> Path:
     return Path(str(folder)[: -len(spec.name)]) if str(folder).endswith(spec.name) else folder.parent
 
 
-def _has_corpus(folder: Path) -> bool:
-    return _find(folder, "corpus.jsonl") is not None
+def _without_run(spec: Benchmark, folder: Path, split: str) -> BenchmarkData:
+    """What the folder has but for the first stage."""
+    qrels_path = find_qrels(folder, split)
+    if qrels_path is None:
+        raise _missing(spec, folder, f"qrels/{split}.tsv")
+    notes: list[str] = []
+    qrels = read_qrels(qrels_path, notes)
+    excluded_path = find_file(folder, "excluded.tsv", "excluded.jsonl")
+    excluded = {} if excluded_path is None else read_excluded(excluded_path, notes)
+    queries_path = find_file(folder, "queries.jsonl", "queries.tsv")
+    queries = {} if queries_path is None else read_queries(queries_path, notes)
+    if queries_path is not None and (lost := [qid for qid in qrels if qid not in queries]):
+        raise InputError(
+            f"{len(lost)} of {len(qrels)} judged queries are not in {queries_path.name}: {few(lost)}",
+            path=qrels_path,
+            remedy="add their texts, or remove their judgements",
+        )
+    origin = read_source(folder)
+    return BenchmarkData(
+        spec.name,
+        queries,
+        {},
+        qrels,
+        CorpusFolder(spec, folder, notes),
+        excluded=excluded,
+        data_kind=str(origin.get("data_kind", "real")),
+        source=origin,
+        spec=spec,
+        split=split,
+        folder=folder,
+        notes=notes,
+    )
 
 
-def _first_stage(data: BenchmarkData, split: str, given: str | Path | None, name: str) -> tuple[Run | None, str]:
-    folder = data.folder
-    assert folder is not None
-    path: Path | None
+# --- first stages ----------------------------------------------------------------------------------------------------
+
+
+def _run_path(data: BenchmarkData, folder: Path, given: str | Path | None, name: str) -> Path | None:
+    """The file of the first stage: the one that is given, the one of that name, else the folder's only one."""
     if given is not None:
-        path = Path(given)
-    elif name:
-        stem = name if split == "test" else f"{name}.{split}"
-        path = _find(folder, f"runs/{stem}.trec", f"runs/{stem}.txt")
-        if path is None and name in ("bm25s", "bm25s-rewritten"):
-            from rrlib.retrieval import bm25_run
-
-            return bm25_run(data, form="rewritten" if name.endswith("rewritten") else "original"), name
-        if path is None:
+        return Path(given)
+    if name:
+        stem = name if data.split == "test" else f"{name}.{data.split}"
+        path = find_file(folder, f"runs/{stem}.trec", f"runs/{stem}.txt")
+        if path is None and name not in MADE_HERE:
             raise MissingFileError(
                 f"no first stage {name!r}", path=folder / "runs" / f"{name}.trec", remedy="put the TREC run there"
             )
-    else:
-        path = _find(folder, *(f"runs/{s}.trec" for s in _SPLITS.get(split, (split,))))
-        runs = [p for p in sorted((folder / "runs").glob("*")) if p.name.endswith((".trec", ".trec.gz", ".txt.gz"))]
-        if path is None and split == "test":
-            path = _find(folder, "first_stage.trec") or (runs[0] if len(runs) == 1 else None)
-            if path is None and len(runs) > 1:
-                raise InputError(
-                    f"{data.name} has {len(runs)} first stages: {', '.join(p.name for p in runs)}",
-                    path=folder / "runs",
-                    remedy="name one of them: first_stage='...'",
-                )
-    if path is None:
-        return None, ""
+        return path
+    path = find_file(folder, *(f"runs/{split}.trec" for split in split_names(data.split)))
+    if path is not None or data.split != "test":
+        return path
+    runs = [p for p in sorted((folder / "runs").glob("*")) if p.name.endswith((".trec", ".trec.gz", ".txt.gz"))]
+    path = find_file(folder, "first_stage.trec") or (runs[0] if len(runs) == 1 else None)
+    if path is None and runs:
+        raise InputError(
+            f"{data.name} has {len(runs)} first stages: {', '.join(p.name for p in runs)}",
+            path=folder / "runs",
+            remedy="name one of them: first_stage='...'",
+        )
+    return path
+
+
+def _read_run(data: BenchmarkData, path: Path) -> Run:
     run, removed = without_excluded(read_run(path, data.notes), data.excluded)
     if removed:
         data.notes.append(f"{path}: {removed} excluded documents removed")
-    if not any(qid in data.qrels for qid in run):
+    if not run.keys() & data.qrels.keys():
         raise InputError(
             f"none of its {len(run)} queries is judged in {data.name}",
             path=path,
             remedy="is it the run of another set?",
         )
-    return run, path.name.split(".")[0]
+    return run
 
 
-def from_collection(collection: Collection, validation: Collection | None = None, **overrides: Any) -> BenchmarkData:
-    """A collection that is read already (rrlib.formats.read_collection) as a benchmark; overrides: Benchmark fields."""
-    run, removed = (None, 0) if collection.run is None else without_excluded(collection.run, collection.excluded)
-    held = None if validation is None else replace(from_collection(validation, **overrides), split="validation")
-    return BenchmarkData(
-        spec=Benchmark(collection.name, **overrides),
-        qrels=collection.qrels,
-        run=run,
-        queries=collection.queries,
-        excluded=collection.excluded,
-        data_kind=collection.data_kind,
-        notes=[f"{collection.name}: {removed} excluded documents removed"] if removed else [],
-        validation=held,
-        passages=collection.corpus,
-        first_stage="first stage",
-    )
+def make_first_stage(data: BenchmarkData, depth: int = 100, form: str = "original", keep: bool = True) -> Run:
+    """BM25 over the benchmark's corpus; written to runs/bm25s.trec of its folder when `keep`.
+
+    form: of the queries, `original` or `rewritten` (queries.rewritten.jsonl): BRIGHT's first stages retrieve with
+    rewritten queries, while reranking sees the original ones. A run that is there already is read back.
+    """
+    stem = "bm25s" if form == "original" else f"bm25s-{form}"
+    split = "" if data.split == "test" else f".{data.split}"
+    path = None if data.folder is None else data.folder / "runs" / f"{stem}{split}.trec"
+    if path is not None and path.is_file():
+        return read_run(path, data.notes)
+    queries = _retrieval_queries(data, form)
+    run = bm25_run(data.passages(), {qid: queries[qid] for qid in data.qrels}, data.excluded, depth)
+    if silent := [qid for qid, hits in run.items() if not hits]:
+        data.notes.append(f"{data.name}: {len(silent)} queries share no word with the corpus: {few(silent)}")
+    if path is not None and keep:
+        with contextlib.suppress(OSError):  # a local copy may be read-only: then the run is made anew each time
+            write_scored_run(path, {qid: hits for qid, hits in run.items() if hits}, "bm25s")
+    return run
 
 
-def _find(root: Path, *names: str) -> Path | None:
-    for name in names:
-        for candidate in (root / name, root / f"{name}.gz"):
-            if candidate.is_file():
-                return candidate
-    return None
+def _retrieval_queries(data: BenchmarkData, form: str) -> Mapping[str, Query]:
+    """The queries as a retriever sees them."""
+    if form == "original":
+        if not data.queries:
+            raise InputError(f"{data.name} has no queries", remedy="add queries.jsonl to its folder")
+        return data.queries
+    if form != "rewritten":
+        raise InputError(f"query form {form!r}", remedy="use original or rewritten")
+    path = (data.folder or Path(".")) / "queries.rewritten.jsonl"
+    rewritten = read_queries(path, data.notes)
+    lost = [qid for qid in data.qrels if qid not in rewritten]
+    if lost:
+        raise InputError(
+            f"{len(lost)} queries have no rewritten form: {few(lost)}", path=path, remedy="rewrite them all"
+        )
+    return rewritten
 
 
 def _missing(spec: Benchmark, folder: Path, name: str) -> MissingFileError:

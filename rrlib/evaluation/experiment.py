@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, Any
 
 from rrlib.errors import InputError
 from rrlib.evaluation.benchmarks import BenchmarkData, from_collection, load_benchmark
-from rrlib.evaluation.latency import Prices, audit_row, cost_row
-from rrlib.evaluation.metrics import parse_metrics, per_query
+from rrlib.evaluation.latency import Prices
+from rrlib.evaluation.measured import Comparison, assemble, measure
+from rrlib.evaluation.metrics import parse_metrics
 from rrlib.evaluation.registry import Benchmark, expand
-from rrlib.evaluation.results import ExperimentResult, assemble
+from rrlib.evaluation.results import ExperimentResult
 from rrlib.evaluation.store import OutcomeStore
 from rrlib.evaluation.systems import Cost, Outcome, System, as_system, bare_candidates
 from rrlib.formats import Collection
@@ -78,26 +79,40 @@ def Experiment(
     chosen, data, names = _prepare(systems, benchmarks, metrics, baseline, test, queries, loading)
     check_experiment(chosen, data)
     store = OutcomeStore(output, fresh)
-    outcomes: dict[tuple[str, str], Outcome] = {}
-    held: dict[tuple[str, str, str], Outcome] = {}
-
-    def peer(name: str, other: BenchmarkData) -> Outcome:
-        if any(other is one for one in data):
-            return outcomes[name, other.name]
-        key = (name, other.name, other.split)
-        if key not in held:
-            (held[key],) = store.rank(name, chosen[name], [other], peer, f".{other.name}.{other.split}")
-        return held[key]
-
-    for name in _in_order(chosen):
-        if echo is not None:
-            echo(f"{name}: {', '.join(one.name for one in data)}")
-        for one, outcome in zip(data, store.rank(name, chosen[name], data, peer), strict=True):
-            outcomes[name, one.name] = outcome
-    result = _evaluate(chosen, data, outcomes, names, baseline, test, seed, resamples, prices, reported, profile)
+    outcomes = _outcomes(chosen, data, store, echo)
+    comparison = Comparison(baseline or next(iter(chosen)), test, seed, resamples)
+    measured = measure(list(chosen), data, outcomes, names, prices)
+    result = assemble(measured, list(chosen), data, outcomes, comparison, reported, profile)
     if store.folder is not None:
         result.save(store.folder)
     return result
+
+
+def _outcomes(
+    systems: Mapping[str, System],
+    data: Sequence[BenchmarkData],
+    store: OutcomeStore,
+    echo: Callable[[str], None] | None,
+) -> dict[tuple[str, str], Outcome]:
+    """(system, benchmark) -> what it did; each system behind those that it builds on."""
+    outcomes: dict[tuple[str, str], Outcome] = {}
+    other_outcomes: dict[tuple[str, str, str], Outcome] = {}  # on validation queries, for those that choose by them
+
+    def peer(name: str, other: BenchmarkData) -> Outcome:
+        if any(other is benchmark for benchmark in data):
+            return outcomes[name, other.name]
+        key = (name, other.name, other.split)
+        if key not in other_outcomes:
+            suffix = f".{other.name}.{other.split}"
+            (other_outcomes[key],) = store.rank(name, systems[name], [other], peer, suffix)
+        return other_outcomes[key]
+
+    for name in _in_order(systems):
+        if echo is not None:
+            echo(f"{name}: {', '.join(benchmark.name for benchmark in data)}")
+        for benchmark, outcome in zip(data, store.rank(name, systems[name], data, peer), strict=True):
+            outcomes[name, benchmark.name] = outcome
+    return outcomes
 
 
 def plan_experiment(
@@ -115,16 +130,16 @@ def plan_experiment(
     costs = check_experiment(chosen, data)
     rows = [
         {
-            "benchmark": one.name,
+            "benchmark": benchmark.name,
             "system": name,
-            "queries": len(one.qrels),
-            "calls": costs[name, one.name].calls,
-            "tokens_in_bound": costs[name, one.name].tokens_in,
-            "tokens_out_bound": costs[name, one.name].tokens_out,
-            "longest_prompt": costs[name, one.name].longest,
-            "limit": costs[name, one.name].limit,
+            "queries": len(benchmark.qrels),
+            "calls": costs[name, benchmark.name].calls,
+            "tokens_in_bound": costs[name, benchmark.name].tokens_in,
+            "tokens_out_bound": costs[name, benchmark.name].tokens_out,
+            "longest_prompt": costs[name, benchmark.name].longest,
+            "limit": costs[name, benchmark.name].limit,
         }
-        for one in data
+        for benchmark in data
         for name in chosen
     ]
     return pd.DataFrame(rows)
@@ -154,21 +169,21 @@ def _prepare(
         raise InputError(f"test {test!r}", remedy="use randomisation or t")
     given = [benchmarks] if isinstance(benchmarks, str | Benchmark | BenchmarkData | Collection) else list(benchmarks)
     data: list[BenchmarkData] = []
-    for one in given:
-        if isinstance(one, BenchmarkData):
-            data.append(one)
-        elif isinstance(one, Collection):
-            data.append(from_collection(one))
-        elif isinstance(one, Benchmark):
-            data.append(load_benchmark(one, **loading))
+    for benchmark in given:
+        if isinstance(benchmark, BenchmarkData):
+            data.append(benchmark)
+        elif isinstance(benchmark, Collection):
+            data.append(from_collection(benchmark))
+        elif isinstance(benchmark, Benchmark):
+            data.append(load_benchmark(benchmark, **loading))
         else:
-            data += [load_benchmark(name, **loading) for name in expand(one)]
+            data += [load_benchmark(name, **loading) for name in expand(benchmark)]
     if not data:
         raise InputError("there are no benchmarks", remedy="name at least one, such as miniature")
     twice = [name for name in dict.fromkeys(d.name for d in data) if sum(d.name == name for d in data) > 1]
     if twice:
         raise InputError(f"benchmarks twice: {few(twice)}", remedy="give each a name of its own")
-    data = [one.limited(queries) for one in data]
+    data = [benchmark.limited(queries) for benchmark in data]
     return chosen, data, [str(measure) for measure in parse_metrics(metrics)] if metrics else []
 
 
@@ -179,15 +194,15 @@ def check_experiment(systems: Mapping[str, System], data: Sequence[BenchmarkData
     """
     problems: list[str] = []
     costs: dict[tuple[str, str], Cost] = {}
-    for one in data:
+    for benchmark in data:
         try:
-            candidates = _candidates(one, systems)
+            candidates = _candidates(benchmark, systems)
         except InputError as error:
             problems.append(str(error))
             continue
         for name, system in systems.items():
             try:
-                costs[name, one.name] = system.check(one, candidates)
+                costs[name, benchmark.name] = system.check(benchmark, candidates)
             except InputError as error:
                 problems.append(f"{name}: {error}")
     if len(problems) == 1:
@@ -202,7 +217,7 @@ def _candidates(data: BenchmarkData, systems: Mapping[str, System]) -> list[Cand
     run = data.need_run()
     if not data.qrels:
         raise InputError(f"{data.name} has no judgements", remedy="add qrels/test.tsv")
-    if data.queries is not None and (lost := [qid for qid in data.qrels if qid not in data.queries]):
+    if data.queries and (lost := [qid for qid in data.qrels if qid not in data.queries]):
         raise InputError(f"{data.name}: {len(lost)} queries of the qrels have no text: {few(lost)}", remedy="add them")
     if not run.keys() & data.qrels.keys():
         raise InputError(f"{data.name}: no query of the run is judged", remedy="is it the run of another set?")
@@ -222,61 +237,3 @@ def _in_order(systems: Mapping[str, System]) -> list[str]:
         out += ready
         left = [name for name in left if name not in ready]
     return out
-
-
-def _evaluate(
-    systems: Mapping[str, System],
-    data: Sequence[BenchmarkData],
-    outcomes: Mapping[tuple[str, str], Outcome],
-    metrics: Sequence[str],
-    baseline: str | None,
-    test: str,
-    seed: int,
-    resamples: int,
-    prices: Mapping[str, Prices] | Prices | None,
-    reported: bool,
-    profile: str,
-) -> ExperimentResult:
-    from rrlib.evaluation.tables import oracle_run
-
-    values: dict[tuple[str, str], dict[str, dict[str, float]]] = {}
-    ends: dict[str, tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]] = {}
-    costs: dict[tuple[str, str], dict[str, float]] = {}
-    audits: dict[tuple[str, str], dict[str, float]] = {}
-    notes: list[str] = []
-    for one in data:
-        wanted = list(metrics) or list(one.spec.metrics)
-        notes += one.notes
-        best = oracle_run(one.qrels, bare_candidates(one), one.spec.depth or None)
-        first, ceiling = (per_query(one.qrels, run, wanted, one.spec.relevance_level) for run in (one.need_run(), best))
-        ends[one.name] = first, ceiling
-        for name in systems:
-            outcome = outcomes[name, one.name]
-            counted: list[str] = []
-            values[name, one.name] = per_query(one.qrels, outcome.run, wanted, one.spec.relevance_level, counted)
-            notes += [f"{name} on {one.name}: {note}" for note in counted]
-            failed = list(dict.fromkeys(r.qid for r in outcome.records if r.error))
-            if failed:
-                notes.append(
-                    f"{name} on {one.name}: calls of {len(failed)} queries failed, kept in order: {few(failed)}"
-                )
-            price = prices.get(name) if isinstance(prices, Mapping) else prices
-            if outcome.records or outcome.seconds is not None:
-                costs[name, one.name] = cost_row(outcome.records, len(one.qrels), outcome.seconds, price)
-                audits[name, one.name] = audit_row(outcome.records)
-    return assemble(
-        systems=list(systems),
-        data=data,
-        outcomes=outcomes,
-        values=values,
-        ends=ends,
-        costs=costs,
-        audits=audits,
-        notes=list(dict.fromkeys(notes)),
-        baseline=baseline or next(iter(systems)),
-        test=test,
-        seed=seed,
-        resamples=resamples,
-        reported=reported,
-        profile=profile,
-    )

@@ -71,11 +71,11 @@ def _hint(name: str) -> str:
 
     head, tail = re.fullmatch(r"([^(@]*)(.*)", name, re.DOTALL).groups()  # type: ignore[union-attr]
     if trec := re.fullmatch(r"(?i)(ndcg|map|recall|P|success)(?:_cut)?_([0-9]+)", name):
-        known = {"ndcg": "nDCG", "map": "AP", "recall": "R", "p": "P", "success": "Success"}
-        return f"did you mean {known[trec.group(1).lower()]}@{trec.group(2)}?"
-    for known_name in dir(ir_measures):
-        if known_name.lower() == head.lower() and isinstance(getattr(ir_measures, known_name), ir_measures.Measure):
-            return f"did you mean {getattr(ir_measures, known_name).NAME}{tail}?"
+        names = {"ndcg": "nDCG", "map": "AP", "recall": "R", "p": "P", "success": "Success"}
+        return f"did you mean {names[trec.group(1).lower()]}@{trec.group(2)}?"
+    for candidate in dir(ir_measures):
+        if candidate.lower() == head.lower() and isinstance(getattr(ir_measures, candidate), ir_measures.Measure):
+            return f"did you mean {getattr(ir_measures, candidate).NAME}{tail}?"
     return ""
 
 

@@ -52,16 +52,16 @@ def _ordered(hits: Sequence[Hit]) -> list[Hit]:
 
 
 def _validation(data: BenchmarkData, given: BenchmarkData | None, what: str) -> BenchmarkData:
-    found = given or data.validation
-    if found is None or found.run is None:
+    held_out = given or data.validation
+    if held_out is None or held_out.run is None:
         raise InputError(
             f"{data.name} has no validation queries with a first stage, on which {what} could be chosen",
             remedy="add qrels/validation.tsv and runs/validation.trec, give validation=..., or state the number itself",
         )
-    shared = found.qrels.keys() & data.qrels.keys()
-    if found is data or (found.name == data.name and shared):
+    shared = held_out.qrels.keys() & data.qrels.keys()
+    if held_out is data or (held_out.name == data.name and shared):
         raise InputError(f"{len(shared)} validation queries are test queries of {data.name}", remedy="keep them apart")
-    return found
+    return held_out
 
 
 @dataclass(frozen=True)
@@ -91,16 +91,16 @@ class Interpolated:
     def rank(self, data: Sequence[BenchmarkData], log: Path | None, peer: Peer) -> list[Outcome]:
         """Choose the weight and mix; seconds and records are those of the system that is mixed."""
         out = []
-        for one in data:
+        for benchmark in data:
             weight, info = self.weight, {}
             if weight is None:
-                held = _validation(one, self.validation, "a weight")
-                mine = peer(self.of, held).run
-                table = {w: self._value(held, interpolate(mine, held.need_run(), w)) for w in self.grid}
+                held_out = _validation(benchmark, self.validation, "a weight")
+                reranked = peer(self.of, held_out).run
+                table = {w: self._value(held_out, interpolate(reranked, held_out.need_run(), w)) for w in self.grid}
                 weight = max(table, key=lambda w: (table[w], -w))
-                info = {"weight_from": f"{len(held.qrels)} validation queries", "validation": table[weight]}
-            other = peer(self.of, one)
-            run = interpolate(other.run, one.need_run(), weight)
+                info = {"weight_from": f"{len(held_out.qrels)} validation queries", "validation": table[weight]}
+            other = peer(self.of, benchmark)
+            run = interpolate(other.run, benchmark.need_run(), weight)
             out.append(Outcome(run, other.records, other.seconds, {"weight": weight, **info}))
         return out
 
@@ -149,13 +149,13 @@ class Routed:
 
     def rank(self, data: Sequence[BenchmarkData], log: Path | None, peer: Peer) -> list[Outcome]:
         """Route the queries of each benchmark."""
-        return [self._one(one, peer) for one in data]
+        return [self._routed(benchmark, peer) for benchmark in data]
 
-    def _one(self, data: BenchmarkData, peer: Peer) -> Outcome:
+    def _routed(self, data: BenchmarkData, peer: Peer) -> Outcome:
         threshold = self.threshold
         if threshold is None:
-            held = _validation(data, self.validation, "a threshold")
-            values = self._values(held, peer)
+            held_out = _validation(data, self.validation, "a threshold")
+            values = self._values(held_out, peer)
             threshold = max(self.grid, key=lambda t: (self._gain(values, t), t))
         values = self._values(data, peer)
         easy, hard = peer(self.easy, data), peer(self.hard, data)

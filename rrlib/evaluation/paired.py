@@ -43,16 +43,17 @@ def paired_rows(
     """
     if baseline not in values:
         raise InputError(f"the baseline {baseline!r} has no values", remedy=f"use one of {', '.join(values)}")
-    base = {name: _array(one) for name, one in values[baseline].items()}
+    base = {name: np.asarray(values_Q, dtype=float) for name, values_Q in values[baseline].items()}
     rows: list[dict[str, Any]] = []
     for system, sets in values.items():
-        mine = {name: _array(one) for name, one in sets.items()}
-        spread = _interval(list(mine.values()), seed, resamples)
+        system_sets = {name: np.asarray(values_Q, dtype=float) for name, values_Q in sets.items()}
+        spread = _interval(list(system_sets.values()), seed, resamples)
         row: dict[str, Any] = {"system": system, "mean": spread.mean, "low": spread.low, "high": spread.high}
-        row |= {"n": sum(one.size for one in mine.values()), "by_set": {n: float(a.mean()) for n, a in mine.items()}}
-        shared = [name for name in base if name in mine] if system != baseline else []
+        row["n"] = sum(values_Q.size for values_Q in system_sets.values())
+        row["by_set"] = {name: float(values_Q.mean()) for name, values_Q in system_sets.items()}
+        shared = [name for name in base if name in system_sets] if system != baseline else []
         if shared:
-            row |= _difference([mine[n] for n in shared], [base[n] for n in shared], test, seed, resamples)
+            row |= _difference([system_sets[n] for n in shared], [base[n] for n in shared], test, seed, resamples)
         rows.append(row)
     compared = [row for row in rows if "p" in row]
     for row, adjusted in zip(compared, holm([row["p"] for row in compared]), strict=True):
@@ -66,7 +67,7 @@ def sets_of(per_query: pd.DataFrame, metric: str) -> dict[str, dict[str, NDArray
     Raises InputError where a system lacks some queries of a benchmark, or has one twice; all of them is no error.
     """
     part = per_query[per_query["metric"] == metric]
-    found: dict[str, dict[str, NDArray[np.float64]]] = {str(s): {} for s in dict.fromkeys(part["system"])}
+    by_system: dict[str, dict[str, NDArray[np.float64]]] = {str(s): {} for s in dict.fromkeys(part["system"])}
     for name, rows in part.groupby("benchmark", sort=False):
         if rows.duplicated(["system", "qid"]).any():
             raise InputError(f"{name}: a query stands twice", remedy="keep one value a system, benchmark and query")
@@ -74,8 +75,8 @@ def sets_of(per_query: pd.DataFrame, metric: str) -> dict[str, dict[str, NDArray
         if lost := [str(system) for system in wide if wide[system].isna().any()]:
             raise InputError(f"{name}: queries without a value of {few(lost)}", remedy="use the same queries for all")
         for system in wide:
-            found[str(system)][str(name)] = wide[system].to_numpy(dtype=float)
-    return found
+            by_system[str(system)][str(name)] = wide[system].to_numpy(dtype=float)
+    return by_system
 
 
 def in_words(row: Mapping[str, Any], digits: int = 3) -> str:
@@ -92,27 +93,23 @@ def means_in_words(row: Mapping[str, Any], sets: int) -> str:
     return " ".join((f"{name}: " if named else "") + f"{mean:.3f}" for name, mean in row["by_set"].items())
 
 
-def _array(values: ArrayLike) -> NDArray[np.float64]:
-    return np.asarray(values, dtype=float)
-
-
 def _interval(sets: Sequence[NDArray[np.float64]], seed: int, resamples: int) -> Interval:
     return bootstrap_interval(sets[0], seed, resamples) if len(sets) == 1 else suite_interval(sets, seed, resamples)
 
 
 def _difference(
-    mine: Sequence[NDArray[np.float64]], base: Sequence[NDArray[np.float64]], test: str, seed: int, resamples: int
+    system: Sequence[NDArray[np.float64]], base: Sequence[NDArray[np.float64]], test: str, seed: int, resamples: int
 ) -> dict[str, Any]:
-    for a, b in zip(mine, base, strict=True):
+    for a, b in zip(system, base, strict=True):
         if a.size != b.size:
             raise InputError(f"{a.size} values against {b.size}", remedy="pair both systems over the same queries")
-    gaps = [a - b for a, b in zip(mine, base, strict=True)]
+    gaps = [a - b for a, b in zip(system, base, strict=True)]
     spread, every = _interval(gaps, seed, resamples), np.concatenate(gaps)
     return {
         "difference": spread.mean,
         "difference_low": spread.low,
         "difference_high": spread.high,
-        "p": _p(mine, base, test, seed, resamples),
+        "p": _p(system, base, test, seed, resamples),
         "wins": int((every > TIE).sum()),
         "ties": int((np.abs(every) <= TIE).sum()),
         "losses": int((every < -TIE).sum()),
@@ -120,11 +117,11 @@ def _difference(
 
 
 def _p(
-    mine: Sequence[NDArray[np.float64]], base: Sequence[NDArray[np.float64]], test: str, seed: int, resamples: int
+    system: Sequence[NDArray[np.float64]], base: Sequence[NDArray[np.float64]], test: str, seed: int, resamples: int
 ) -> float:
     """Over several sets each query weighs 1 / (its set's size), as it does in the mean of set means."""
-    a, b = mine[0], base[0]
-    if len(mine) > 1:
-        a = np.concatenate([one / one.size for one in mine])
-        b = np.concatenate([one / one.size for one in base])
+    a, b = system[0], base[0]
+    if len(system) > 1:
+        a = np.concatenate([values_Q / values_Q.size for values_Q in system])
+        b = np.concatenate([values_Q / values_Q.size for values_Q in base])
     return paired_t(a, b) if test == "t" else paired_test(a, b, seed, resamples)

@@ -8,12 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from rrlib.evaluation.registry import BENCHMARKS
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 PAPER = "Liu et al., ReasonRank, ACL 2026"
 
@@ -29,7 +25,7 @@ class Reported:
     source: str = PAPER
 
 
-_BRIGHT_SETS = [one.name for one in BENCHMARKS.values() if one.suite == "bright"]
+_BRIGHT_SETS = [spec.name for spec in BENCHMARKS.values() if spec.suite == "bright"]
 # Columns: Econ Earth Rob Bio Psy Stack Sus Leet Pony AoPS TheoQ TheoT, then the average as printed.
 _TABLE_1: dict[str, tuple[float, ...]] = {
     "ReasonIR-8B": (32.65, 43.00, 20.82, 43.49, 39.57, 30.96, 27.34, 31.69, 19.55, 7.37, 33.93, 36.68, 30.59),
@@ -60,8 +56,6 @@ _ABLATIONS: tuple[tuple[str, float], ...] = (
     ("no reasoning, SFT", 32.96),
     ("no reasoning, SFT+RL", 33.60),
 )
-EFFICIENCY = {"listwise ReasonRank-7B": 1.8, "pointwise Rank1-7B": 4.8}
-"""Seconds a query on BRIGHT's Earth Science, 4 x A800 (the paper's example of its 2 to 2.7 times)."""
 
 
 def _rows() -> list[Reported]:
@@ -89,19 +83,7 @@ def reported_for(benchmarks: Sequence[str]) -> list[Reported]:
     """What is reported for these sets, and for a suite whose every set is among them."""
     names = set(benchmarks)
     for suite in {row.benchmark for row in REPORTED if "/" not in row.benchmark}:
-        members = {one.name for one in BENCHMARKS.values() if one.suite == suite}
+        members = {spec.name for spec in BENCHMARKS.values() if spec.suite == suite}
         if members and members <= names:
             names.add(suite)
     return [row for row in REPORTED if row.benchmark in names]
-
-
-def reported_table(benchmarks: Sequence[str] | None = None) -> pd.DataFrame:
-    """Systems x benchmarks, NDCG@10 x 100 as printed."""
-    import pandas as pd
-
-    rows = REPORTED if benchmarks is None else reported_for(benchmarks)
-    frame = pd.DataFrame(
-        [{"system": r.system, "benchmark": r.benchmark, "value": round(100 * r.value, 2)} for r in rows]
-    )
-    order = list(dict.fromkeys(frame["benchmark"]))
-    return frame.groupby(["system", "benchmark"], sort=False)["value"].first().unstack()[order]

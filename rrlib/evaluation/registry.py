@@ -82,16 +82,16 @@ SUITES = ("bright", "r2med", "beir", "trec-dl")
 
 
 def _registry() -> dict[str, Benchmark]:
-    found: list[Benchmark] = []
+    specs: list[Benchmark] = []
     for name, (title, queries) in _BRIGHT.items():
-        found.append(Benchmark(f"bright/{name}", "bright", title, queries, source=f"bright:{name}"))
+        specs.append(Benchmark(f"bright/{name}", "bright", title, queries, source=f"bright:{name}"))
     for name, queries in _R2MED.items():
-        found.append(Benchmark(f"r2med/{name}", "r2med", name, queries, source=f"r2med:{name}"))
+        specs.append(Benchmark(f"r2med/{name}", "r2med", name, queries, source=f"r2med:{name}"))
     for name, (queries, free) in _BEIR.items():
         source, licence = (f"beir:{name}", "") if free else ("", _LICENSED)
-        found.append(Benchmark(f"beir/{name}", "beir", name, queries, 100, source=source, licence=licence))
+        specs.append(Benchmark(f"beir/{name}", "beir", name, queries, 100, source=source, licence=licence))
     for year, queries in _DL.items():
-        found.append(
+        specs.append(
             Benchmark(
                 f"trec-dl/{year}",
                 "trec-dl",
@@ -103,7 +103,7 @@ def _registry() -> dict[str, Benchmark]:
                 source=f"ir_datasets:msmarco-passage/trec-dl-{year}/judged",
             )
         )
-    found.append(
+    specs.append(
         Benchmark(
             "miniature",
             queries=240,
@@ -115,7 +115,7 @@ def _registry() -> dict[str, Benchmark]:
             options={"seed": 7, "train": 0, "validation": 64, "test": 240},
         )
     )
-    return {one.name: one for one in found}
+    return {spec.name: spec for spec in specs}
 
 
 BENCHMARKS: dict[str, Benchmark] = _registry()
@@ -136,11 +136,11 @@ def expand(names: str | Sequence[str]) -> list[str]:
     """
     out: list[str] = []
     for name in [names] if isinstance(names, str) else names:
-        known = _ALIASES.get(name.lower(), name)
-        if known in SUITES:
-            out += [one.name for one in BENCHMARKS.values() if one.suite == known]
+        full_name = _ALIASES.get(name.lower(), name)
+        if full_name in SUITES:
+            out += [spec.name for spec in BENCHMARKS.values() if spec.suite == full_name]
         else:
-            out.append(known)
+            out.append(full_name)
     return list(dict.fromkeys(out))
 
 
@@ -148,10 +148,10 @@ def get_benchmark(name: str) -> Benchmark:
     """The benchmark of that name. Raises InputError with the nearest names."""
     import difflib
 
-    known = _ALIASES.get(name.lower(), name)
-    if known in BENCHMARKS:
-        return BENCHMARKS[known]
-    near = difflib.get_close_matches(known, [*BENCHMARKS, *SUITES], n=3, cutoff=0.4)
+    full_name = _ALIASES.get(name.lower(), name)
+    if full_name in BENCHMARKS:
+        return BENCHMARKS[full_name]
+    near = difflib.get_close_matches(full_name, [*BENCHMARKS, *SUITES], n=3, cutoff=0.4)
     raise InputError(
         f"no benchmark is called {name!r}",
         remedy=f"did you mean {', '.join(near)}?" if near else f"use one of {', '.join(BENCHMARKS)}, or name a folder",

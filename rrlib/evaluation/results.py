@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rrlib.errors import InputError, MissingFileError
-from rrlib.evaluation.benchmarks import BenchmarkData
-from rrlib.evaluation.paired import paired_rows
-from rrlib.evaluation.reference import reported_for
-from rrlib.evaluation.registry import BENCHMARKS
 from rrlib.evaluation.systems import Outcome
-from rrlib.evaluation.tables import gap_closed
 from rrlib.records import WindowRecord
 from rrlib.types import Qrels, Run
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+class Origin(StrEnum):
+    """Where a row of the table is from."""
+
+    MEASURED = "measured"
+    """By this experiment."""
+
+    REPORTED = "reported"
+    """By others, on the same benchmark (rrlib.evaluation.reference)."""
+
 
 TABLE_COLUMNS = (
     "benchmark", "system", "source", "metric", "mean", "low", "high", "n", "baseline", "difference", "difference_low",
@@ -29,7 +36,7 @@ TABLE_COLUMNS = (
     "tokens_in", "tokens_out", "seconds", "latency_query_p50", "latency_query_p95", "latency_window_p50",
     "latency_window_p95", "calls_all", "seconds_all", "cost_all", "data_kind", "seed", "profile",
 )  # fmt: skip
-"""Fractions for metrics; costs are a query's, but those that end in `_all`; `source` is measured or reported."""
+"""Fractions for metrics; costs are a query's, but those that end in `_all`; `source` is an Origin."""
 
 VALUE_COLUMNS = ("benchmark", "qid", "system", "metric", "value")
 """Of the value of every query."""
@@ -65,8 +72,8 @@ class ExperimentResult:
 
     def ranking(self, system: str, benchmark: str | None = None) -> dict[str, list[str]]:
         """query id -> document ids, best first, as trec_eval orders them."""
-        found = self.run(system, benchmark)
-        order = {qid: sorted(hits, key=lambda h: (h.score, h.docid), reverse=True) for qid, hits in found.items()}
+        run = self.run(system, benchmark)
+        order = {qid: sorted(hits, key=lambda h: (h.score, h.docid), reverse=True) for qid, hits in run.items()}
         return {qid: [hit.docid for hit in hits] for qid, hits in order.items()}
 
     def records(self, system: str, benchmark: str | None = None) -> list[WindowRecord]:
@@ -87,7 +94,7 @@ class ExperimentResult:
 
     def rows(self, metric: str | None = None) -> list[dict[str, Any]]:
         """Measured rows as dictionaries, for plots (system, metric, mean, low, high, n)."""
-        chosen = self.table[self.table["source"] == "measured"]
+        chosen = self.table[self.table["source"] == Origin.MEASURED]
         if metric is not None:
             chosen = chosen[chosen["metric"] == metric]
         return [{str(k): v for k, v in row.items()} for row in chosen.to_dict("records")]
@@ -99,7 +106,7 @@ class ExperimentResult:
         if chosen.empty:
             raise InputError(f"no metric {name!r} in this experiment", remedy="name one of the table's")
         chosen["system"] = [
-            f"{s} (reported)" if source == "reported" else s
+            f"{s} (reported)" if source == Origin.REPORTED else s
             for s, source in zip(chosen["system"], chosen["source"], strict=True)
         ]
         order = list(dict.fromkeys(chosen["benchmark"]))
@@ -125,7 +132,7 @@ class ExperimentResult:
         rows = []
         for (benchmark, system, source), part in self.table.groupby(["benchmark", "system", "source"], sort=False):
             row: dict[str, str] = {"benchmark": str(benchmark)} if several else {}
-            row["system"] = f"{system} (reported)" if source == "reported" else str(system)
+            row["system"] = f"{system} (reported)" if source == Origin.REPORTED else str(system)
             for line in part.to_dict("records"):
                 row[str(line["metric"])] = _cell(line["mean"], line["low"], line["high"])
             head = part.to_dict("records")[0]
@@ -195,7 +202,7 @@ class ExperimentResult:
                 chosen = dict(row)
                 info[chosen.pop("system"), chosen.pop("benchmark")] = chosen
             costs, audit = pd.DataFrame(data["costs"]), pd.DataFrame(data["audit"])
-            outcomes = {key: Outcome({}, info=found) for key, found in info.items()}
+            outcomes = {key: Outcome({}, info=choices) for key, choices in info.items()}
             return cls(table, per_query, costs, audit, list(data["notes"]), str(data["baseline"]), outcomes)
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"no whole result of an experiment: {error}", remedy="run the experiment again") from error
@@ -264,111 +271,4 @@ def _plain(frame: pd.DataFrame) -> list[dict[str, Any]]:
     rows = []
     for row in frame.to_dict("records"):
         rows.append({str(k): None if _nan(v) else v.item() if hasattr(v, "item") else v for k, v in row.items()})
-    return rows
-
-
-def assemble(
-    *,
-    systems: Sequence[str],
-    data: Sequence[BenchmarkData],
-    outcomes: Mapping[tuple[str, str], Outcome],
-    values: Mapping[tuple[str, str], Mapping[str, Mapping[str, float]]],
-    ends: Mapping[str, tuple[Mapping[str, Mapping[str, float]], Mapping[str, Mapping[str, float]]]],
-    costs: Mapping[tuple[str, str], Mapping[str, float]],
-    audits: Mapping[tuple[str, str], Mapping[str, float]],
-    notes: list[str],
-    baseline: str,
-    test: str,
-    seed: int,
-    resamples: int,
-    reported: bool,
-    profile: str,
-) -> ExperimentResult:
-    """Means, intervals, tests and costs as tables. ends: of each benchmark, values of first stage and of ceiling."""
-    import pandas as pd
-
-    rows: list[dict[str, Any]] = []
-    for one in data:
-        for metric in values[baseline, one.name]:
-            sets = {name: [list(values[name, one.name][metric].values())] for name in systems}
-            scale = _scale(ends, [one.name], metric)
-            found = _block(one.name, metric, sets, scale, baseline, test, seed, resamples)
-            for row in found:
-                row |= {"data_kind": one.data_kind, **costs.get((row["system"], one.name), {})}
-            rows += found
-    for suite, members in _suites(data).items():
-        for metric in values[baseline, members[0]]:
-            sets = {name: [list(values[name, m][metric].values()) for m in members] for name in systems}
-            found = _block(suite, metric, sets, _scale(ends, members, metric), baseline, test, seed, resamples)
-            for row in found:
-                row |= {"data_kind": next(d.data_kind for d in data if d.name == members[0])}
-            rows += found
-    for row in rows:
-        row |= {"source": "measured", "baseline": baseline, "seed": seed, "profile": profile}
-    if reported:
-        rows += [
-            {"benchmark": r.benchmark, "system": r.system, "source": "reported", "metric": "nDCG@10", "mean": r.value}
-            for r in reported_for([one.name for one in data])
-        ]
-    table = pd.DataFrame(rows).reindex(columns=list(TABLE_COLUMNS))
-    long = [
-        {"benchmark": benchmark, "qid": qid, "system": name, "metric": metric, "value": value}
-        for (name, benchmark), by_metric in values.items()
-        for metric, by_query in by_metric.items()
-        for qid, value in by_query.items()
-    ]
-    cost = [{"benchmark": b, "system": s, **row} for (s, b), row in costs.items()]
-    audit = [{"benchmark": b, "system": s, **row} for (s, b), row in audits.items()]
-    return ExperimentResult(
-        table=table,
-        per_query=pd.DataFrame(long),
-        costs=pd.DataFrame(cost),
-        audit=pd.DataFrame(audit),
-        notes=notes,
-        baseline=baseline,
-        outcomes=outcomes,
-        qrels={one.name: one.qrels for one in data},
-    )
-
-
-def _suites(data: Sequence[BenchmarkData]) -> dict[str, list[str]]:
-    """Suite -> its sets here, where there are two or more; named `bright` when whole, else `bright (3 of 12)`."""
-    found: dict[str, list[str]] = {}
-    for one in data:
-        if one.spec.suite and one.spec.suite != "trec-dl":
-            found.setdefault(one.spec.suite, []).append(one.name)
-    out = {}
-    for suite, members in found.items():
-        whole = sum(b.suite == suite for b in BENCHMARKS.values())
-        if len(members) > 1:
-            out[suite if len(members) == whole else f"{suite} ({len(members)} of {whole})"] = members
-    return out
-
-
-def _scale(ends: Mapping[str, Any], members: Sequence[str], metric: str) -> tuple[float, float]:
-    """Means (of set means) of the first stage and of the ceiling."""
-    first, best = (float(np.mean([np.mean(list(ends[m][i][metric].values())) for m in members])) for i in (0, 1))
-    return first, best
-
-
-def _block(
-    benchmark: str,
-    metric: str,
-    sets: Mapping[str, Sequence[Sequence[float]]],
-    scale: tuple[float, float],
-    baseline: str,
-    test: str,
-    seed: int,
-    resamples: int,
-) -> list[dict[str, Any]]:
-    """The rows of one benchmark (one set of values) or suite (several: plain mean of set means) and metric.
-
-    scale: means of the first stage and of the best order of the same candidates.
-    """
-    first, best = scale
-    values = {name: {str(number): one for number, one in enumerate(arrays)} for name, arrays in sets.items()}
-    rows = paired_rows(values, baseline, test=test, seed=seed, resamples=resamples)
-    for row in rows:
-        row |= {"benchmark": benchmark, "metric": metric, "ceiling": best}
-        row["gap_closed"] = gap_closed(row["mean"], first, best)
     return rows

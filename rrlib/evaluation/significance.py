@@ -1,13 +1,14 @@
 """How sure a mean is, and whether two systems differ: test collections have 76 to 194 queries, so ask.
 
-Bootstrap intervals over queries (Efron, percentile), the paired randomisation test (Fisher; Smucker et al., CIKM
-2007), the paired t-test, and Holm's correction for several comparisons. All take one value a query, in the same
-order of queries on both sides; none needs more than numpy but the t-test.
+Bootstrap intervals over queries (Efron, percentile; scipy draws), the paired randomisation test (Fisher; Smucker et
+al., CIKM 2007), the paired t-test, and Holm's correction for several comparisons. All take one value a query, in the
+same order of queries on both sides. The randomisation test is our own: scipy's takes ten times as long.
 """
 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -54,13 +55,15 @@ def bootstrap_means(values: ArrayLike, seed: int, n: int = 10_000) -> NDArray[np
     values_Q = _vector(values, "bootstrap")
     if n < 1:
         raise InputError(f"bootstrap with n={n}", remedy="n is at least 1 and level between 0 and 1")
-    rng = np.random.default_rng(seed)
-    means = np.empty(n)
-    step = max(1, _CELLS // values_Q.size)
-    for start in range(0, n, step):
-        count = min(step, n - start)
-        draws = rng.integers(0, values_Q.size, size=(count, values_Q.size))
-        means[start : start + count] = values_Q[draws].mean(axis=1)
+    if values_Q.size == 1:  # scipy refuses it
+        return np.full(n, values_Q[0])
+    from scipy import stats
+
+    rng, at_once = np.random.default_rng(seed), max(1, _CELLS // values_Q.size)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of its standard error, which one resample does not have
+        drawn = stats.bootstrap((values_Q,), np.mean, n_resamples=n, batch=at_once, method="percentile", rng=rng)
+    means: NDArray[np.float64] = drawn.bootstrap_distribution  # (n,)
     return means
 
 
@@ -72,9 +75,9 @@ def suite_interval(sets: Sequence[ArrayLike], seed: int, n: int = 10_000, level:
     if not sets:
         raise InputError("there is no set to average over")
     _level(level)
-    vectors = [_vector(one, "bootstrap") for one in sets]
-    means = np.mean([bootstrap_means(one, seed + i, n) for i, one in enumerate(vectors)], axis=0)
-    mean = float(np.mean([one.mean() for one in vectors]))
+    vectors = [_vector(values, "bootstrap") for values in sets]
+    means = np.mean([bootstrap_means(values_Q, seed + i, n) for i, values_Q in enumerate(vectors)], axis=0)  # (n,)
+    mean = float(np.mean([values_Q.mean() for values_Q in vectors]))
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return Interval(mean, min(float(low), mean), max(float(high), mean))
 

@@ -76,7 +76,7 @@ def _digest(data: BenchmarkData) -> str:
     """Of the queries and the candidates, their order, and what is cut from them."""
     digest = hashlib.sha256(repr((data.spec, data.split)).encode())
     for qid in data.qrels:
-        text = data.queries[qid].text if data.queries is not None and qid in data.queries else ""
+        text = data.queries[qid].text if qid in data.queries else ""
         hits = (data.run or {}).get(qid, [])
         digest.update(json.dumps([qid, text, [hit.docid for hit in hits]]).encode())
     return digest.hexdigest()[:16]

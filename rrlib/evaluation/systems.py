@@ -83,7 +83,7 @@ class FirstStage(_NoModel):
     """The candidates as they came, with the scores of the run and trec_eval's order of ties."""
 
     def rank(self, data: Sequence[BenchmarkData], log: Path | None, peer: Peer) -> list[Outcome]:
-        return [Outcome(one.need_run()) for one in data]
+        return [Outcome(benchmark.need_run()) for benchmark in data]
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class RandomOrder(_NoModel):
     seed: int = 0
 
     def rank(self, data: Sequence[BenchmarkData], log: Path | None, peer: Peer) -> list[Outcome]:
-        return [Outcome(random_run(bare_candidates(one), self.seed)) for one in data]
+        return [Outcome(random_run(bare_candidates(benchmark), self.seed)) for benchmark in data]
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,8 @@ class Oracle(_NoModel):
 
     def rank(self, data: Sequence[BenchmarkData], log: Path | None, peer: Peer) -> list[Outcome]:
         return [
-            Outcome(oracle_run(one.qrels, bare_candidates(one), self.depth or one.spec.depth or None)) for one in data
+            Outcome(oracle_run(benchmark.qrels, bare_candidates(benchmark), self.depth or benchmark.spec.depth or None))
+            for benchmark in data
         ]
 
 
@@ -119,14 +120,14 @@ class Given(_NoModel):
 
     def rank(self, data: Sequence[BenchmarkData], log: Path | None, peer: Peer) -> list[Outcome]:
         out = []
-        for one in data:
+        for benchmark in data:
             if isinstance(self.run, str | Path):
-                found = read_run(self.run)
-            elif one.name in self.run and isinstance(self.run[one.name], Mapping):
-                found = dict(self.run[one.name])  # type: ignore[arg-type]
+                run = read_run(self.run)
+            elif benchmark.name in self.run and isinstance(self.run[benchmark.name], Mapping):
+                run = dict(self.run[benchmark.name])  # type: ignore[arg-type]
             else:
-                found = ranking_to_run(self.run)  # type: ignore[arg-type]
-            out.append(Outcome(without_excluded(found, one.excluded)[0]))
+                run = ranking_to_run(self.run)  # type: ignore[arg-type]
+            out.append(Outcome(without_excluded(run, benchmark.excluded)[0]))
         return out
 
 
@@ -189,14 +190,14 @@ class Listwise:
 
     def candidates(self, data: BenchmarkData) -> list[Candidates]:
         """The candidates as they are shown: cut to the depth, and shuffled where that is asked for."""
-        found = data.candidates(self.sizes(data)["depth"])
+        candidates = data.candidates(self.sizes(data)["depth"])
         if self.shuffle is None:
-            return found
+            return candidates
         out = []
-        for one in found:
-            order = list(range(len(one.passages)))
-            random.Random(f"{self.shuffle}/{one.query.qid}").shuffle(order)
-            out.append(replace(one, passages=tuple(one.passages[i] for i in order), scores=()))
+        for request in candidates:
+            order = list(range(len(request.passages)))
+            random.Random(f"{self.shuffle}/{request.query.qid}").shuffle(order)
+            out.append(replace(request, passages=tuple(request.passages[i] for i in order), scores=()))
         return out
 
     # -- before a model is loaded
@@ -213,8 +214,8 @@ class Listwise:
         sizes, longest = self._fitted(data, candidates, limit)
         spec = StrategySpec(self.strategy, sizes["window"], sizes["stride"], self.passes)
         calls = bound = 0
-        for one, tokens in zip(candidates, longest, strict=True):
-            asked = plan(spec.start, min(len(one.passages), sizes["depth"])).calls
+        for request, tokens in zip(candidates, longest, strict=True):
+            asked = plan(spec.start, min(len(request.passages), sizes["depth"])).calls
             calls, bound = calls + asked, bound + asked * tokens
         return Cost(calls, bound, calls * self.decoding.max_new_tokens, max(longest, default=0), limit)
 
@@ -287,10 +288,10 @@ class Listwise:
         import time
 
         groups: dict[tuple[tuple[str, int], ...], list[int]] = {}
-        candidates = [self.candidates(one) for one in data]
+        candidates = [self.candidates(benchmark) for benchmark in data]
         limit, tokenizer = self._limit(), self._tokenizer()
-        for i, one in enumerate(data):
-            sizes = self.sizes(one) if tokenizer is None else self._fitted(one, candidates[i], limit)[0]
+        for i, benchmark in enumerate(data):
+            sizes = self.sizes(benchmark) if tokenizer is None else self._fitted(benchmark, candidates[i], limit)[0]
             groups.setdefault(tuple(sizes.items()), []).append(i)
         outcomes: dict[int, Outcome] = {}
         engine = self._open()
@@ -335,11 +336,11 @@ class Listwise:
 
     def _run(self, data: BenchmarkData, rankings: Mapping[str, Sequence[str]], records: list[WindowRecord]) -> Run:
         """Ranks as strictly falling scores; first-stage documents below the depth stand behind, in their order."""
-        whole = {}
+        lists = {}
         for qid, docids in rankings.items():
             head = set(docids)
-            whole[qid] = [*docids, *(hit.docid for hit in data.need_run()[qid] if hit.docid not in head)]
-        return ranking_to_run(whole)
+            lists[qid] = [*docids, *(hit.docid for hit in data.need_run()[qid] if hit.docid not in head)]
+        return ranking_to_run(lists)
 
     def settings(self) -> dict[str, Any]:
         """What its results depend on, for the record and for skipping what is there."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from rrlib.errors import InputError
@@ -41,30 +41,10 @@ class Row:
     p_holm: float | None = None
 
     def to_json(self, differences: bool = False) -> dict[str, Any]:
-        """The row of `results.json`; with `differences` also the comparison with the baseline, if there is one."""
-        row: dict[str, Any] = {
-            "system": self.system,
-            "collection": self.collection,
-            "metric": self.metric,
-            "mean": self.mean,
-            "low": self.low,
-            "high": self.high,
-            "n": self.n,
-            "seed": self.seed,
-            "profile": self.profile,
-            "data_kind": self.data_kind,
-        }
-        if differences and self.difference is not None:
-            row |= {
-                "difference": {
-                    "mean": self.difference.mean,
-                    "low": self.difference.low,
-                    "high": self.difference.high,
-                },
-                "p": self.p,
-                "p_holm": self.p_holm,
-            }
-        return row
+        """The row as JSON values; with `differences` also the comparison with the baseline, if there is one."""
+        row = asdict(self)
+        compared = {key: row.pop(key) for key in ("difference", "p", "p_holm")}
+        return row | compared if differences and self.difference is not None else row
 
 
 def compare(
@@ -102,37 +82,24 @@ def compare(
         values.append(per_query(qrels, run, metrics, relevance_level, counted))
         if notes is not None:
             notes.extend(f"{name}: {note}" for note in counted)
-    found: dict[str, list[dict[str, Any]]] = {}
+    compared: dict[str, list[dict[str, Any]]] = {}
     for metric in values[base]:  # systems by their place, as names may repeat
-        sets = {str(place): {"": list(one[metric].values())} for place, one in enumerate(values)}
-        found[metric] = paired_rows(sets, str(base), seed=seed, resamples=resamples)
+        sets = {str(place): {"": list(of_system[metric].values())} for place, of_system in enumerate(values)}
+        compared[metric] = paired_rows(sets, str(base), seed=seed, resamples=resamples)
+    said = {"collection": collection, "seed": seed, "profile": profile, "data_kind": data_kind}
     return [
-        Row(
-            system=name,
-            collection=collection,
-            metric=metric,
-            mean=row["mean"],
-            low=row["low"],
-            high=row["high"],
-            n=row["n"],
-            seed=seed,
-            profile=profile,
-            data_kind=data_kind,
-            difference=None
-            if place == base
-            else Interval(row["difference"], row["difference_low"], row["difference_high"]),
-            p=row.get("p"),
-            p_holm=row.get("p_holm"),
-        )
+        _row(name, metric, compared[metric][place], said)
         for place, name in enumerate(names)
         for metric in values[place]
-        for row in [found[metric][place]]
     ]
 
 
-def rows_to_json(rows: Sequence[Row]) -> dict[str, Any]:
-    """The content of `results.json`."""
-    return {"rows": [row.to_json() for row in rows]}
+def _row(system: str, metric: str, figures: Mapping[str, Any], said: Mapping[str, Any]) -> Row:
+    """figures: a row of `paired_rows`. said: what all rows of a table share."""
+    keys = ("difference", "difference_low", "difference_high")
+    gap = Interval(*(figures[key] for key in keys)) if "difference" in figures else None
+    shown: dict[str, Any] = {key: figures.get(key) for key in ("mean", "low", "high", "n", "p", "p_holm")}
+    return Row(system=system, metric=metric, difference=gap, **shown, **said)
 
 
 def render(rows: Sequence[Row]) -> str:
@@ -177,26 +144,26 @@ def oracle_run(qrels: Qrels, candidates: Sequence[Candidates], depth: int | None
     them, so that the ceiling holds for metrics that look deeper too.
     """
     rankings: dict[str, list[str]] = {}
-    for one in _of_one_collection(candidates):
-        grades = qrels.get(one.query.qid, {})
-        docids = [passage.docid for passage in one.passages]
+    for request in _of_one_collection(candidates):
+        grades = qrels.get(request.query.qid, {})
+        docids = [passage.docid for passage in request.passages]
         best = sorted(docids[:depth], key=lambda docid: -max(grades.get(docid, 0), 0))
-        rankings[one.query.qid] = best + docids[len(best) :]
+        rankings[request.query.qid] = best + docids[len(best) :]
     return ranking_to_run(rankings)
 
 
 def random_run(candidates: Sequence[Candidates], seed: int) -> Run:
     """The candidates in a random order, each query's depending on the seed and its id only."""
     rankings: dict[str, list[str]] = {}
-    for one in _of_one_collection(candidates):
-        docids = [passage.docid for passage in one.passages]
-        random.Random(f"{seed}/{one.query.qid}").shuffle(docids)
-        rankings[one.query.qid] = docids
+    for request in _of_one_collection(candidates):
+        docids = [passage.docid for passage in request.passages]
+        random.Random(f"{seed}/{request.query.qid}").shuffle(docids)
+        rankings[request.query.qid] = docids
     return ranking_to_run(rankings)
 
 
 def _of_one_collection(candidates: Sequence[Candidates]) -> Sequence[Candidates]:
-    if len({one.query.qid for one in candidates}) != len(candidates):
+    if len({request.query.qid for request in candidates}) != len(candidates):
         raise InputError(
             "a query id comes twice among the candidates", remedy="evaluate collections one by one: their ids repeat"
         )

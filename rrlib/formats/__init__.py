@@ -10,7 +10,7 @@ from rrlib.formats.collection import DATA_KINDS, Collection, read_collection
 from rrlib.formats.examples import example_from_json, example_to_json, read_examples, write_examples
 from rrlib.formats.requests import make_candidates, read_requests, write_requests
 from rrlib.formats.textio import TextLines, open_text, read_jsonl, write_jsonl, write_lines
-from rrlib.formats.texts import read_corpus, read_queries, read_query_metadata
+from rrlib.formats.texts import read_corpus, read_queries
 from rrlib.formats.trec import (
     ranking_to_run,
     read_excluded,
@@ -38,7 +38,6 @@ __all__ = [
     "read_jsonl",
     "read_qrels",
     "read_queries",
-    "read_query_metadata",
     "read_requests",
     "read_run",
     "without_excluded",

@@ -18,7 +18,7 @@ from typing import Any
 from rrlib.errors import InputError, MissingFileError
 from rrlib.formats.fields import few
 from rrlib.formats.requests import make_candidates
-from rrlib.formats.textio import open_text
+from rrlib.formats.textio import find_file, open_text
 from rrlib.formats.texts import queries_with_metadata, read_corpus
 from rrlib.formats.trec import read_excluded, read_qrels, read_run
 from rrlib.types import Candidates, Passage, Qrels, Query, Run
@@ -39,7 +39,7 @@ class Collection:
     queries: dict[str, Query]
     metadata: dict[str, dict[str, Any]]
     qrels: Qrels
-    corpus: dict[str, Passage]
+    corpus: Mapping[str, Passage]
     run: Run | None = None
     excluded: dict[str, set[str]] = field(default_factory=dict)
     data_kind: str = "real"
@@ -67,18 +67,18 @@ def read_collection(
     root = Path(folder)
     if not root.is_dir():
         raise MissingFileError("no such collection folder", path=root, remedy="name a folder with corpus and queries")
-    source = _source(root)
-    queries_path = _find(root, "queries.jsonl", "queries.tsv")
+    source = read_source(root)
+    queries_path = find_file(root, "queries.jsonl", "queries.tsv")
     if queries_path is None:
         raise MissingFileError("no queries.jsonl in this folder", path=root, remedy="see the layout of a collection")
     queries, metadata = queries_with_metadata(queries_path, notes)
-    qrels_path = _find(root, *(f"qrels/{name}.{end}" for name in _names(split) for end in ("tsv", "trec", "txt")))
+    qrels_path = find_qrels(root, split)
     ending = f".{first_stage}.trec" if first_stage else ".trec"
-    run_path = _find(root, *(f"runs/{name}{ending}" for name in _names(split)))
+    run_path = find_file(root, *(f"runs/{name}{ending}" for name in split_names(split)))
     if run_path is None and first_stage:
         raise InputError(f"no run {split}{ending} in runs/", path=root, remedy="name a first stage that lies there")
     if run_path is None and split == "test":
-        run_path = _find(root, "first_stage.trec")
+        run_path = find_file(root, "first_stage.trec")
     qrels = {} if qrels_path is None else read_qrels(qrels_path, notes)
     run = None if run_path is None else read_run(run_path, notes)
     chosen = _chosen(queries, metadata, qrels, run, split)
@@ -94,7 +94,7 @@ def read_collection(
         raise InputError(
             f"nothing here belongs to the split {split!r}", path=root, remedy=f"splits found: {_splits(root, metadata)}"
         )
-    excluded_path = _find(root, "excluded.tsv")
+    excluded_path = find_file(root, "excluded.tsv")
     return Collection(
         name=str(source.get("name") or root.resolve().name),
         queries={qid: queries[qid] for qid in chosen},
@@ -108,23 +108,22 @@ def read_collection(
     )
 
 
-def _names(split: str) -> tuple[str, ...]:
+def split_names(split: str) -> tuple[str, ...]:
+    """What a split may be called in the names of files: `validation` and `dev` are one."""
     return _ALIASES.get(split, (split,))
 
 
-def _find(root: Path, *names: str) -> Path | None:
-    for name in names:
-        for candidate in (root / name, root / f"{name}.gz"):
-            if candidate.is_file():
-                return candidate
-    return None
+def find_qrels(root: Path, split: str) -> Path | None:
+    """The judgements of a split of a collection folder."""
+    names = (f"qrels/{name}.{end}" for name in split_names(split) for end in ("tsv", "trec", "txt"))
+    return find_file(root, *names)
 
 
 def _chosen(
     queries: Mapping[str, Query], metadata: Mapping[str, dict[str, Any]], qrels: Qrels, run: Run | None, split: str
 ) -> list[str]:
     if any("split" in extra for extra in metadata.values()):
-        return [qid for qid in queries if metadata[qid].get("split") in _names(split)]
+        return [qid for qid in queries if metadata[qid].get("split") in split_names(split)]
     if not qrels and run is None:
         return list(queries) if split == "test" else []
     named = qrels.keys() | (run or {}).keys()
@@ -132,14 +131,15 @@ def _chosen(
 
 
 def _splits(root: Path, metadata: Mapping[str, dict[str, Any]]) -> str:
-    found = {str(extra["split"]) for extra in metadata.values() if "split" in extra}
+    names = {str(extra["split"]) for extra in metadata.values() if "split" in extra}
     for folder in ("qrels", "runs"):
         if (root / folder).is_dir():
-            found |= {file.name.split(".")[0] for file in (root / folder).iterdir() if not file.name.startswith(".")}
-    return ", ".join(sorted(found)) or "none"
+            names |= {file.name.split(".")[0] for file in (root / folder).iterdir() if not file.name.startswith(".")}
+    return ", ".join(sorted(names)) or "none"
 
 
-def _source(root: Path) -> dict[str, Any]:
+def read_source(root: Path) -> dict[str, Any]:
+    """SOURCE.json of a collection folder; {} where there is none. Raises InputError for an unknown `data_kind`."""
     path = root / "SOURCE.json"
     if not path.is_file():
         return {}

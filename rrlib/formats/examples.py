@@ -21,7 +21,7 @@ def example_to_json(example: RankingExample) -> dict[str, Any]:
     return {
         "qid": example.query.qid,
         "query": example.query.text,
-        "passages": [{"docid": one.docid, "title": one.title, "text": one.text} for one in example.passages],
+        "passages": [{"docid": p.docid, "title": p.title, "text": p.text} for p in example.passages],
         "relevance": list(example.relevance),
         "gold": list(example.gold),
         "reasoning": example.reasoning,
@@ -43,7 +43,7 @@ def example_from_json(
     reasoning, meta = row.get("reasoning", ""), row.get("meta", {})
     if not isinstance(query, str):
         raise wrong("`query` is not a string")
-    if not isinstance(passages, list) or not all(isinstance(one, dict) for one in passages):
+    if not isinstance(passages, list) or not all(isinstance(item, dict) for item in passages):
         raise wrong("`passages` is not a list of objects")
     if not isinstance(reasoning, str):
         raise wrong("`reasoning` is not a string")
@@ -52,14 +52,14 @@ def example_from_json(
     numbers: dict[str, tuple[int, ...]] = {}
     for key in ("relevance", "gold"):
         value = row.get(key)
-        if not isinstance(value, list) or not all(isinstance(one, int) and not isinstance(one, bool) for one in value):
+        if not isinstance(value, list) or not all(type(number) is int for number in value):
             raise wrong(f"`{key}` is not a list of integers")
         numbers[key] = tuple(value)
     qid = as_id(row.get("qid"), "the query id (qid)", path, line)
     try:
         return RankingExample(
             query=Query(qid, query),
-            passages=tuple(record_passage(one, path, line) for one in passages),
+            passages=tuple(record_passage(item, path, line) for item in passages),
             relevance=numbers["relevance"],
             gold=numbers["gold"],
             reasoning=reasoning,

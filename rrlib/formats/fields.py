@@ -34,7 +34,7 @@ def is_header(first: str, second: str) -> bool:
 
 def few(ids: Collection[str], shown: int = 3) -> str:
     """The first few ids, and how many more there are: `'a', 'b', 'c' and 5 more`."""
-    names = ", ".join(repr(one) for one in list(ids)[:shown])
+    names = ", ".join(repr(identifier) for identifier in list(ids)[:shown])
     return names if len(ids) <= shown else f"{names} and {len(ids) - shown} more"
 
 
@@ -90,7 +90,7 @@ def record_text(
 
     Raises `InputError` where no key is there, or where a value is not a string.
     """
-    found = False
+    empty = False
     for key in keys:
         value = record.get(key)
         if value is None:
@@ -104,8 +104,8 @@ def record_text(
             )
         if value:
             return value
-        found = True
-    if found:
+        empty = True
+    if empty:
         return ""
     raise InputError(
         f"a {what} without a text; its keys are {few(record) or 'none'}",

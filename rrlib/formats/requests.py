@@ -114,9 +114,9 @@ def _request(row: dict[str, Any], collection: str, path: str | Path, line: int) 
         passages.append(passage)
         if score is not None:
             scores.append(score)
-    kept = tuple(scores) if len(scores) == len(passages) else ()
+    all_scores = tuple(scores) if len(scores) == len(passages) else ()
     try:
-        return Candidates(Query(qid, text), tuple(passages), kept, collection)
+        return Candidates(Query(qid, text), tuple(passages), all_scores, collection)
     except InputError as error:
         raise InputError(error.message, path=path, line=line, remedy=error.remedy) from None
 

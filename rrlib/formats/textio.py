@@ -146,6 +146,12 @@ def open_text(path: str | Path) -> TextLines:
     return TextLines(path)
 
 
+def find_file(root: Path, *names: str) -> Path | None:
+    """The first of these files below a folder, each plain or with `.gz` behind its name; None where none is there."""
+    paths = (root / f"{name}{end}" for name in names for end in ("", ".gz"))
+    return next((path for path in paths if path.is_file()), None)
+
+
 def add_note(notes: list[str] | None, path: str | Path, text: str) -> None:
     """Append `path: text` to `notes` (a list of counted repairs), if the caller keeps one."""
     if notes is not None:

@@ -85,11 +85,6 @@ def read_queries(path: str | Path, notes: list[str] | None = None) -> dict[str, 
     return queries_with_metadata(path, notes)[0]
 
 
-def read_query_metadata(path: str | Path) -> dict[str, dict[str, Any]]:
-    """The `metadata` object of every query of a JSON-lines file ({} where a query has none, or in a TSV file)."""
-    return queries_with_metadata(path, None)[1]
-
-
 def _shards(path: Path) -> list[Path]:
     """The files of a corpus: the file itself, or in a folder `corpus.jsonl[.gz]`, else all JSON-lines files."""
     if not path.exists():

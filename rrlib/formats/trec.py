@@ -173,15 +173,15 @@ def read_qrels(path: str | Path, notes: list[str] | None = None) -> Qrels:
                     continue
             qid, docid, grade = _qrels_line(line, columns, path, lines.lineno)
             grades = qrels.setdefault(qid, {})
-            known = grades.get(docid)
-            if known is not None and known != grade:
+            earlier = grades.get(docid)
+            if earlier is not None and earlier != grade:
                 raise InputError(
-                    f"query {qid}: document {docid!r} has the grades {known} and {grade}",
+                    f"query {qid}: document {docid!r} has the grades {earlier} and {grade}",
                     path=path,
                     line=lines.lineno,
                     remedy="keep one judgement",
                 )
-            repeats += known is not None
+            repeats += earlier is not None
             grades[docid] = grade
         for repair in lines.repairs:
             add_note(notes, path, repair)
@@ -278,10 +278,10 @@ def _excluded_object(line: str, path: str | Path, lineno: int) -> tuple[str, lis
 
 def without_excluded(run: Run, excluded: Mapping[str, set[str]]) -> tuple[Run, int]:
     """The run without the documents that are excluded for a query, and how many lines that removed."""
-    kept: Run = {}
+    allowed: Run = {}
     removed = 0
     for qid, hits in run.items():
         banned = excluded.get(qid, set())
-        kept[qid] = [hit for hit in hits if hit.docid not in banned]
-        removed += len(hits) - len(kept[qid])
-    return kept, removed
+        allowed[qid] = [hit for hit in hits if hit.docid not in banned]
+        removed += len(hits) - len(allowed[qid])
+    return allowed, removed

@@ -19,7 +19,8 @@ from typing import Any
 from rrlib.errors import InputError
 from rrlib.formats import write_jsonl, write_lines, write_qrels, write_scored_run
 from rrlib.miniature.world import Cue, Domain, Topic, World, load_world
-from rrlib.types import Hit, Qrels, Run
+from rrlib.retrieval import Bm25
+from rrlib.types import Hit, Passage, Qrels, Run
 
 SPLITS = ("train", "validation", "test")
 RELEVANT_WEIGHTS = (10, 20, 25, 20, 15, 10)
@@ -177,26 +178,11 @@ def _grades(query: WorldQuery, pool: Sequence[WorldPassage]) -> dict[str, int]:
     return {p.docid: 2 if p.concept == query.concept else int(p.concept in query.rivals) for p in pool}
 
 
-class FirstStage:
-    """BM25 over the whole corpus (bm25s, its English stop words, no stemming); orders pools."""
-
-    def __init__(self, passages: Sequence[WorldPassage]) -> None:
-        import bm25s
-
-        self._bm25s = bm25s
-        self.index = {p.docid: i for i, p in enumerate(passages)}
-        tokens = bm25s.tokenize([p.text for p in passages], stopwords="en", show_progress=False, return_ids=False)
-        self.model = bm25s.BM25()
-        self.model.index(tokens, show_progress=False)
-
-    def rank(self, query: str, pool: Sequence[WorldPassage]) -> list[Hit]:
-        """Hits of the pool, best first; scores rounded to 6 decimals, equal scores by document id, descending."""
-        tokens = self._bm25s.tokenize(query, stopwords="en", show_progress=False, return_ids=False)[0]
-        known = [token for token in tokens if token in self.model.vocab_dict]
-        scores = self.model.get_scores(known) if known else None
-        score = {p.docid: 0.0 if scores is None else round(float(scores[self.index[p.docid]]), 6) for p in pool}
-        order = sorted(sorted(score, reverse=True), key=lambda docid: -score[docid])
-        return [Hit(docid, score[docid], rank) for rank, docid in enumerate(order, 1)]
+def _ranked(index: Bm25, query: str, pool: Sequence[WorldPassage]) -> list[Hit]:
+    """Hits of a pool by BM25 over the whole corpus, best first; equal scores by document id, descending."""
+    scores = dict(zip((p.docid for p in index.passages), index.scores(query).tolist(), strict=True))
+    pairs = sorted(((round(scores[p.docid], 6), p.docid) for p in pool), reverse=True)
+    return [Hit(docid, score, rank) for rank, (score, docid) in enumerate(pairs, 1)]
 
 
 def build(
@@ -224,14 +210,14 @@ def build(
     if not 3 <= pool <= len(passages):
         raise InputError(f"a pool of {pool} candidates", remedy=f"give 3 to {len(passages)}")
     queries = make_queries(world, seed, {"train": train, "validation": validation, "test": test})
-    maker, first_stage = PoolMaker(passages), FirstStage(passages)
+    maker, index = PoolMaker(passages), Bm25(Passage(p.docid, p.text) for p in passages)
     for split in SPLITS:
         binary: Qrels = {}
         graded: Qrels = {}
         run: Run = {}
         for query in (q for q in queries if q.split == split):
             drawn = maker.draw(query, pool, random.Random(f"{seed}/pool/{query.text}"))
-            run[query.qid] = first_stage.rank(query.text, drawn)
+            run[query.qid] = _ranked(index, query.text, drawn)
             graded[query.qid] = dict(sorted(_grades(query, drawn).items()))
             binary[query.qid] = {docid: int(grade == 2) for docid, grade in graded[query.qid].items()}
         if run:

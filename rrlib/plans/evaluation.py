@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from rrlib.errors import InputError
-from rrlib.evaluation.registry import expand, get_benchmark
+from rrlib.evaluation.registry import Benchmark, expand, get_benchmark
+from rrlib.plans.shapes import kv_bytes, parameters, shape_of
 from rrlib.prompts import LAST_THINK, PREFIX, SUFFIX, SYSTEM_THINK
 from rrlib.strategies import StrategySpec, plan
 
@@ -20,40 +21,8 @@ PAPER_SECONDS = 1.8
 PAPER_GPUS = 4
 PAPER_CHAIN = (626, 928)
 """Mean length of its chains over the sets, tokens, least and most (paper, efficiency)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """What memory depends on: layers, hidden size, key-value heads, head size, MLP width, vocabulary."""
-
-    layers: int
-    hidden: int
-    heads: int
-    kv_heads: int
-    head: int
-    mlp: int
-    vocabulary: int
-    tied: bool = False
-
-    @property
-    def parameters(self) -> int:
-        """Weights: embeddings, attention and MLP (norms and biases are below a thousandth)."""
-        attention = self.hidden * self.head * (self.heads + 2 * self.kv_heads) + self.heads * self.head * self.hidden
-        mlp = 3 * self.hidden * self.mlp
-        return self.layers * (attention + mlp) + (1 if self.tied else 2) * self.vocabulary * self.hidden
-
-    @property
-    def kv_bytes(self) -> int:
-        """Bytes of key-value cache a token, at 2 bytes a number."""
-        return 2 * self.layers * self.kv_heads * self.head * 2
-
-
-SHAPES = {
-    "qwen2.5-7b": Shape(28, 3584, 28, 4, 128, 18944, 152064),
-    "qwen2.5-32b": Shape(64, 5120, 40, 8, 128, 27648, 152064),
-    "qwen3-8b": Shape(36, 4096, 32, 8, 128, 12288, 151936),
-    "llama3.1-8b": Shape(32, 4096, 32, 8, 128, 14336, 128256),
-}
+FRAME = (len(SYSTEM_THINK) + len(PREFIX) + len(SUFFIX) + len(LAST_THINK)) // 3 + 32
+"""Bound on the tokens of the fixed text: a token is at least one character, four are usual, so a third is too many."""
 
 
 @dataclass(frozen=True)
@@ -103,27 +72,14 @@ def paper_plan(
 
     Raises InputError for an unknown model, benchmarks of unknown size, or a model that does not fit.
     """
-    if model not in SHAPES:
-        raise InputError(f"no shape of {model!r} is known", remedy=f"use one of {', '.join(SHAPES)}")
-    shape = SHAPES[model]
-    # A token is at least one character; four characters a token is usual, so characters / 3 bound the fixed text.
-    frame = (len(SYSTEM_THINK) + len(PREFIX) + len(SUFFIX) + len(LAST_THINK)) // 3 + 32
-    rows: list[dict[str, Any]] = []
-    windows = tokens_in = bound = total = 0
+    shape, rows, bound, tokens_in = shape_of(model), list[dict[str, Any]](), 0, 0
     for name in expand(list(benchmarks)):
-        spec = get_benchmark(name)
-        if not spec.queries:
-            raise InputError(f"how many queries {name} has is not known", remedy="load it, and use plan_experiment")
-        size = window or spec.window
-        strategy = StrategySpec("sliding_window", size, stride or min(spec.stride, size))
-        calls = plan(strategy.start, depth or spec.depth).calls
-        count = min(spec.queries, queries) if queries else spec.queries
-        prompt = frame + 2 * query_tokens + size * ((max_passage_tokens or spec.max_passage_tokens) + 8)
-        rows.append({"benchmark": name, "queries": count, "windows_query": calls, "windows": count * calls})
-        windows, total = windows + count * calls, total + count
-        tokens_in, bound = tokens_in + count * calls * prompt, max(bound, prompt)
-    weights = 2 * shape.parameters / 1e9
-    sequence = shape.kv_bytes * (bound + max_new_tokens) / 1e9
+        row, size, spec = _windows(name, window, stride, depth, queries)
+        prompt = FRAME + 2 * query_tokens + size * ((max_passage_tokens or spec.max_passage_tokens) + 8)
+        tokens_in, bound = tokens_in + row["windows"] * prompt, max(bound, prompt)
+        rows.append(row)
+    windows, total = (sum(row[key] for row in rows) for key in ("windows", "queries"))
+    weights, sequence = 2 * parameters(shape)["total"] / 1e9, kv_bytes(shape) * (bound + max_new_tokens) / 1e9
     room = gpus * gpu_gb * memory_share - weights
     if room < sequence:
         raise InputError(
@@ -145,23 +101,36 @@ def paper_plan(
     )
 
 
-def render_plan(found: PaperPlan) -> str:
+def _windows(name: str, window: int, stride: int, depth: int, queries: int) -> tuple[dict[str, Any], int, Benchmark]:
+    """The row of a benchmark, its window size and itself. Raises InputError where its number of queries is unknown."""
+    spec = get_benchmark(name)
+    if not spec.queries:
+        raise InputError(f"how many queries {name} has is not known", remedy="load it, and use plan_experiment")
+    size = window or spec.window
+    strategy = StrategySpec("sliding_window", size, stride or min(spec.stride, size))
+    calls = plan(strategy.start, depth or spec.depth).calls
+    count = min(spec.queries, queries) if queries else spec.queries
+    row = {"benchmark": name, "queries": count, "windows_query": calls, "windows": count * calls}
+    return row, size, spec
+
+
+def render_plan(planned: PaperPlan) -> str:
     """The plan as text: a line a benchmark, then what it adds up to."""
     from rrlib.evaluation.tables import align
 
     lines = [["benchmark", "queries", "windows a query", "windows"]]
-    lines += [[r["benchmark"], str(r["queries"]), str(r["windows_query"]), f"{r['windows']:,}"] for r in found.rows]
-    lines.append(["all", f"{sum(r['queries'] for r in found.rows):,}", "", f"{found.windows:,}"])
-    low, high = found.tokens_out_expected
+    lines += [[r["benchmark"], str(r["queries"]), str(r["windows_query"]), f"{r['windows']:,}"] for r in planned.rows]
+    lines.append(["all", f"{sum(r['queries'] for r in planned.rows):,}", "", f"{planned.windows:,}"])
+    low, high = planned.tokens_out_expected
     return "\n".join(
         [
             align(lines),
             "",
-            f"longest prompt    at most {found.prompt_bound:,} tokens",
-            f"tokens read       at most {found.tokens_in:,}",
-            f"tokens written    at most {found.tokens_out:,}; {low:,} to {high:,} with the paper's mean chains",
-            f"weights           {found.weights_gb} GB in bfloat16",
-            f"cache             {found.kv_gb_sequence} GB a window at the bound; {found.sequences} windows at once",
-            f"hours             {found.hours} on {found.gpus} GPU(s), at the speed the paper measured on A800",
+            f"longest prompt    at most {planned.prompt_bound:,} tokens",
+            f"tokens read       at most {planned.tokens_in:,}",
+            f"tokens written    at most {planned.tokens_out:,}; {low:,} to {high:,} with the paper's mean chains",
+            f"weights           {planned.weights_gb} GB in bfloat16",
+            f"cache             {planned.kv_gb_sequence} GB a window at the bound; {planned.sequences} windows at once",
+            f"hours             {planned.hours} on {planned.gpus} GPU(s), at the speed the paper measured on A800",
         ]
     )

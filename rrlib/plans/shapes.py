@@ -1,7 +1,7 @@
-"""The shapes of the paper's models, so that a plan needs no weights and no network.
+"""The shapes of the paper's models and of two small ones, so that a plan needs no weights and no network.
 
-A model on the meta device has every tensor's shape and not one byte of it: what is counted there is what a real one
-holds. Sources: the configuration files of the released checkpoints (config.json on their hub pages).
+Sources: the configuration files of the released checkpoints (config.json on their hub pages). What `parameters` counts
+is held against models that transformers builds on the meta device (tests/test_training_plan.py).
 """
 
 from __future__ import annotations
@@ -40,32 +40,41 @@ class Shape:
         return self.kv_heads * self.head
 
 
-_SMOLLM2 = Shape("llama", 576, 30, 9, 3, 64, 1536, 49152, tied=True, positions=8192)
-
-KNOWN: dict[str, Shape] = {
-    "HuggingFaceTB/SmolLM2-135M-Instruct": _SMOLLM2,
-    SMOLLM2: _SMOLLM2,
+SHAPES: dict[str, Shape] = {
+    "HuggingFaceTB/SmolLM2-135M-Instruct": Shape("llama", 576, 30, 9, 3, 64, 1536, 49152, tied=True, positions=8192),
     "Qwen/Qwen2.5-0.5B-Instruct": Shape("qwen2", 896, 24, 14, 2, 64, 4864, 151936, tied=True),
     "Qwen/Qwen2.5-7B-Instruct": Shape("qwen2", 3584, 28, 28, 4, 128, 18944, 152064),
     "Qwen/Qwen2.5-32B-Instruct": Shape("qwen2", 5120, 64, 40, 8, 128, 27648, 152064),
     "Qwen/Qwen3-8B": Shape("qwen3", 4096, 36, 32, 8, 128, 12288, 151936, positions=40960),
     "meta-llama/Llama-3.1-8B-Instruct": Shape("llama", 4096, 32, 32, 8, 128, 14336, 128256, positions=131072),
 }
-"""Hub name, or a reference that a profile names -> shape."""
+"""Hub name -> shape. A base model has the shape of its instructed one."""
+
+SHORT = {
+    SMOLLM2: "HuggingFaceTB/SmolLM2-135M-Instruct",
+    "smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct",
+    "qwen2.5-0.5b": "Qwen/Qwen2.5-0.5B-Instruct",
+    "qwen2.5-7b": "Qwen/Qwen2.5-7B-Instruct",
+    "qwen2.5-32b": "Qwen/Qwen2.5-32B-Instruct",
+    "qwen3-8b": "Qwen/Qwen3-8B",
+    "llama3.1-8b": "meta-llama/Llama-3.1-8B-Instruct",
+}
+"""Name on the command line, or reference in a profile -> hub name."""
 
 _CLASSES = {"qwen2": "Qwen2", "qwen3": "Qwen3", "llama": "Llama"}
 
 
 def shape_of(model: str | Path) -> Shape:
-    """The shape of a known hub name, or of a checkpoint folder. Raises InputError for what is neither."""
-    name = str(model)
-    if name in KNOWN:
-        return KNOWN[name]
+    """The shape of a name of the tables above, or of a checkpoint folder. Raises InputError for what is neither."""
+    name = SHORT.get(str(model), str(model))
+    for hub_name in (name, f"{name}-Instruct"):
+        if hub_name in SHAPES:
+            return SHAPES[hub_name]
     path = Path(resolve(name))
     if not (path / "config.json").is_file():
         raise InputError(
             f"no shape is known for the model {name!r}",
-            remedy=f"name a checkpoint folder, or one of {', '.join(KNOWN)}",
+            remedy=f"name a checkpoint folder, or one of {', '.join((*SHORT, *SHAPES))}",
         )
     from transformers import AutoConfig
 
@@ -105,15 +114,6 @@ def model_config(shape: Shape, **changes: Any) -> Any:
     return getattr(transformers, f"{_CLASSES[shape.family]}Config")(**{**values, **changes})
 
 
-def meta_model(shape: Shape, **changes: Any) -> Any:
-    """The model without weights: every parameter lies on the meta device."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(model_config(shape, **changes))
-
-
 def parameters(shape: Shape) -> dict[str, int]:
     """Numbers of parameters: `layer` (one), `embedding`, `head` (0 where tied), `total`. By arithmetic alone.
 
@@ -137,6 +137,11 @@ def lora_parameters(shape: Shape, rank: int) -> int:
     hidden, wide, narrow = shape.hidden, shape.attention_width, shape.kv_width
     sides = 2 * (hidden + wide) + 2 * (hidden + narrow) + 3 * (hidden + shape.mlp)
     return shape.layers * rank * sides
+
+
+def kv_bytes(shape: Shape, element: int = 2) -> float:
+    """Bytes of the key-value cache of one token: 2 * L * k * element."""
+    return 2.0 * shape.layers * shape.kv_width * element
 
 
 def flops_per_token(shape: Shape, length: int) -> float:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rrlib.errors import InputError
-from rrlib.plans.shapes import Shape, flops_per_token, lora_parameters, parameters, shape_of
+from rrlib.plans.shapes import Shape, flops_per_token, kv_bytes, lora_parameters, parameters, shape_of
 from rrlib.training.config import GRPOSettings, SFTSettings
 from rrlib.training.launch import Launch, sharding
 from rrlib.training.schedule import batches, sft_schedule
@@ -77,10 +77,10 @@ class Plan:
         worst = max(("update", "rollouts"), key=self.sum)
         there = [part for part in self.parts if part.phase in ("always", worst)]
         largest = sorted(there, key=lambda part: -part.bytes)[:3]
-        told = ", ".join(f"{part.name} {part.bytes / GIB:.1f}" for part in largest)
+        parts = ", ".join(f"{part.name} {part.bytes / GIB:.1f}" for part in largest)
         raise InputError(
             f"{self.kind} of {self.model} needs {self.needed / GIB:.1f} GiB on each GPU and may have "
-            f"{self.room / GIB:.1f} of {self.memory / GIB:.0f} (largest: {told})",
+            f"{self.room / GIB:.1f} of {self.memory / GIB:.0f} (largest: {parts})",
             remedy=_remedy(largest[0].name),
         )
 
@@ -106,11 +106,6 @@ def layer_bytes(shape: Shape) -> float:
     return 8 * shape.mlp + 28 * shape.hidden + 2 * shape.attention_width + 4 * shape.kv_width + 4 * shape.heads + 8
 
 
-def kv_bytes(shape: Shape, element: int = 2) -> float:
-    """Bytes of the key-value cache of one token: 2 * L * k * element."""
-    return 2.0 * shape.layers * shape.kv_width * element
-
-
 def _states(shape: Shape, settings: SFTSettings | GRPOSettings, launch: Launch) -> list[Part]:
     count, shared = parameters(shape), sharding(launch.accelerate) if launch.total > 1 else "none"
     everything, W = count["total"], launch.total
@@ -133,28 +128,27 @@ def _states(shape: Shape, settings: SFTSettings | GRPOSettings, launch: Launch) 
     elif not settings.lora_rank and settings.gradient_checkpointing and W == 1:
         # Autocast forgets its copies when the forward pass ends, before the gradients (4T) are there. With more
         # processes this is not measured (DDP's buckets are there from the start), so both are counted.
-        one = 2.0 * max(count["layer"], count["head"])
-        parts.append(Part("bf16 copies of one layer", one, "2 bytes * max(layer, head)", MEASURED, "update"))
+        copies = 2.0 * max(count["layer"], count["head"])
+        parts.append(Part("bf16 copies of one layer", copies, "2 bytes * max(layer, head)", MEASURED, "update"))
     elif not settings.lora_rank:
         parts.append(Part("bf16 copies of weights", 2.0 * everything, "2P (autocast keeps them for a pass)", MEASURED))
     return parts
 
 
 def _activations(shape: Shape, checkpointing: bool, rows: int, length: int, stream: int) -> list[Part]:
-    tokens, one = rows * length, layer_bytes(shape)
+    tokens, layer = rows * length, layer_bytes(shape)
     backward = tokens * (6 * shape.mlp + 8 * shape.hidden)
     if checkpointing:
-        kept = float(tokens * stream * shape.hidden * shape.layers)
-        kept_part = Part(
-            "activations kept", kept, f"{stream} * b * n * h * L (inputs of the layers)", RECOMPUTE, "update"
-        )
-        working = Part(
-            "activations of one layer", tokens * one + backward, "b * n * (14f + 36h + 2w + 4k)", MEASURED, "update"
-        )
-        return [kept_part, working]
-    kept = tokens * one * shape.layers
+        inputs = float(tokens * stream * shape.hidden * shape.layers)
+        formula = f"{stream} * b * n * h * L (inputs of the layers)"
+        working, sizes = tokens * layer + backward, "b * n * (14f + 36h + 2w + 4k)"
+        return [
+            Part("activations kept", inputs, formula, RECOMPUTE, "update"),
+            Part("activations of one layer", working, sizes, MEASURED, "update"),
+        ]
+    every_layer = tokens * layer * shape.layers
     return [
-        Part("activations kept", kept, "b * n * L * (8f + 28h + 2w + 4k)", MEASURED, "update"),
+        Part("activations kept", every_layer, "b * n * L * (8f + 28h + 2w + 4k)", MEASURED, "update"),
         Part("activations of the backward pass", backward, "b * n * (6f + 8h)", MEASURED, "update"),
     ]
 
@@ -237,12 +231,12 @@ def _rollouts(
             remedy="choose a divisor",
         )
     share, weights = settings.vllm_memory * memory, 2.0 * parameters(shape)["total"] / split
-    one = length * kv_bytes(shape) / split
-    held = (share - weights) / one
+    sequence = length * kv_bytes(shape) / split
+    held = (share - weights) / sequence
     if held < 1:
         raise InputError(
             f"vLLM may have {share / GIB:.1f} GiB of a GPU; weights of {weights / GIB:.1f} and a sequence of {length} "
-            f"tokens ({one / GIB:.1f}) do not fit",
+            f"tokens ({sequence / GIB:.1f}) do not fit",
             remedy="raise vllm_tensor_parallel or vllm_memory, or use vllm_mode: server",
         )
     phase = "rollouts" if settings.vllm_sleep else "always"

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterable, Iterator
 
-from rrlib.errors import InputError
+from rrlib.retrieval import Retriever
 from rrlib.synthesis.sources import SourceQuery
 from rrlib.synthesis.sources.items import Item
 from rrlib.synthesis.sources.websearch import Page, Pages, SearchProvider
@@ -19,9 +18,6 @@ from rrlib.types import Passage, Query
 
 MIN_CHARS, MAX_CHARS = 80, 2000
 """Shorter paragraphs join the next one; longer ones are cut at a sentence. 2,000 characters are about 512 tokens."""
-
-Encoder = Callable[[Sequence[str]], Any]
-"""Texts -> array of shape (texts, dimensions); queries and passages alike. Any sentence encoder's `encode` does."""
 
 
 def cut_passages(
@@ -57,78 +53,6 @@ def _cut(text: str, most: int) -> list[str]:
         out.append(text[:end].strip())
         text = text[end:].strip()
     return [*out, text] if text else out
-
-
-class Retriever(Protocol):
-    """Finds passages of a corpus for a text, best first."""
-
-    def search(self, text: str, k: int, without: frozenset[str] = frozenset()) -> list[Passage]: ...
-
-
-class Bm25:
-    """BM25 (bm25s, English stop words, no stemming) over passages; equal scores by document id."""
-
-    def __init__(self, passages: Iterable[Passage]) -> None:
-        import bm25s
-
-        self.passages = _distinct(passages)
-        self._bm25s, self._model = bm25s, bm25s.BM25()
-        texts = [f"{p.title} {p.text}" for p in self.passages]
-        tokens = bm25s.tokenize(texts, stopwords="en", show_progress=False, return_ids=False)
-        self._model.index(tokens, show_progress=False)
-
-    def search(self, text: str, k: int, without: frozenset[str] = frozenset()) -> list[Passage]:
-        """The k best passages; none where no word of the text is known."""
-        tokens = self._bm25s.tokenize(text, stopwords="en", show_progress=False, return_ids=False)[0]
-        known = [token for token in tokens if token in self._model.vocab_dict]
-        if not known:
-            return []
-        return _best(self._model.get_scores(known), self.passages, k, without, positive=True)
-
-
-class Dense:
-    """Cosine similarity of any encoder over passages, in memory: float32 of passages x dimensions."""
-
-    def __init__(self, passages: Iterable[Passage], encode: Encoder, batch: int = 64) -> None:
-        import numpy as np
-
-        self.passages, self._encode = _distinct(passages), encode
-        rows = [
-            _unit(encode([f"{p.title} {p.text}".strip() for p in self.passages[start : start + batch]]))
-            for start in range(0, len(self.passages), batch)
-        ]
-        self._matrix = np.concatenate(rows)
-
-    def search(self, text: str, k: int, without: frozenset[str] = frozenset()) -> list[Passage]:
-        """The k best passages."""
-        return _best(self._matrix @ _unit(self._encode([text]))[0], self.passages, k, without)
-
-
-def _unit(vectors: Any) -> Any:
-    import numpy as np
-
-    rows = np.asarray(vectors, dtype=np.float32)
-    if rows.ndim != 2:
-        raise InputError(f"the encoder gave an array of shape {rows.shape}", remedy="return one row a text")
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-
-
-def _distinct(passages: Iterable[Passage]) -> list[Passage]:
-    known = {passage.docid: passage for passage in passages if passage.text.strip()}
-    if not known:
-        raise InputError("the corpus has no passage with a text", remedy="check the corpus that was named")
-    return list(known.values())
-
-
-def _best(
-    scores: Any, passages: Sequence[Passage], k: int, without: frozenset[str], positive: bool = False
-) -> list[Passage]:
-    import numpy as np
-
-    wide = min(len(passages), k + len(without))
-    top: list[int] = np.argpartition(-scores, wide - 1)[:wide].tolist() if wide else []
-    ranked = sorted(top, key=lambda i: (-float(scores[i]), passages[i].docid))
-    return [passages[i] for i in ranked if passages[i].docid not in without and (scores[i] > 0 or not positive)][:k]
 
 
 # --- items -----------------------------------------------------------------------------------------------------------

@@ -92,12 +92,9 @@ def _ordered(docids: Iterable[str], hits: Iterable[Hit]) -> list[Hit]:
 
 def bm25(corpus: Mapping[str, Passage], queries: Mapping[str, Query], depth: int) -> Run:
     """The first stage of rrlib.retrieval over a corpus in memory."""
-    from rrlib.evaluation.benchmarks import BenchmarkData
-    from rrlib.evaluation.registry import Benchmark
     from rrlib.retrieval import bm25_run
 
-    judged: Qrels = {qid: {} for qid in queries}
-    return bm25_run(BenchmarkData(Benchmark("judged"), judged, queries=dict(queries), passages=corpus), depth)
+    return bm25_run(corpus, queries, {}, depth)
 
 
 def _stemmed(
@@ -160,7 +157,7 @@ def build(
             part = {"first_stage": first_stage or "bm25s", "pool": pool, "seed": seed}
             origin |= {"data_kind": collection.data_kind, "part": part}
             judged = Judged(collection.name, origin | ({} if settings is None else {"windows": settings}))
-            judged.corpus, judged.runs[""] = collection.corpus, {}
+            judged.corpus, judged.runs[""] = dict(collection.corpus), {}
         qids = list(collection.queries)
         if limit and limit < len(qids):
             drawn = set(random.Random(f"{seed}/{split}").sample(qids, limit))
