@@ -160,7 +160,7 @@ def build(
             part = {"first_stage": first_stage or "bm25s", "pool": pool, "seed": seed}
             origin |= {"data_kind": collection.data_kind, "part": part}
             judged = Judged(collection.name, origin | ({} if settings is None else {"windows": settings}))
-            judged.corpus, judged.runs[""] = collection.corpus, {}
+            judged.corpus, judged.runs[""] = dict(collection.corpus), {}
         qids = list(collection.queries)
         if limit and limit < len(qids):
             drawn = set(random.Random(f"{seed}/{split}").sample(qids, limit))
