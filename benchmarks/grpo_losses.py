@@ -26,12 +26,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from measure import device
 
-from rrlib.chain.manifest import read_json
-from rrlib.chain.stages import audition
+from rrlib.disk import read_json
+from rrlib.evaluation.audition import audition
 from rrlib.evaluation.significance import bootstrap_interval
 from rrlib.formats import read_collection, read_examples
 from rrlib.reward import MultiViewReward
-from rrlib.training.grpo import GRPOSettings, train_grpo
+from rrlib.training.config import GRPOSettings
+from rrlib.training.grpo import train_grpo
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "grpo": {},
@@ -45,8 +46,8 @@ TAIL = 3
 """Steps that are averaged at either end."""
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Train each variant, print the table and the result."""
+def arguments() -> argparse.ArgumentParser:
+    """The options."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("run", nargs="?", default="outputs/miniature", help="folder of a run")
     parser.add_argument("--checkpoint", help="SFT checkpoint, in place of the run's")
@@ -61,7 +62,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--queries", type=int, default=64, help="queries that are judged")
     parser.add_argument("--only", nargs="*", choices=VARIANTS, help="variants; the first is the baseline")
     parser.add_argument("--output", help="folder that keeps the trainings; without it they are thrown away")
-    given = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Train each variant, print the table and the result."""
+    given = arguments().parse_args(argv)
     run, result = Path(given.run), {"name": "grpo_losses", "unit": "greedy NDCG, best variant less the paper's"}
     sft = Path(given.checkpoint or run / "02_sft" / "sft" / "checkpoint")
     if not sft.is_dir():

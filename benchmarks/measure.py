@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rrlib.plans.shapes import SHAPES, Shape, model_config
 from rrlib.plans.training import GIB
 from rrlib.resources import resolve
-from rrlib.training.common import load_tokenizer
+from rrlib.training.data import load_tokenizer
 
 if TYPE_CHECKING:
     import torch

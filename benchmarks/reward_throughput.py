@@ -63,18 +63,18 @@ def main() -> None:
     rng, reward = np.random.default_rng(7), MultiViewReward()
     batches = [make_batch(rng) for _ in range(REPEATS)]
     gap = max(abs(a - b) for batch in batches for a, b in zip(ours(batch, reward), packages(batch), strict=True))
-    mine, theirs = [], []
+    own_seconds, package_seconds = [], []
     for batch in batches:
         began = time.perf_counter()
         ours(batch, reward)
         middle = time.perf_counter()
         packages(batch)
-        mine.append(middle - began)
-        theirs.append(time.perf_counter() - middle)
+        own_seconds.append(middle - began)
+        package_seconds.append(time.perf_counter() - middle)
     size = PROMPTS * ROLLOUTS
-    ratio = statistics.median(t / m for m, t in zip(mine, theirs, strict=True))
+    ratio = statistics.median(t / m for m, t in zip(own_seconds, package_seconds, strict=True))
     print(f"{'side':<34}{'completions/s':>14}{'ms a batch of 128':>20}")
-    for name, times in (("rrlib.reward", mine), ("pytrec_eval + rbo, one by one", theirs)):
+    for name, times in (("rrlib.reward", own_seconds), ("pytrec_eval + rbo, one by one", package_seconds)):
         middle = statistics.median(times)
         print(f"{name:<34}{size / middle:>14.0f}{1000 * middle:>20.2f}")
     print(f"largest difference of a reward: {gap:.2e}; ratio by batch: median {ratio:.1f}")

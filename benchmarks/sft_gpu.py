@@ -35,9 +35,10 @@ import torch
 from rrlib.errors import InputError
 from rrlib.plans.shapes import SHAPES, Shape, flops_per_token
 from rrlib.plans.training import GIB, device_memory, plan_sft
-from rrlib.training.common import tamed_trl
+from rrlib.training.config import SFTSettings
 from rrlib.training.launch import Launch
-from rrlib.training.sft import SFTSettings, sft_config
+from rrlib.training.patches import tamed_trl
+from rrlib.training.sft import sft_config
 
 LENGTHS = (4096, 8192, 16384, 23552)
 GOAL_LENGTH, GOAL = 8192, 0.5
@@ -159,23 +160,23 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     peak = given.peak or next((value for key, value in PEAKS.items() if key in name), 0.0)
     lengths = given.lengths or ([64, 128] if given.tiny else LENGTHS)
-    whole = measure.TINY if given.tiny else measure.SEVEN
+    base = measure.TINY if given.tiny else measure.SEVEN
     bf16 = device == "cuda"
     print(f"{name}; {measure.versions()}; {'bf16 autocast' if bf16 else 'float32'} over float32 weights and optimiser")
     print(f"{'tokens':>7}{'layers':>8}{'side':>18}{'tokens/s':>11}{'MFU':>8}{'peak GiB':>10}")
     rows: list[dict[str, Any]] = []
     for length in lengths:
-        layers = given.layers or (whole.layers if given.tiny else layers_that_fit(whole, length, device_memory()))
-        shape, row = replace(whole, layers=layers, positions=max(whole.positions, length)), make_row(whole, length)
+        layers = given.layers or (base.layers if given.tiny else layers_that_fit(base, length, device_memory()))
+        shape, row = replace(base, layers=layers, positions=max(base.positions, length)), make_row(base, length)
         for side, run in (("rrlib (TRL)", ours), ("plain loop", plain)):
-            found = measured(lambda run=run, s=shape, r=row: run(s, r, given.steps, device, bf16))
-            speed = length / found[0] if found else 0.0
+            speed_and_peak = measured(lambda run=run, s=shape, r=row: run(s, r, given.steps, device, bf16))
+            speed = length / speed_and_peak[0] if speed_and_peak else 0.0
             mfu = speed * flops_per_token(shape, length) / peak if peak else None
             rows.append({"tokens": length, "layers": layers, "side": side, "speed": speed, "mfu": mfu})
-            shown = f"{speed:>11.0f}" if found else f"{'out of memory':>11}"
-            memory = f"{found[1]:>10.1f}" if found else ""
+            shown = f"{speed:>11.0f}" if speed_and_peak else f"{'out of memory':>11}"
+            memory = f"{speed_and_peak[1]:>10.1f}" if speed_and_peak else ""
             share = "" if mfu is None else f"{mfu:>8.1%}"
-            print(f"{length:>7}{f'{layers}/{whole.layers}':>8}{side:>18}{shown}{share}{memory}")
+            print(f"{length:>7}{f'{layers}/{base.layers}':>8}{side:>18}{shown}{share}{memory}")
     pairs = [(a["speed"], b["speed"]) for a, b in zip(rows[::2], rows[1::2], strict=True)]
     at = next((r for r in rows if r["tokens"] == GOAL_LENGTH and r["side"].startswith("rrlib")), rows[0])
     print(f"slower than the plain loop at {sum(a < b for a, b in pairs)} of {len(pairs)} lengths")

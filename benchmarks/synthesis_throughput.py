@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rrlib.engines.base import Decoding, Message, Reply
-from rrlib.engines.openai import OpenAIClient
+from rrlib.engines.client import OpenAIClient
 from rrlib.synthesis.pipeline import synthesize
 from rrlib.synthesis.sources.items import Item
 from rrlib.types import Passage, Query

@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
             "mixed: think": trials.listwise(mixed),
             "think": think,
             "mixed: router": Routed(
-                "mixed: no-think", "mixed: think", k=trials.setting.window - trials.setting.stride, metric=METRIC
+                "mixed: no-think", "mixed: think", k=data.spec.window - data.spec.stride, metric=METRIC
             ),
         }
         modes[seed] = trials.experiment(f"modes-{given.queries}", seed, systems, data, METRIC, "no-think")

@@ -14,8 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rrlib.chain import stages
+from rrlib.chain.from_profile import listwise_of, pointwise_of
 from rrlib.chain.manifest import outputs_root
-from rrlib.engines import Decoding
 from rrlib.errors import InputError
 from rrlib.evaluation import (
     BenchmarkData,
@@ -30,7 +31,6 @@ from rrlib.formats import read_collection
 from rrlib.resources import resolve
 from rrlib.studies.ablations import NO_REASONING, RECIPES, Setting, Table, setting_of
 from rrlib.training.mix import mix_styles, pointwise_examples
-from rrlib.training.sft import train_sft
 from rrlib.types import RankingExample
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def opened(
         )
     setting = setting_of(given.profile)
     if given.epochs:
-        setting = replace(setting, sft=replace(setting.sft, epochs=given.epochs))
+        setting = setting.changed("02_sft", epochs=given.epochs)
     usual = outputs_root() / f"{kind}-{given.profile.replace('/', '-').removesuffix('.yaml')}"
     folders = [Path(folder) for folder in given.output] or [usual]
     home = folders[0] if len(folders) == 1 else usual
@@ -125,27 +125,25 @@ class Trials:
         rows = self.examples(form, seed)
         name = form.replace(", ", "-").replace(" ", "-") + (f"-{self.share:g}" if form == "mixed" else "")
         folder = self.folder / f"seed-{seed}" / "sft" / name
-        trained = train_sft(rows, resolve(self.setting.model), folder, replace(self.setting.sft, seed=seed), THINK)
+        config = self.setting.config("02_sft", seed=seed, style=THINK)
+        trained = stages.sft(config, rows, resolve(config.model), folder, echo=self.say)
         self.say(f"seed {seed}: {form}: {trained.n_examples} rows, {trained.seconds:.0f} s of training")
         return str(trained.checkpoint)
 
     def data(self, seed: int, queries: int = 0) -> BenchmarkData:
         """The seed's test queries, its validation queries beside them."""
-        s, folder = self.setting, self.table.collection(seed)
-        sizes = {"window": s.window, "stride": s.stride, "depth": s.depth}
-        found = from_collection(read_collection(folder, "test"), read_collection(folder, "validation"), **sizes)
-        validation = found.validation and found.validation.limited(queries)
-        return replace(found, validation=validation).limited(queries)
+        folder, sizes = self.table.collection(seed), self.table.sizes()
+        data = from_collection(read_collection(folder, "test"), read_collection(folder, "validation"), **sizes)
+        validation = data.validation and data.validation.limited(queries)
+        return replace(data, validation=validation).limited(queries)
 
     def listwise(self, model: str, style: str = THINK, **changes: Any) -> Listwise:
         """A listwise system of a checkpoint, on the setting's engine."""
-        options = {"engine_options": self.setting.engine_options, "decoding": Decoding(self.setting.max_new_tokens)}
-        return Listwise(model, style=style, **{**options, **changes})
+        return listwise_of(self.setting.config("04_evaluation"), model, style=style, **changes)
 
     def pointwise(self, model: str, style: str = "pointwise") -> Pointwise:
         """A pointwise system of a checkpoint, on the same engine."""
-        options = {"engine_options": self.setting.engine_options, "decoding": Decoding(self.setting.max_new_tokens)}
-        return Pointwise(model, style=style, **options)  # type: ignore[arg-type]
+        return pointwise_of(self.setting.config("04_evaluation"), model, style=style)
 
     def experiment(
         self, name: str, seed: int, systems: Mapping[str, Any], data: BenchmarkData, metric: str, baseline: str
@@ -172,13 +170,15 @@ def pooled(results: Mapping[int, ExperimentResult], baseline: str, metric: str) 
     every = pd.concat([result.per_query.assign(benchmark=str(seed)) for seed, result in results.items()])
     costs = pd.concat([r.costs for r in results.values()]).groupby("system", sort=False)
     rows: list[dict[str, Any]] = []
-    for found in paired_rows(sets_of(every, metric), baseline):
-        row: dict[str, Any] = {key: found[key] for key in ("system", "mean", "low", "high", "n")}
-        row["seeds"] = means_in_words(found, len(results))
-        row |= {"difference": in_words(found, 4), "p (Holm)": round(found.get("p_holm", float("nan")), 4)}
-        if found["system"] in costs.groups:
-            mine = costs.get_group(found["system"])
-            row |= {key: float(mine[key].mean()) for key in ("calls", "requests", "tokens_in", "tokens_out", "seconds")}
+    for compared in paired_rows(sets_of(every, metric), baseline):
+        row: dict[str, Any] = {key: compared[key] for key in ("system", "mean", "low", "high", "n")}
+        row["seeds"] = means_in_words(compared, len(results))
+        row |= {"difference": in_words(compared, 4), "p (Holm)": round(compared.get("p_holm", float("nan")), 4)}
+        if compared["system"] in costs.groups:
+            spent = costs.get_group(compared["system"])
+            row |= {
+                key: float(spent[key].mean()) for key in ("calls", "requests", "tokens_in", "tokens_out", "seconds")
+            }
         rows.append(row)
     return pd.DataFrame(rows).set_index("system")
 

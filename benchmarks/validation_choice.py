@@ -23,19 +23,18 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from measure import device
 
+from rrlib.chain.from_profile import listwise_of
 from rrlib.chain.manifest import outputs_root
-from rrlib.engines import Decoding
-from rrlib.evaluation import Experiment, Listwise, from_collection
+from rrlib.evaluation import Experiment
 from rrlib.evaluation.paired import in_words, paired_rows
-from rrlib.formats import read_collection
 from rrlib.responses import valid_share
 from rrlib.studies.ablations import RECIPES, Table, setting_of
 
 METRIC = "nDCG@10"
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Train, rerank, print the table and the result."""
+def arguments() -> argparse.ArgumentParser:
+    """The options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("epochs", "alpha"), help="the setting that is varied")
     parser.add_argument("values", type=float, nargs="+", help="its values; the profile's is added")
@@ -44,52 +43,56 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--validation", type=int, default=300, help="validation queries")
     parser.add_argument("--seed", type=int, default=7, help="of world, teacher and trainings")
     parser.add_argument("--output", default="", help="folder; default: validation-<profile> below the outputs folder")
-    given = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Train, rerank, print the table and the result."""
+    given = arguments().parse_args(argv)
     setting = setting_of(given.profile)
-    setting = replace(setting, sizes={**setting.sizes, "validation": given.validation})
+    setting = setting.changed("01_synthesis", validation_queries=given.validation)
     name = given.profile.replace("/", "-").removesuffix(".yaml")
     folder = Path(given.output or outputs_root() / f"validation-{name}")
-    chosen = setting.sft.epochs if given.what == "epochs" else setting.alpha
-    kept, found, valid = {}, {}, {}
+    epochs, alpha = setting.config("02_sft").epochs, setting.config("01_synthesis").alpha
+    chosen = epochs if given.what == "epochs" else alpha
+    lists, values_of, valid = {}, {}, {}
     for value in dict.fromkeys([chosen, *given.values]):
-        recipe, mine = replace(RECIPES["full"], name=f"{given.what} {value:g}"), setting
+        recipe, varied = replace(RECIPES["full"], name=f"{given.what} {value:g}"), setting
         if given.what == "epochs":
-            mine = replace(setting, sft=replace(setting.sft, epochs=value))
+            varied = setting.changed("02_sft", epochs=value)
         else:
             recipe = replace(recipe, alpha=value)
-        table, seconds = Table(folder, mine), dict[str, float]()
-        data = from_collection(
-            read_collection(table.collection(given.seed), "validation"),
-            window=mine.window, stride=mine.stride, depth=mine.depth,
-        )  # fmt: skip
+        table, seconds = Table(folder, varied), dict[str, float]()
+        data = table.data(given.seed, "validation")
         stages = {"SFT": replace(recipe, rl=False), **({"SFT+RL": recipe} if given.rl else {})}
         trained = {stage: table.checkpoint(given.seed, part, seconds) for stage, part in stages.items()}
-        kept[value] = trained["SFT"][1]
-        decoding = Decoding(max_new_tokens=setting.max_new_tokens)
-        systems = {
-            stage: Listwise(model, decoding=decoding, engine_options=setting.engine_options)
-            for stage, (model, _) in trained.items()
-        }
+        lists[value] = trained["SFT"][1]
+        config = setting.config("04_evaluation", style=recipe.style)
+        systems = {stage: listwise_of(config, model) for stage, (model, _) in trained.items()}
         result = Experiment(systems, data, METRIC, resamples=1, reported=False, output=folder / "judged" / recipe.name)
         for stage in systems:
             rows = result.per_query[result.per_query["system"] == stage].sort_values("qid")
-            found[stage, value] = rows["value"].to_numpy(dtype=float)
+            values_of[stage, value] = rows["value"].to_numpy(dtype=float)
             valid[stage, value] = valid_share(result.records(stage))
-            print(f"{given.what} {value:g}: {stage}: {METRIC} {found[stage, value].mean():.4f}", flush=True)
+            print(f"{given.what} {value:g}: {stage}: {METRIC} {values_of[stage, value].mean():.4f}", flush=True)
     head = f"{METRIC}, {len(data.qrels)} validation queries"
     print(f"\n| {given.what} | lists | judged | valid answers | {head} | less {chosen:g} | p |")
     print("|---:|---:|---|---:|---|---|---:|")
     last = {}
-    for stage in dict.fromkeys(stage for stage, _ in found):
-        values = {f"{v:g}": {"validation": found[s, v]} for s, v in sorted(found, key=lambda key: key[1]) if s == stage}
+    for stage in dict.fromkeys(stage for stage, _ in values_of):
+        values = {
+            f"{v:g}": {"validation": values_of[s, v]}
+            for s, v in sorted(values_of, key=lambda key: key[1])
+            if s == stage
+        }
         last = {row["system"]: row for row in paired_rows(values, f"{chosen:g}", seed=given.seed)}
         for label, row in last.items():
             cells = f"{row['mean']:.3f} [{row['low']:.3f}, {row['high']:.3f}] | {in_words(row)}"
             p = f"{row['p_holm']:.3f}" if "p_holm" in row else ""
             share = f"{valid[stage, float(label)]:.1%}"
-            print(f"| {label} | {kept[float(label)]} | {stage} | {share} | {cells} | {p} |")
+            print(f"| {label} | {lists[float(label)]} | {stage} | {share} | {cells} | {p} |")
     best = max(last, key=lambda label: last[label]["mean"])
-    gap, low = last[best].get("difference", 0.0), last[best].get("difference_low", 0.0)
+    gap, low = (last[best].get(key, 0.0) for key in ("difference", "difference_low"))
     answer = {
         "name": "validation_choice",
         "value": round(gap, 4),

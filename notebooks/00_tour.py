@@ -31,11 +31,13 @@ import pandas as pd
 
 from rrlib.chain.params import collect
 from rrlib.chain.run import begin
-from rrlib.chain.stages import check_exercise, open_corpus, passages_table
+from rrlib.chain.stages import open_corpus
 from rrlib.engines.base import Decoding
 from rrlib.formats import read_collection
 from rrlib.lesson import explain
+from rrlib.lesson.exercises import check_exercise
 from rrlib.lesson.plots import tour as lesson_plots
+from rrlib.lesson.tables import passages_table
 from rrlib.rerank import Reranker
 from rrlib.reward import MultiViewReward
 from rrlib.strategies import StrategySpec
@@ -131,10 +133,10 @@ passages_table(first, explain.labels_of([p.docid for p in first], grades))
 # **Predict:** in which order will it do things: judge the passages first, or find out first what the query is after?
 
 # %%
-records = [record for record in outcome.records if record["qid"] == qid]
+records = [record for record in outcome.records if record.qid == qid]
 shown = explain.busiest(records, grades)
-relevance = explain.labels_of(shown["docids"], grades)
-passages = [test.corpus[docid] for docid in shown["docids"]]
+relevance = explain.labels_of(shown.docids, grades)
+passages = [test.corpus[docid] for docid in shown.docids]
 print(shown["text"])
 passages_table(passages, relevance)
 

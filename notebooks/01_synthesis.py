@@ -28,28 +28,21 @@
 # ## Set-up
 
 # %%
+from rrlib.chain import stages
+from rrlib.chain.from_profile import asking_of, teacher_of
 from rrlib.chain.params import collect
 from rrlib.chain.run import begin
-from rrlib.chain.stages import (
-    check_exercise,
-    consistencies,
-    kept_and_dropped,
-    open_corpus,
-    open_teacher,
-    passages_table,
-    split_sizes,
-)
-from rrlib.engines.base import Decoding
 from rrlib.formats import read_collection
 from rrlib.lesson import story
+from rrlib.lesson.exercises import check_exercise
 from rrlib.lesson.plots import basics as plots
 from rrlib.lesson.plots import synthesis as figures
+from rrlib.lesson.tables import consistencies, kept_and_dropped, passages_table, split_sizes
 from rrlib.plans.synthesis import plan
 from rrlib.synthesis.domains import table_of_recipes
-from rrlib.synthesis.export import data_card, examples_of, import_examples
-from rrlib.synthesis.pipeline import follow, synthesize
+from rrlib.synthesis.export import data_card, examples_of
+from rrlib.synthesis.pipeline import follow
 from rrlib.synthesis.results import JOURNAL
-from rrlib.synthesis.teacher.prices import price_for
 from rrlib.synthesis.teacher.progress import ProgressLine
 
 # %% [markdown]
@@ -100,7 +93,7 @@ stage
 # paper (StackExchange dumps, LeetCode, MATH, theorem lists, MS MARCO) see `rrlib data prepare --help`.
 
 # %%
-folder = open_corpus(
+folder = stages.open_corpus(
     stage, corpus, corpus_options, train=train_queries, validation=validation_queries, test=test_queries, pool=pool
 )
 collection = read_collection(folder, "train")
@@ -130,19 +123,16 @@ passages_table(followed.passages)
 # %% [markdown]
 # ## The teacher is asked twice
 #
-# `synthesize` asks the teacher about every query: *select* (gold answer in view), then *rank* (gold answer hidden).
-# First the bill: what the batch would ask, before anything is asked. A simulated teacher costs nothing; a paid one
-# costs what its price says, and never more than `budget` (which holds for each of the two folders of answers below).
+# `stages.synthesis` asks the teacher about every query: *select* (gold answer in view), then *rank* (gold answer
+# hidden). First the bill: what the batch would ask, before anything is asked. A simulated teacher costs nothing; a paid
+# one costs what its price says, and never more than `budget` (which holds for each of the two folders of answers
+# below).
 
 # %%
-settings = Decoding(max_new_tokens=max_new_tokens, temperature=temperature)
-asking = dict(window=window, seed=seed, decoding=settings, price=price_for(teacher_model, teacher_price))
+out, client = stage.path("teacher"), teacher_of(config, folder)
 if not import_from:
-    print(
-        plan(collection, teacher_model or teacher, stage.path("teacher"), limit=train_queries or None, **asking).text()
-    )
-    client = open_teacher(teacher, folder, seed=seed, model=teacher_model, options=teacher_options)
-asking.update(concurrency=concurrency, style=style, budget=budget or None, k=consistency_k)
+    bill = plan(collection, teacher_model or teacher, out, limit=train_queries or None, **asking_of(config))
+    print(bill.text())
 
 # %% [markdown]
 # ### One query goes ahead
@@ -152,11 +142,7 @@ asking.update(concurrency=concurrency, style=style, budget=budget or None, k=con
 # released examples is looked at.
 
 # %%
-out = stage.path("teacher")
-if import_from:
-    first = import_examples(import_from, out, alpha=alpha, k=consistency_k, limit=1)
-else:
-    first = synthesize(collection, client, out, limit=followed.number, alpha=alpha, **asking)
+first = stages.synthesis(config, collection, client, out, limit=followed.number)
 asked = follow(out, followed.query.qid)
 first.summary["answers"]
 
@@ -219,7 +205,7 @@ judged = None
 if alpha_queries and not import_from:
     held_out = read_collection(folder, "validation")
     where = stage.path("teacher-validation")
-    judged = synthesize(held_out, client, where, split="validation", limit=alpha_queries, alpha=alpha, **asking)
+    judged = stages.synthesis(config, held_out, client, where, split="validation", limit=alpha_queries)
 choices = story.alpha_table(story.fates(judged))
 threshold = story.best_alpha(choices, alpha) if choose_alpha else alpha
 print(story.verdict_on(threshold, story.fates(judged)))
@@ -247,12 +233,8 @@ stage.figure("alpha", figures.choice_curves(choices, threshold)) if len(choices)
 # and how long it will take. With `import_from`, the released examples go through the same filter into the same files.
 
 # %%
-if import_from:
-    result = import_examples(import_from, out, alpha=threshold, k=consistency_k, limit=import_limit or None)
-    stage.data_kind = result.summary["data_kind"]
-else:
-    asking.update(limit=train_queries or None, alpha=threshold, progress=ProgressLine())
-    result = synthesize(collection, client, out, **asking)
+result = stages.synthesis(config, collection, client, out, alpha=threshold, progress=ProgressLine())
+stage.data_kind = result.summary["data_kind"] if import_from else stage.data_kind
 examples = examples_of(result)
 result.summary["answers"], result.summary["account"]
 

@@ -26,16 +26,17 @@
 # ## Set-up
 
 # %%
-from rrlib.chain.from_profile import launch_of, sft_settings
+from rrlib.chain import stages
+from rrlib.chain.from_profile import plan_of, sft_settings
 from rrlib.chain.params import collect
-from rrlib.chain.planning import plan_of
 from rrlib.chain.run import begin
-from rrlib.chain.stages import audition, audition_table, check_exercise, collection_of, examples_for, passages_table
+from rrlib.evaluation.audition import audition
+from rrlib.lesson.exercises import check_exercise
 from rrlib.lesson.explain import labels_of
 from rrlib.lesson.plots.training import Live, sft_curves
+from rrlib.lesson.tables import audition_table, passages_table
 from rrlib.plans.training import render
 from rrlib.prompts import format_response
-from rrlib.training.launch import train
 from rrlib.training.probe import read_answers
 from rrlib.training.sft import encode_for_sft
 
@@ -85,7 +86,7 @@ stage
 # read, but not learned.
 
 # %%
-examples = examples_for(stage, sft_examples)
+examples = stages.examples_of(stage.run_dir, config)
 example = examples[0]
 print("query:", example.query.text)
 print(format_response(example.reasoning, example.gold, style))
@@ -94,8 +95,7 @@ print(format_response(example.reasoning, example.gold, style))
 # Lengths are checked before any training: an example that does not fit would lose its end, and the end is the answer.
 
 # %%
-settings = sft_settings(config)
-rows = encode_for_sft(examples, model, settings, style)
+rows = encode_for_sft(examples, model, sft_settings(config), style)
 print(f"{len(rows.rows)} rows, {rows.dropped} left out as too long")
 print(f"prompt up to {rows.prompt_tokens}, response up to {rows.response_tokens} tokens")
 
@@ -114,7 +114,7 @@ print(render(plan_of(config, model, examples=len(rows.rows)).check()))
 # **Predict:** which share of its answers will be valid, that is, one think block, one answer block, every passage once?
 
 # %%
-validation = collection_of(stage, "validation")
+validation = stages.collection_of(stage, "validation")
 trial = {"window": window, "style": style, "max_new_tokens": max_new_tokens, "k": reward_k}
 with stage.timed("before"):
     before = audition(model, validation, **trial, engine_options=engine_options)
@@ -130,18 +130,15 @@ print(before["text"][0][:600] or "(nothing)")
 # %% [markdown]
 # ## Training
 #
-# TRL's `SFTTrainer` behind one call, in this kernel or, with more `processes`, in as many of their own. Killed and
-# called again, it goes on at its last checkpoint; finished and called again, it hands back what is there. While it
-# runs, the curves are drawn from its log.
+# `stages.sft` is TRL's `SFTTrainer` behind one call, in this kernel or, with more `processes`, in as many of their own.
+# Killed and called again, it goes on at its last checkpoint; finished and called again, it hands back what is there.
+# While it runs, the curves are drawn from its log.
 #
 # **Predict:** how will the loss fall: steadily, or first fast and then slowly? What is learned first?
 
 # %%
-spread = launch_of(config)
 with stage.timed("train"), Live(stage.path("sft"), sft_curves) as live:
-    result = train(
-        settings, examples, model, stage.path("sft"), style=style, launch=spread, on_log=live, echo=live.echo
-    )
+    result = stages.sft(config, examples, model, stage.path("sft"), on_log=live, echo=live.echo)
 print(f"{result.n_examples} examples, {result.seconds:.0f} s")
 dict(result.info)
 
@@ -208,13 +205,11 @@ check_exercise(trained_share, [(([-100, -100, 5, 6],), 0.5), (([-100, 7, 8, 9],)
 # The stage leaves a checkpoint that any tool can load, and the log of its training.
 
 # %%
-losses = [row["loss"] for row in result.log if "loss" in row]
-assert losses[-1] < losses[0], "the loss did not fall"
+metrics = stages.metrics_of(result)
+assert metrics["last_loss"] < metrics["first_loss"], "the loss did not fall"
 assert (result.checkpoint / "config.json").is_file()
 stage.finish(
-    examples=result.n_examples,
-    first_loss=losses[0],
-    last_loss=losses[-1],
+    **metrics,
     valid_before=float(table["valid"].iloc[0]),
     valid_after=float(table["valid"].iloc[1]),
     ndcg_before=float(table["NDCG"].iloc[0]),

@@ -30,18 +30,19 @@
 # %%
 import pandas as pd
 
-from rrlib.chain.from_profile import grpo_settings, launch_of, reward_of
+from rrlib.chain import stages
+from rrlib.chain.from_profile import plan_of, reward_of
 from rrlib.chain.params import collect
-from rrlib.chain.planning import plan_of
 from rrlib.chain.run import begin
-from rrlib.chain.stages import audition, audition_table, check_exercise, collection_of, examples_for, one_group
+from rrlib.evaluation.audition import audition
+from rrlib.lesson.exercises import check_exercise
 from rrlib.lesson.plots import basics as plots
 from rrlib.lesson.plots.training import Live, grpo_curves
+from rrlib.lesson.tables import audition_table, one_group
 from rrlib.plans.training import render
 from rrlib.prompts import format_response
 from rrlib.training.alarms import read_alarms
 from rrlib.training.completions import read_completions
-from rrlib.training.launch import train
 from rrlib.training.probe import read_answers
 
 # %% tags=["parameters"]
@@ -83,6 +84,7 @@ processes = 1  # processes that train together, one a GPU (count); 1 stays in th
 accelerate = ""  # how they share the weights: name in params/accelerate, empty = each holds all
 gpu_memory = 0.0  # memory of one GPU for the plan (GiB); 0 = as this machine has
 use_vllm = False  # True lets vLLM write the rollouts, False transformers
+rollout_engine = "auto"  # without vLLM: generate, prefix (a prompt read once a group), graph (one GPU), auto
 vllm_mode = "colocate"  # vLLM in the training processes (colocate) or behind a URL (server)
 vllm_server = "http://localhost:8000"  # base URL of that server (address)
 vllm_memory = 0.5  # part of each GPU that vLLM takes, colocate (0 to 1)
@@ -109,7 +111,7 @@ stage
 # **Predict:** what will the gold list itself earn? And the same list backwards?
 
 # %%
-examples = examples_for(stage, rl_examples)
+examples = stages.examples_of(stage.run_dir, config)
 reward = reward_of(config)
 example = max(examples, key=lambda e: e.meta.get("consistency", 0.0))
 texts = [format_response("because", order, style) for order in (example.gold, example.gold[::-1])]
@@ -124,12 +126,12 @@ pd.DataFrame(scored, index=["gold", "backwards", "no list", "no tags"]).round(3)
 # %% [markdown]
 # ## Training
 #
-# TRL's `GRPOTrainer` behind one call. The number of updates is tiny next to SFT, and each costs a batch of generation.
+# `stages.rl` is TRL's `GRPOTrainer` behind one call. The number of updates is tiny next to SFT, and each costs a batch
+# of generation.
 #
 # **Predict:** which view will climb most: NDCG, Recall, or RBO, for which the teacher is the measure?
 
 # %%
-settings, spread = grpo_settings(config), launch_of(config)
 sft = stage.input("02_sft", "sft", "checkpoint")
 print(render(plan_of(config, sft).check()))
 
@@ -139,10 +141,7 @@ print(render(plan_of(config, sft).check()))
 
 # %%
 with stage.timed("train"), Live(stage.path("grpo"), grpo_curves) as live:
-    result = train(
-        settings, examples, sft, stage.path("grpo"), style=style, reward=reward, launch=spread, on_log=live,
-        echo=live.echo,
-    )  # fmt: skip
+    result = stages.rl(config, examples, sft, stage.path("grpo"), on_log=live, echo=live.echo)
 print(f"{result.n_examples} prompts, {result.dropped} left out as too long, {result.seconds:.0f} s")
 dict(result.info)
 
@@ -198,7 +197,7 @@ for answer in read_answers(stage.path("grpo")):
 # **Predict:** sampled answers improved; will the greedy ones?
 
 # %%
-validation = collection_of(stage, "validation")
+validation = stages.collection_of(stage, "validation")
 trial = {"window": window, "style": style, "max_new_tokens": max_completion, "k": reward_k}
 with stage.timed("after"):
     checkpoints = {"after SFT": sft, "after SFT and RL": result.checkpoint}
@@ -242,8 +241,7 @@ assert len(rewards) == steps, "every rollout batch logs its reward"
 assert (result.checkpoint / "config.json").is_file()
 stage.finish(
     prompts=result.n_examples,
-    first_reward=rewards[0],
-    last_reward=rewards[-1],
+    **stages.metrics_of(result),
     ndcg_sft=float(table["NDCG"].iloc[0]),
     ndcg_rl=float(table["NDCG"].iloc[1]),
 )

@@ -30,23 +30,18 @@
 # ## Set-up
 
 # %%
-from rrlib.chain.evaluation import (
-    against,
-    chain_checkpoints,
-    evaluation_data,
-    length_table,
-    result_rows,
-    window_traces,
-)
+from rrlib.chain import stages
+from rrlib.chain.from_profile import listwise_of
 from rrlib.chain.params import collect
-from rrlib.chain.run import SYSTEMS, begin, write_results
-from rrlib.chain.stages import check_exercise, verdicts_of
-from rrlib.engines.base import Decoding
-from rrlib.evaluation import Experiment, Interpolated, Listwise, plan_experiment
+from rrlib.chain.results import SYSTEMS, result_rows, write_results
+from rrlib.chain.run import begin
+from rrlib.evaluation import Interpolated, plan_experiment
 from rrlib.formats import write_jsonl, write_run
+from rrlib.lesson.exercises import check_exercise
 from rrlib.lesson.plots import basics as plots
 from rrlib.lesson.plots import evaluation as figures
 from rrlib.lesson.plots import tour as lesson_plots
+from rrlib.lesson.tables import against, length_table, verdicts_of, window_traces
 from rrlib.strategies import plan, sliding_spans, sliding_window
 
 # %% tags=["parameters"]
@@ -80,11 +75,12 @@ resamples = 10000  # of bootstrap and randomisation test (count)
 # %%
 config = collect("04_evaluation", globals())
 stage = begin(config)
-sizes = {"window": window, "stride": stride, "depth": depth, "max_passage_tokens": max_passage_tokens}
-loading = {"root": data_root or None, "first_stage": first_stage, "fetch": fetch}
-data = evaluation_data(stage, benchmarks, sizes, queries, **(loading if benchmarks else {}))
-for one in data:
-    print(f"{one.name}: {len(one.qrels)} queries, first stage {one.first_stage}, {one.data_kind} data")
+data = stages.evaluation_data(stage, config)
+for benchmark in data:
+    print(
+        f"{benchmark.name}: {len(benchmark.qrels)} queries, first stage {benchmark.first_stage}, "
+        f"{benchmark.data_kind} data"
+    )
 
 # %% [markdown]
 # ## How the window slides
@@ -92,7 +88,7 @@ for one in data:
 # **Predict:** how many windows does a list need? How many of them must wait for another?
 
 # %%
-longest = max(len(hits[:depth]) for one in data for hits in one.need_run().values())
+longest = max(len(hits[:depth]) for benchmark in data for hits in benchmark.need_run().values())
 print("windows, first to last:", sliding_spans(longest, window, stride))
 
 # %% [markdown]
@@ -108,13 +104,10 @@ print("windows, first to last:", sliding_spans(longest, window, stride))
 # queries, never on the test queries.
 
 # %%
-decoding = Decoding(max_new_tokens, temperature)
-shared = {"engine": engine, "engine_options": engine_options, "style": style, "decoding": decoding}
-found = chain_checkpoints(stage, model, checkpoints)
-models = {name: Listwise(where, **shared) for name, where in found.items()}
+models = {name: listwise_of(config, path) for name, path in stages.chain_checkpoints(stage, config).items()}
 last = list(models)[-1]
 mixed = {f"{last} + first stage": Interpolated(last, metric=metrics[0])}
-mixed = mixed if mix and all(one.validation for one in data) else {}
+mixed = mixed if mix and all(benchmark.validation for benchmark in data) else {}
 systems = {"first-stage": "first-stage", "random": "random", **models, **mixed, "oracle": "oracle"}
 
 # %% [markdown]
@@ -131,17 +124,7 @@ plan_experiment(systems, data)
 
 # %%
 with stage.timed("experiment"):
-    result = Experiment(
-        systems,
-        data,
-        metrics,
-        baseline="first-stage",
-        seed=seed,
-        resamples=resamples,
-        output=stage.path("experiment"),
-        profile=profile,
-        echo=print,
-    )
+    result = stages.evaluation(config, systems, data, stage.path("experiment"))
 
 # %% [markdown]
 # ### Could the answers be read?
@@ -149,7 +132,7 @@ with stage.timed("experiment"):
 # **Predict:** whose answers are valid rankings: those of the checkpoint before training, of the trained ones, of both?
 
 # %%
-records = {name: [r for one in data for r in result.records(name, one.name)] for name in models}
+records = {name: [r for benchmark in data for r in result.records(name, benchmark.name)] for name in models}
 stage.figure("answers", plots.verdict_shares(verdicts_of(records)))
 
 # %% [markdown]
@@ -291,7 +274,7 @@ for row in rows:
 means = {row["system"]: row["mean"] for row in rows}
 for name in models:
     write_run(stage.path("runs", f"{name}.trec"), result.ranking(name, first), name.replace(" ", "-"))
-    write_jsonl(stage.path("windows", f"{name}.jsonl"), result.records(name, first))
+    write_jsonl(stage.path("windows", f"{name}.jsonl"), (r.to_json() for r in result.records(name, first)))
 assert all(sorted(after[qid]) == sorted(before[qid]) for qid in after), "a passage was lost or doubled"
 assert means["oracle"] >= max(means.values()) - 1e-9, "nothing can beat the oracle"
 counts = [plan(lambda n: sliding_window(n, window, stride), len(hits[:depth])).calls for hits in before.values()]
@@ -299,5 +282,6 @@ assert all(len(result.records(name, first)) == sum(counts) for name in models), 
 named = systems if benchmarks else SYSTEMS
 write_results(stage, result_rows(result, profile, tuple(named)), named)
 stage.finish(
-    queries=sum(len(one.qrels) for one in data), **{f"{metrics[0]} {n}": round(m, 4) for n, m in means.items()}
+    queries=sum(len(benchmark.qrels) for benchmark in data),
+    **{f"{metrics[0]} {n}": round(m, 4) for n, m in means.items()},
 )

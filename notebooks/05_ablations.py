@@ -32,9 +32,11 @@ import pandas as pd
 
 from rrlib.chain.params import collect
 from rrlib.chain.run import begin
-from rrlib.chain.stages import check_exercise
-from rrlib.studies import report as figures
-from rrlib.studies.ablations import METRIC, RECIPES, Table, compared, questions, setting_of, stored_results, table
+from rrlib.lesson.exercises import check_exercise
+from rrlib.lesson.plots import ablations as figures
+from rrlib.studies.ablations import METRIC, RECIPES, Table, setting_of
+from rrlib.studies.report import compared, markdown, questions, table
+from rrlib.studies.stored import stored_rows
 
 # %% [markdown]
 # Every number that a profile may change stands in the next cell. What the rows share (sizes, trainings) are the values
@@ -78,7 +80,7 @@ questions()
 chosen = rows or ["first stage", *RECIPES]
 maker = Table(stage.path("rows"), setting_of(base))
 if stored:
-    results = stored_results()
+    results = stored_rows()
 else:
     for folder in take_from:
         maker.take(folder)
@@ -158,5 +160,5 @@ check_exercise(believable, cases)
 # %%
 assert set(result.index) <= {"first stage", *RECIPES}
 assert all(0.0 <= value <= 1.0 for value in result[METRIC])
-stage.path("table.md").write_text(figures.markdown(result, results), encoding="utf-8")
+stage.path("table.md").write_text(markdown(result, results), encoding="utf-8")
 stage.finish(rows=len(results), **{name: round(float(value), 4) for name, value in result[METRIC].items()})

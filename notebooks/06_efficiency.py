@@ -30,18 +30,18 @@
 # ## Set-up
 
 # %%
-from rrlib.chain.evaluation import against, evaluation_data, mode_of
+from rrlib.chain import stages
+from rrlib.chain.from_profile import listwise_of, pointwise_of
 from rrlib.chain.params import collect
 from rrlib.chain.run import begin
-from rrlib.chain.stages import check_exercise, examples_for
-from rrlib.engines.base import Decoding
-from rrlib.evaluation import Experiment, Listwise, Pointwise, Routed, plan_experiment
+from rrlib.evaluation import Routed, plan_experiment
+from rrlib.lesson.exercises import check_exercise
 from rrlib.lesson.plots import basics as plots
 from rrlib.lesson.plots import evaluation as figures
+from rrlib.lesson.tables import against
 from rrlib.prompts import POINT, format_target
-from rrlib.studies.stored import kept_results
+from rrlib.studies.stored import stored_experiments
 from rrlib.training.mix import both_modes, pointwise_examples
-from rrlib.training.sft import SFTSettings, train_sft
 
 # %% tags=["parameters"]
 run = "smoke"  # name of the run: a folder below outputs/
@@ -77,14 +77,13 @@ resamples = 10000  # of bootstrap and randomisation test (count)
 config = collect("06_efficiency", globals())
 stage = begin(config)
 if stored:
-    kept = kept_results()
-    stage.data_kind, examples = kept.source["data_kind"], [kept.example]
-    print(kept)
+    before = stored_experiments()
+    stage.data_kind, examples = before.source["data_kind"], [before.example]
+    print(before)
 else:
-    sizes = {"window": window, "stride": stride, "depth": depth, "max_passage_tokens": max_passage_tokens}
-    data = evaluation_data(stage, [], sizes, queries)
+    data = stages.evaluation_data(stage, config)
     data[0].validation = data[0].validation and data[0].validation.limited(queries)
-    examples = examples_for(stage, sft_examples)
+    examples = stages.examples_of(stage.run_dir, config)
     print(f"{len(examples)} training lists; {len(data[0].qrels)} test queries, {data[0].data_kind} data")
 
 # %% [markdown]
@@ -108,16 +107,6 @@ print(format_target(points[0], "pointwise"))
 # prompt alone. The paper names the missing switch as a limitation.
 
 # %%
-settings = SFTSettings(
-    learning_rate=learning_rate,
-    micro_batch=micro_batch,
-    epochs=epochs,
-    max_length=max_length,
-    max_passage_tokens=max_passage_tokens,
-    accumulation=1,
-    seed=seed,
-    gradient_checkpointing=False,
-)
 bare = pointwise_examples(examples, "pointwise_nothink", per_list, seed)
 rows = {"pointwise": points, "pointwise, no chain": bare, "both modes": both_modes(examples, [style, nothink])}
 
@@ -128,7 +117,7 @@ if not stored:
 for name, part in [] if stored else rows.items():
     folder = stage.path("sft", name.replace(", ", "-").replace(" ", "-"))
     with stage.timed(name):
-        checkpoints[name] = str(train_sft(part, model, folder, settings).checkpoint)
+        checkpoints[name] = str(stages.sft(config, part, model, folder).checkpoint)
     print(f"{name}: {len(part)} rows, {stage.timings[name]:.0f} s")
 
 # %% [markdown]
@@ -138,28 +127,22 @@ for name, part in [] if stored else rows.items():
 # this notebook keep their windows in one folder, so that a system is run once.
 
 # %%
-shared = {"engine_options": engine_options, "decoding": Decoding(max_new_tokens)}
-listwise = Listwise(checkpoints["listwise"], style=style, **shared)
-both = Listwise(checkpoints["both modes"], style=style, **shared)
+out, list_model, both = stage.path("systems"), checkpoints["listwise"], checkpoints["both modes"]
 systems = {
     "first-stage": "first-stage",
-    "listwise": listwise,
-    "pointwise": Pointwise(checkpoints["pointwise"], **shared),
-    "pointwise, no chain": Pointwise(checkpoints["pointwise, no chain"], style="pointwise_nothink", **shared),
-    "both: think": both,
-    "both: no-think": mode_of(both, nothink),
+    "listwise": listwise_of(config, list_model),
+    "pointwise": pointwise_of(config, checkpoints["pointwise"]),
+    "pointwise, no chain": pointwise_of(config, checkpoints["pointwise, no chain"], style="pointwise_nothink"),
+    "both: think": listwise_of(config, both),
+    "both: no-think": listwise_of(config, both, style=nothink),
 }
 
 # %%
-options = {"metrics": metrics, "seed": seed, "resamples": resamples, "profile": profile, "echo": print}
-options["output"] = stage.path("systems")
-
-# %%
 if stored:
-    result = kept.results["experiment"]
+    result = before.results["experiment"]
 else:
     with stage.timed("experiment"):
-        result = Experiment(systems, data, **options)
+        result = stages.evaluation(config, systems, data, out)
 result.save(stage.path("experiment"))
 result
 
@@ -208,7 +191,7 @@ against(result, "both: no-think", ["both: think", "listwise"])
 names = ("first-stage", "both: think", "both: no-think")
 routed = {name: systems[name] for name in names}
 routed["router"] = Routed("both: no-think", "both: think", k=stride, metric=metrics[0])
-routes = kept.results["router"] if stored else Experiment(routed, data, **options)
+routes = before.results["router"] if stored else stages.evaluation(config, routed, data, out)
 routes.save(stage.path("router"))
 print(routes.chosen("router"))
 routes
@@ -225,8 +208,9 @@ routes
 # **Predict:** does quality fall evenly as the chain gets shorter, or all at once?
 
 # %%
-capped = {f"budget {n}": mode_of(listwise, style, budget=n) for n in budgets}
-curve = kept.results["budgets"] if stored else Experiment({"listwise": listwise, **capped}, data, **options)
+capped = {"listwise": systems["listwise"]}
+capped.update({f"budget {n}": listwise_of(config, list_model, budget=n) for n in budgets})
+curve = before.results["budgets"] if stored else stages.evaluation(config, capped, data, out)
 curve.save(stage.path("budgets"))
 headline = {row["system"]: row for row in curve.rows(metrics[0])}
 points = [{"budget": int(n.split()[1]), **row} for n, row in headline.items() if n.startswith("budget ")]
@@ -245,13 +229,14 @@ stage.figure("budget", figures.budget_curve(points, metrics[0], levels))
 
 # %%
 if stored:
-    sturdy = kept.results["robustness"]
+    sturdy = before.results["robustness"]
 else:
-    needed = int(plan_experiment({"listwise": listwise}, data)["longest_prompt"].max())
+    variants = {"listwise": systems["listwise"]}
+    needed = int(plan_experiment(variants, data)["longest_prompt"].max())
     room = int(context_share * needed) + max_new_tokens
     changes = {"shuffled input": {"shuffle": seed}, f"fit {room} tokens": {"context": room, "fit": "window"}}
-    variants = {name: mode_of(listwise, style, **change) for name, change in changes.items()}
-    sturdy = Experiment({"listwise": listwise, **variants}, data, **options)
+    variants.update({name: listwise_of(config, list_model, **change) for name, change in changes.items()})
+    sturdy = stages.evaluation(config, variants, data, out)
 sturdy.save(stage.path("robustness"))
 
 # %%
@@ -286,7 +271,7 @@ check_exercise(tokens_per_point, cases)
 # %%
 sums = curve.costs.set_index("system")["tokens_out"]
 assert sums[f"budget {min(p['budget'] for p in points)}"] <= sums["listwise"], "a budget must not lengthen the answers"
-assert stored or {len(r["docids"]) for r in result.records("pointwise")} == {1}
+assert stored or {len(r.docids) for r in result.records("pointwise")} == {1}
 assert costs.loc["pointwise", "calls"] >= costs.loc["listwise", "calls"]
 means = {row["system"]: round(row["mean"], 4) for row in [*result.rows(metrics[0]), *curve.rows(metrics[0])]}
 stage.finish(seconds_ratio=round(float(ratios["seconds"]), 3), **{f"{metrics[0]} {n}": m for n, m in means.items()})

@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import rrlib
+from rrlib.errors import InputError
+from rrlib.resources import SMOLLM2, locate
 
 CPU_BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")
 """CPU flags (x86, and Arm's) with which bfloat16 runs in hardware; without one it is emulated, slower than float32."""
@@ -68,6 +70,16 @@ class EngineState:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelState:
+    """A checkpoint that a package brings: its name, the reference to use, whether it is there, where or why not."""
+
+    name: str
+    reference: str
+    ready: bool
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """Everything `rrlib doctor` says. `problems` is empty where all that rrlib itself needs is as tested."""
 
@@ -80,6 +92,7 @@ class Report:
     training_dtype: str
     threads: dict[str, Any]
     engines: tuple[EngineState, ...]
+    models: tuple[ModelState, ...]
     problems: tuple[str, ...] = field(default=())
 
     def to_json(self) -> dict[str, Any]:
@@ -221,6 +234,25 @@ def _openai() -> EngineState:
     return EngineState("openai", True, f"any compatible server by its base URL; OPENAI_API_KEY is {key}")
 
 
+# --- the models -------------------------------------------------------------------------------------------------------
+MODELS: dict[str, str] = {"SmolLM2-135M-Instruct": SMOLLM2}
+"""Name -> `package:` reference of the checkpoints that come without a hub."""
+
+
+def model_states() -> tuple[ModelState, ...]:
+    """Which of the models in packages are here. Imports and converts nothing."""
+    return tuple(_model(name, reference) for name, reference in MODELS.items())
+
+
+def _model(name: str, reference: str) -> ModelState:
+    try:
+        path = Path(locate(reference))
+    except InputError as error:
+        return ModelState(name, reference, False, f"not installed -> {error.remedy}")
+    size = path.stat().st_size if path.is_file() else sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
+    return ModelState(name, reference, True, f"{size / 1e6:.0f} MB")
+
+
 # --- together ---------------------------------------------------------------------------------------------------------
 def report() -> Report:
     """Look at the machine and the environment. Imports torch (for its devices and threads), never vllm."""
@@ -249,5 +281,6 @@ def report() -> Report:
         training_dtype=training_dtype(cuda=any(int(g["capability"].split(".")[0]) >= 8 for g in gpus)),
         threads=threads,
         engines=engine_states(),
+        models=model_states(),
         problems=tuple(problems),
     )

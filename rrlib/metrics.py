@@ -51,7 +51,10 @@ def _out(values: Floats, single: bool) -> Floats | float:
 
 
 def ndcg(orders_GP: Orders, relevance_P: Sequence[int] | Ints, k: int = 10) -> Floats | float:
-    """NDCG@k with linear gains and log2 discounts, as trec_eval has it. In [0, 1]; 0 when nothing is relevant."""
+    """NDCG@k with linear gains and log2 discounts, as trec_eval has it. In [0, 1]; 0 when nothing is relevant.
+
+    Like all three: raises InputError for rankings that are no permutations, and for k < 1.
+    """
     orders, single = _check(orders_GP)
     return _out(_ndcg(orders, np.asarray(relevance_P, dtype=np.float64), _cutoff(k)), single)
 
@@ -61,17 +64,17 @@ def _at(values: npt.NDArray[Any], orders: Ints) -> npt.NDArray[Any]:
     return values[orders] if values.ndim == 1 else np.take_along_axis(values, orders, axis=1)
 
 
-def _share(part: Floats, whole: Floats) -> Floats:
-    """part / whole, 0 where the whole is 0."""
-    return np.divide(part, whole, out=np.zeros(part.shape), where=np.broadcast_to(whole > 0, part.shape))
+def _share(part: Floats, total: Floats) -> Floats:
+    """part / total, 0 where the total is 0. part: (G,); total: a number, or (G,)."""
+    return np.divide(part, total, out=np.zeros(part.shape), where=np.broadcast_to(total > 0, part.shape))
 
 
 def _ndcg(orders: Ints, relevance: Floats, k: int) -> Floats:
-    gains = np.maximum(relevance, 0.0)
+    gains = np.maximum(relevance, 0.0)  # (P,), or (G, P) with labels for each ranking
     k = min(k, orders.shape[1])
     if k == 0:
         return np.zeros(len(orders))
-    ideal = np.asarray(np.sort(gains, axis=-1)[..., ::-1][..., :k] @ _discounts(k))
+    ideal = np.asarray(np.sort(gains, axis=-1)[..., ::-1][..., :k] @ _discounts(k))  # () or (G,)
     return _share(_at(gains, orders[:, :k]) @ _discounts(k), ideal)
 
 
@@ -83,7 +86,7 @@ def recall(orders_GP: Orders, relevance_P: Sequence[int] | Ints, k: int = 10) ->
 
 
 def _recall(orders: Ints, relevance: npt.NDArray[Any], k: int) -> Floats:
-    relevant = (relevance > 0).astype(np.float64)
+    relevant = (relevance > 0).astype(np.float64)  # (P,) or (G, P)
     return _share(_at(relevant, orders[:, :k]).sum(axis=1), np.asarray(relevant.sum(axis=-1)))
 
 
@@ -104,19 +107,19 @@ def rbo(orders_GP: Orders, gold_P: Sequence[int] | Ints, p: float = 1.0) -> Floa
 def _rbo(orders: Ints, gold: Ints, p: float) -> Floats:
     if not 0.0 < p <= 1.0:
         raise InputError(f"RBO persistence p={p}", remedy="p lies in (0, 1]")
-    count, size = orders.shape
+    count, size = orders.shape  # G, P
     if size == 0:
         return np.zeros(count)
     # A passage enters the overlap at the deeper of its two ranks; passage gold[j] has rank j in the gold list.
-    gold_rank = np.argsort(gold, axis=-1)
-    enters = np.maximum(_at(gold_rank, orders), np.arange(size))
-    flat = enters + size * np.arange(count)[:, None]
-    overlap = np.bincount(flat.ravel(), minlength=count * size).reshape(count, size).cumsum(axis=1)
+    gold_rank = np.argsort(gold, axis=-1)  # (P,) or (G, P): passage -> its rank in the gold list
+    enters = np.maximum(_at(gold_rank, orders), np.arange(size))  # (G, P): depth - 1 from which it is in both lists
+    flat = enters + size * np.arange(count)[:, None]  # (G, P): a bin for each ranking and depth, counted in one go
+    overlap = np.bincount(flat.ravel(), minlength=count * size).reshape(count, size).cumsum(axis=1)  # (G, P)
     return np.minimum(overlap @ _rbo_weights(size, p), 1.0)  # the sum of 20 twentieths is 1 + 2e-16
 
 
 @lru_cache(maxsize=256)
 def _rbo_weights(size: int, p: float) -> Floats:
-    depth = np.arange(1, size + 1)
+    depth = np.arange(1, size + 1)  # (P,)
     weights = np.full(size, 1.0 / size) if p == 1.0 else (1.0 - p) * p ** (depth - 1.0)
     return weights / depth

@@ -12,7 +12,7 @@ can change the structure of the message. Texts without such markers come out byt
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol
@@ -93,9 +93,9 @@ WINDOW_STYLES: dict[str, PromptStyle] = {
 POINT_STYLES: dict[str, PromptStyle] = {
     style.name: style
     for style in (
-        # The released Rank1 checkpoints: no chat template, the chain begun for the model.
+        # The released Rank1 checkpoints: no chat template, the reasoning begun for the model.
         PromptStyle("rank1", "", "", False, think=True, words=(" true", " false"), raw=True, prefill="<think>"),
-        # The same words as a user's turn, for models trained here: with a chain, and with the word alone.
+        # The same words as a user's turn, for models trained here: with reasoning, and the word alone.
         PromptStyle("pointwise", "", "", False, think=True, words=(" true", " false")),
         PromptStyle("pointwise_nothink", "", "", False, think=False, switch=True, words=("true", "false")),
     )
@@ -103,12 +103,11 @@ POINT_STYLES: dict[str, PromptStyle] = {
 
 
 def get_style(name: str) -> PromptStyle:
-    """The style of that name. Raises InputError that lists the known ones."""
-    found = WINDOW_STYLES.get(name) or POINT_STYLES.get(name)
-    if found is None:
-        known = ", ".join([*WINDOW_STYLES, *POINT_STYLES])
-        raise InputError(f"unknown prompt style {name!r}", remedy=f"use one of {known}")
-    return found
+    """The style of that name. Raises InputError that lists all there are."""
+    styles = WINDOW_STYLES | POINT_STYLES
+    if name not in styles:
+        raise InputError(f"unknown prompt style {name!r}", remedy=f"use one of {', '.join(styles)}")
+    return styles[name]
 
 
 # --- texts -----------------------------------------------------------------------------------------------------------
@@ -185,13 +184,11 @@ class PromptBuilder:
 
     def passage(self, passage: Passage) -> str:
         """The text of a passage as the window shows it; cached."""
-        known = self._passages.get(passage)
-        if known is None:
+        if passage not in self._passages:
             raw = f"Title: {passage.title} Content: {passage.text}" if passage.title else passage.text
             text = neutralise(fix_text(raw.strip()), self.specials)
-            text = neutralise(rewrite_ids(self._cut(text)), self.specials)
-            known = self._passages[passage] = text
-        return known
+            self._passages[passage] = neutralise(rewrite_ids(self._cut(text)), self.specials)
+        return self._passages[passage]
 
     def in_style(self, style: str) -> PromptBuilder:
         """A builder of another style over the same tokenizer and limit, sharing the cut passages; cached."""
@@ -267,9 +264,9 @@ class PromptBuilder:
         return fixed if self._structure(fixed) == self._structure(raw) else raw
 
     def _structure(self, text: str) -> list[str]:
-        found = _MARKER.findall(text)
+        """The marks that make a message, in order: two texts with the same marks have the same parts."""
         pattern = _special_pattern(self.specials)
-        return found + (pattern.findall(text) if pattern else [])
+        return [*_MARKER.findall(text), *(pattern.findall(text) if pattern else ())]
 
 
 def format_ranking(order: Sequence[int]) -> str:
@@ -292,8 +289,8 @@ def format_response(reasoning: str, order: Sequence[int], style: str = "reasonra
 
 
 def format_judgement(reasoning: str, relevant: bool, style: str = "pointwise") -> str:
-    """The SFT target of a pointwise style: the chain in its block (what the prompt has begun is left out), then the
-    word; the word alone without a chain."""
+    """The SFT target of a pointwise style: the reasoning in its block (what the prompt has begun is left out), then the
+    word; the word alone in no-think styles."""
     chosen = get_style(style)
     if chosen.words is None:
         raise InputError(f"the style {style!r} ranks a list", remedy="use format_response")
@@ -306,6 +303,3 @@ def format_target(example: RankingExample, style: str = "reasonrank") -> str:
     if get_style(style).words is not None:
         return format_judgement(example.reasoning, example.relevance[0] > 0, style)
     return format_response(example.reasoning, example.gold, style)
-
-
-TokenCounter = Callable[[str], int]

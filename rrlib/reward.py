@@ -13,10 +13,8 @@ repeated: it reads id 0 as the last passage, accepts any digits as a list, and r
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -27,11 +25,6 @@ from rrlib.responses import parse_strict
 PAPER_WEIGHTS: Mapping[str, float] = {"ndcg": 1.0, "recall": 0.2, "rbo": 0.1}
 VIEWS = tuple(PAPER_WEIGHTS)
 Rows = Sequence[int] | Sequence[Sequence[int]] | Ints
-TRLReward = Callable[..., list[float]]
-LogExtra = Callable[[str, list[Any]], None]
-"""TRL's hook for a column of its table of completions."""
-LogMetric = Callable[[str, float], None]
-"""TRL's hook for a number of its log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +37,6 @@ class RewardRecord:
     rbo: float | None
     level: str
     why: str = ""
-
-
-Scorer = Callable[..., list[RewardRecord]]
 
 
 @dataclass(frozen=True)
@@ -134,113 +124,3 @@ class MultiViewReward:
             ):
                 records[i] = RewardRecord(total, ndcg_, recall_, rbo_, "valid")
         return [record for record in records if record is not None]
-
-    def trl(self, decode: Callable[[list[int]], str] | None = None) -> TRLReward:
-        """The function that TRL's GRPOTrainer calls: one reward, its views logged by name.
-
-        Dataset columns: `relevance` (list of labels a row) and `gold` (0-based gold list a row). `decode` turns
-        completion ids into text when the tags might be special tokens, which TRL's own decoding would drop.
-        """
-        return _for_trl("multi_view_reward", self._scorer(decode), lambda r: r.total, log=True)
-
-    def trl_parts(self, decode: Callable[[list[int]], str] | None = None) -> tuple[list[TRLReward], list[float]]:
-        """The same reward as four functions and their weights, for an optimiser that normalises each on its own (GDPO,
-        arXiv 2601.05242): `gate` (-1 for a broken format, else 0), and `ndcg`, `recall`, `rbo` (0 where not valid).
-
-        Their weighted sum is the reward of `trl`, to the last bit that float32 keeps. The first logs what `trl` logs,
-        and the sum as column `multi_view_reward`.
-        """
-        score, views = self._scorer(decode), [view for view in VIEWS if self.weights.get(view)]
-
-        def part(view: str) -> TRLReward:
-            return _for_trl(view, score, lambda r: getattr(r, view) or 0.0)
-
-        gate = _for_trl("gate", score, lambda r: -1.0 if r.level == "bad_format" else 0.0, log=True, total=True)
-        return [gate, *map(part, views)], [1.0, *(self.weights[view] for view in views)]
-
-    def _scorer(self, decode: Callable[[list[int]], str] | None) -> Scorer:
-        """Records of a batch of completions; asked again for the same batch, it does not parse again."""
-        last: list[Any] = [None, []]
-
-        def score(
-            completions: Sequence[Any],
-            completion_ids: Sequence[list[int]] | None,
-            relevance: Sequence[Sequence[int]],
-            gold: Sequence[Sequence[int]],
-        ) -> list[RewardRecord]:
-            if decode is not None and completion_ids is not None:
-                texts = [decode(ids) for ids in completion_ids]
-            else:
-                texts = [c if isinstance(c, str) else c[0]["content"] for c in completions]
-            batch = (texts, list(relevance), list(gold))
-            if batch != last[0]:
-                last[:] = [batch, self.score_many(texts, relevance, gold)]
-            found: list[RewardRecord] = last[1]
-            return found
-
-        return score
-
-
-def _for_trl(
-    name: str, score: Scorer, value: Callable[[RewardRecord], float], log: bool = False, total: bool = False
-) -> TRLReward:
-    """A reward function with the signature that TRL calls (trl.rewards), and the name under which it logs it.
-
-    value: the number of a record that is the reward. log: whether views and levels are logged with it; total: the whole
-    reward too, as a column, where `value` is but a part of it.
-    """
-
-    def reward(
-        prompts: Sequence[Any] | None = None,
-        completions: Sequence[Any] = (),
-        completion_ids: Sequence[list[int]] | None = None,
-        *,
-        relevance: Sequence[Sequence[int]],
-        gold: Sequence[Sequence[int]],
-        log_extra: LogExtra | None = None,
-        log_metric: LogMetric | None = None,
-        **_: Any,
-    ) -> list[float]:
-        records = score(completions, completion_ids, relevance, gold)
-        if log:
-            _log(records, relevance, log_extra, log_metric)
-        if total and log_extra is not None:
-            log_extra("multi_view_reward", [record.total for record in records])
-        return [value(record) for record in records]
-
-    reward.__name__ = name
-    return reward
-
-
-def _log(
-    records: Sequence[RewardRecord],
-    relevance: Sequence[Sequence[int]],
-    log_extra: LogExtra | None,
-    log_metric: LogMetric | None,
-) -> None:
-    """Views and format levels into TRL's log and its table of completions.
-
-    One number a completion, not one a batch: TRL takes the mean of all that all processes log, and a mean of means over
-    unequal counts of valid completions would be another number.
-    """
-    if log_metric is not None:
-        for record, labels in zip(records, relevance, strict=True):
-            for name, value in summary([record]).items():
-                log_metric(name, value)
-            log_metric("share/no_relevant", float(not any(label > 0 for label in labels)))
-    if log_extra is not None:
-        log_extra("level", [r.level for r in records])
-        log_extra("views", [json.dumps([r.ndcg, r.recall, r.rbo]) for r in records])
-
-
-def summary(records: Sequence[RewardRecord]) -> dict[str, float]:
-    """Shares of the three format levels, and the mean of each view over the valid rollouts (absent if none is)."""
-    count = max(len(records), 1)
-    out = {
-        f"share/{name}": sum(r.level == name for r in records) / count for name in ("valid", "bad_list", "bad_format")
-    }
-    for view in VIEWS:
-        values = [value for r in records if (value := getattr(r, view)) is not None]
-        if values:
-            out[f"view/{view}"] = float(np.mean(values))
-    return out

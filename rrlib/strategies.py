@@ -115,8 +115,8 @@ def pointwise(n: int) -> Strategy:
         return tuple(range(n))
     answers = yield [Window((i,), (i,), score=True) for i in range(n)]
     scores = {i: float(a) for i, a in enumerate(answers) if isinstance(a, int | float)}
-    best = iter(sorted(scores, key=lambda i: -scores[i]))
-    return tuple(next(best) if i in scores else i for i in range(n))
+    by_score = iter(sorted(scores, key=lambda i: -scores[i]))
+    return tuple(next(by_score) if i in scores else i for i in range(n))
 
 
 @dataclass(frozen=True)

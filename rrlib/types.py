@@ -86,7 +86,7 @@ class RankingExample:
 
     relevance: pointwise label of each passage, aligned with `passages` (0 = not relevant).
     gold: the listwise label, 0-based positions into `passages`, best first; a permutation of all of them.
-    reasoning: the teacher's chain, without tags.
+    reasoning: what the teacher thought before its list, without tags.
     meta: where it comes from: domain, data_kind, teacher, prompt version, seed, ...
     """
 

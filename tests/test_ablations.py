@@ -11,34 +11,29 @@ from scipy import stats
 from smoke_chain import Chain
 
 from rrlib.errors import InputError
-from rrlib.studies import ablations
-from rrlib.studies import report as plots_ablations
-from rrlib.studies.ablations import RECIPES, Result, Table, compared, read_results, setting_of, table
-from rrlib.training.grpo import GRPOSettings
-from rrlib.training.sft import SFTSettings
+from rrlib.lesson.plots.ablations import differences, seed_dots
+from rrlib.studies import report
+from rrlib.studies.ablations import RECIPES, Result, Setting, Table, read_results, setting_of
+from rrlib.studies.report import compared, markdown, steps_markdown, steps_table, stored_page, table
+from rrlib.studies.stored import stored_rows
 
 ROWS = ["first stage", "backbone", "full", "no RL", "NDCG-only reward", "no reasoning, SFT", "one domain"]
 
 
 @pytest.fixture(scope="module")
-def setting() -> ablations.Setting:
-    plain = {"gradient_checkpointing": False, "dtype": "fp32"}
-    return ablations.Setting(
-        corpus="rrlib.miniature:build",
-        sizes={"train": 60, "validation": 0, "test": 6, "pool": 12},
-        teacher="rrlib.miniature:SimulatedTeacher",
-        model="package:rrlib.miniature/backbone",
-        sft=SFTSettings(learning_rate=1e-3, micro_batch=4, accumulation=1, max_steps=2, max_length=4096, **plain),
-        grpo=GRPOSettings(
-            prompts=2, rollouts=2, updates=1, steps=1, micro_batch=4, max_prompt=4096, max_completion=24, **plain
-        ),
-        depth=12,
-        max_new_tokens=24,
-    )
+def setting() -> Setting:
+    """The smoke profile with less of everything: two updates of SFT, one of GRPO."""
+    plain = {"micro_batch": 4, "dtype": "fp32"}
+    sizes = {"train_queries": 60, "validation_queries": 0, "test_queries": 6, "pool": 12}
+    small = setting_of("smoke").changed("01_synthesis", **sizes, consistency_k=10)
+    small = small.changed("02_sft", **plain, epochs=0.1)
+    short = {"prompts": 2, "rollouts": 2, "updates": 1, "steps": 1, "max_completion": 24}
+    small = small.changed("03_rl", **plain, **short, rl_learning_rate=1e-5)
+    return small.changed("04_evaluation", depth=12, max_new_tokens=24)
 
 
 @pytest.fixture(scope="module")
-def filled(setting: ablations.Setting, tmp_path_factory: pytest.TempPathFactory) -> tuple[Table, list[Result]]:
+def filled(setting: Setting, tmp_path_factory: pytest.TempPathFactory) -> tuple[Table, list[Result]]:
     maker = Table(tmp_path_factory.mktemp("table"), setting, say=lambda text: None)
     return maker, maker.fill(ROWS, [3])
 
@@ -57,7 +52,7 @@ def test_what_rows_share_is_trained_once(filled: tuple[Table, list[Result]]) -> 
     (home,) = maker.folder.glob("seed-3-*")
     # full, no RL and the NDCG-only reward share one SFT; no reasoning and one domain have their own
     assert len(list(home.glob("sft-*"))) == 3
-    said = dataclasses.replace(RECIPES["no RL"], alpha=maker.setting.alpha)
+    said = dataclasses.replace(RECIPES["no RL"], alpha=maker.setting.config("01_synthesis").alpha)
     assert maker.checkpoint(3, said, {}) == maker.checkpoint(3, RECIPES["no RL"], {})
     assert sorted(p.name for p in home.glob("grpo-*")) == ["grpo-full", "grpo-ndcg-only-reward", "grpo-one-domain"]
     rewards = {p.name: json.loads((p / "inputs.json").read_text())["reward"] for p in home.glob("grpo-*")}
@@ -65,7 +60,7 @@ def test_what_rows_share_is_trained_once(filled: tuple[Table, list[Result]]) -> 
 
 
 def test_a_second_filling_makes_nothing_and_a_torn_row_is_made_again(
-    filled: tuple[Table, list[Result]], setting: ablations.Setting, monkeypatch: pytest.MonkeyPatch
+    filled: tuple[Table, list[Result]], setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     maker, results = filled
     monkeypatch.setattr(Table, "_make", lambda *args: pytest.fail("a finished row was made again"))
@@ -80,9 +75,9 @@ def test_a_second_filling_makes_nothing_and_a_torn_row_is_made_again(
     assert maker.path.read_bytes().count(b"\n") == len(ROWS)
 
 
-def test_other_settings_are_other_rows(filled: tuple[Table, list[Result]], setting: ablations.Setting) -> None:
+def test_other_settings_are_other_rows(filled: tuple[Table, list[Result]], setting: Setting) -> None:
     maker, results = filled
-    other = Table(maker.folder, dataclasses.replace(setting, alpha=0.9), say=lambda text: None)
+    other = Table(maker.folder, setting.changed("01_synthesis", alpha=0.9), say=lambda text: None)
     assert other.results() == [] and [r.values for r in maker.results()] == [r.values for r in results]
 
 
@@ -120,24 +115,38 @@ def test_signs_that_differ_from_the_papers_are_listed_with_a_sentence() -> None:
     results = [made_up("full", 1, 0.0), made_up("no RL", 1, -0.1), made_up("no filter", 1, 0.1)]
     listed = compared(table(results, resamples=500))
     assert list(listed.index) == ["no filter"] and listed.loc["no filter", "may be because"]
-    assert all(name in ablations.WHY for name, row in RECIPES.items() if row.paper and name != "full")
+    assert all(name in report.WHY for name, row in RECIPES.items() if row.paper and name != "full")
 
 
 def test_figures_and_markdown_hold_every_row() -> None:
     results = [made_up("full", 1, 0.0), made_up("no RL", 1, -0.1), made_up("first stage", 1, -0.3)]
     made = table(results, resamples=500)
-    for figure in (plots_ablations.differences(made), plots_ablations.seed_dots(results)):
+    for figure in (differences(made), seed_dots(results)):
         assert "no RL" in [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
-    text = plots_ablations.markdown(made, results)
+    text = markdown(made, results)
     assert text.count("\n|") == 2 + 3 and "Seeds 1" in text
     with pytest.raises(InputError):
-        plots_ablations.differences(made.loc[["full"]])
+        differences(made.loc[["full"]])
 
 
 def test_the_rows_of_the_profile_share_the_values_of_the_miniature() -> None:
     shared = setting_of("miniature")
-    assert shared.window - shared.stride == shared.k and shared.depth == 30
-    assert shared.sizes["test"] >= 24 and shared.grpo.steps > 1
+    last, rl = shared.config("04_evaluation"), shared.config("03_rl")
+    assert shared.config("01_synthesis").window - last.stride == rl.reward_k and last.depth == 30
+    assert shared.sizes()["test"] >= 24 and rl.steps > 1
+
+
+def test_a_setting_is_named_as_in_the_first_tables(setting: Setting) -> None:
+    """Rows and folders made before the settings were parameters still count; what those tables did not read counts
+    only where it differs from what they took instead."""
+    assert list(setting.identity()) == [
+        *("corpus", "sizes", "teacher", "model", "sft", "grpo", "corpus_options", "teacher_options", "alpha"),
+        *("consistency_k", "temperature", "window", "stride", "depth", "k", "max_new_tokens", "engine_options"),
+    ]
+    assert setting.identity()["sft"]["micro_batch"] == 4 and setting.identity()["sft"]["seed"] == 0
+    assert list(setting.changed("02_sft", sft_examples=9).identity())[-1] == "02_sft.sft_examples"
+    keys = {setting.key, *(setting.changed("03_rl", **change).key for change in ({"rbo_p": 0.9}, {"steps": 2}))}
+    assert len(keys) == 3 and setting.changed("03_rl", seed=99, run="other").key == setting.key
 
 
 def test_paper_figures_are_those_of_the_paper() -> None:
@@ -155,7 +164,7 @@ def test_paper_figures_are_those_of_the_paper() -> None:
 
 
 def test_stored_rows_are_whole(tmp_path: Path) -> None:
-    results = ablations.stored_results()
+    results = stored_rows()
     seeds = {r.seed for r in results}
     assert {r.row for r in results} <= {"first stage", *RECIPES}
     assert all(len(r.values) == 600 and min(r.values.values()) >= 0 for r in results) and len(seeds) == 3
@@ -180,7 +189,7 @@ def test_a_finished_run_gives_the_rows_that_it_made(chain: Chain, tmp_path: Path
 
 def test_steps_are_judged_seed_by_seed() -> None:
     whole = [made_up(row, 1, shift) for row, shift in (("first stage", -0.3), ("backbone", -0.2), ("no RL", -0.1))]
-    steps = ablations.steps_table([*whole, made_up("full", 1, 0.0), made_up("full", 2, 0.0)])
+    steps = steps_table([*whole, made_up("full", 1, 0.0), made_up("full", 2, 0.0)])
     assert list(steps.index) == [1], "seed 2 lacks the other rows"
     one = steps.loc[1]
     full, sft = (made_up(row, 1, shift).values for row, shift in (("full", 0.0), ("no RL", -0.1)))
@@ -188,14 +197,14 @@ def test_steps_are_judged_seed_by_seed() -> None:
     assert one["SFT+GRPO"] - one["SFT"] == pytest.approx(by_hand)
     assert one["GRPO adds"].startswith(f"{by_hand:+.3f} [")
     assert one["p, GRPO"] < 0.05 and one["n"] == len(whole[0].values)
-    text = plots_ablations.steps_markdown(steps)
+    text = steps_markdown(steps)
     assert text.count("\n|") == 2 and f"| 1 | {one['first stage']:.3f} |" in text
-    assert ablations.steps_table(whole).empty
+    assert steps_table(whole).empty
 
 
 def test_the_docs_say_what_the_stored_rows_say() -> None:
     root = Path(__file__).resolve().parents[1]
     page = (root / "docs" / "ablations.md").read_text(encoding="utf-8")
-    assert ablations.stored_page().strip() in page, "put the lines of `python -m rrlib.studies.ablations` into the page"
-    steps = plots_ablations.steps_markdown(ablations.steps_table(ablations.stored_results())).strip()
+    assert stored_page().strip() in page, "put the lines of `python -m rrlib.studies.report` into the page"
+    steps = steps_markdown(steps_table(stored_rows())).strip()
     assert steps in (root / "README.md").read_text(encoding="utf-8"), "its first table belongs into README.md"

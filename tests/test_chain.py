@@ -18,7 +18,8 @@ import pytest
 from smoke_chain import ROOT, SMOKE, Chain, environment, rrlib_run
 
 from rrlib.chain.params import STAGES, collect, declared_parameters, notebook_path
-from rrlib.chain.run import ROW_KEYS, SYSTEMS, begin, render_results, run_chain, stage_named, write_results
+from rrlib.chain.results import ROW_KEYS, SYSTEMS, render_results, write_results
+from rrlib.chain.run import begin, run_chain, stage_named
 from rrlib.cli import main
 from rrlib.errors import InputError, StageError
 

@@ -112,12 +112,12 @@ def test_a_model_that_cannot_be_loaded_fails_with_its_name(tmp_path: Path, capsy
 
 
 def test_import_is_light() -> None:
-    """`import rrlib` and `--help` load neither torch nor transformers, and take under half a second."""
+    """`import rrlib` and `--help` load neither torch nor transformers; under 0.3 s and 1 s of processor time."""
     code = (
-        "import sys, time; began = time.perf_counter(); import rrlib; seconds = time.perf_counter() - began; "
-        "from rrlib.cli import main; main(['--help']); "
+        "import sys, time; began = time.process_time(); import rrlib; seconds = time.process_time() - began; "
+        "from rrlib.cli import main; main(['--help']); total = time.process_time(); "
         "heavy = {'torch', 'transformers', 'vllm', 'trl', 'datasets', 'pandas'} & set(sys.modules); "
-        "print(seconds, sorted(heavy), file=sys.stderr); sys.exit(bool(heavy) or seconds > 0.5)"
+        "print(seconds, total, sorted(heavy), file=sys.stderr); sys.exit(bool(heavy) or seconds > 0.3 or total > 1)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -29,6 +29,7 @@ PAGES = (
     "faq",
     "teaching",
     "thinking",
+    "architecture",
 )
 SHORT = ("adding-a-domain", "adding-a-strategy", "adding-an-engine")
 NAME = re.compile(r"`(rrlib(?:\.\w+)*):([\w.]+)`")
@@ -134,12 +135,20 @@ def test_every_answer_of_the_faq_cites_where_it_was_asked() -> None:
     assert all(entry.splitlines()[0].endswith(("?", ".")) for entry in entries)
 
 
-def test_the_log_of_experiments_is_a_table_with_dates_and_negative_results() -> None:
-    rows = [line for line in text_of("experiments").splitlines() if re.match(r"\| (\d{4}-\d\d-\d\d|before) \|", line)]
-    assert len(rows) >= 8 and all(row.count(" | ") == 4 for row in rows)
-    assert sum("**negative**" in row for row in rows) >= 3
-    dates = [row[2:12] for row in rows if row[2].isdigit()]
+def test_the_log_of_experiments_has_dated_sections_and_negative_results() -> None:
+    _, *sections = re.split(r"^## (?!Adding)", text_of("experiments"), flags=re.MULTILINE)
+    heads = [section.splitlines()[0] for section in sections]
+    assert len(sections) >= 39 and all(re.match(r"(\d{4}-\d\d-\d\d|Before \d{4}-\d\d-\d\d): .+\?$", h) for h in heads)
+    for section in sections:
+        labels = re.findall(r"^\*\*(.+?)\.\*\* \S|^\*\*(Command)\.\*\*$", section, re.MULTILINE)
+        assert ["".join(pair) for pair in labels] in (
+            ["Command", "Result", "What it changed"],
+            ["Set-up", "Result", "What it changed"],
+        ), section
+    assert sum("**negative**" in section for section in sections) >= 3
+    dates = [head[:10] for head in heads if head[0].isdigit()]
     assert dates == sorted(dates, reverse=True), "newest first"
+    assert all(head.startswith("Before") for head in heads[len(dates) :])
 
 
 def test_the_plans_add_up() -> None:

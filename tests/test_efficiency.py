@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from keep import SHOWN, keep
 
 from rrlib.chain.papermill_engine import execute
 from rrlib.chain.params import inputs_of, load_profile, notebook_path
 from rrlib.errors import InputError
 from rrlib.evaluation import ExperimentResult
-from rrlib.studies.stored import EXPERIMENTS, SHOWN, STORED, keep, kept_results
+from rrlib.studies.stored import EXPERIMENTS, STORED, stored_experiments
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = {
@@ -52,7 +53,7 @@ def test_the_notebook_at_tiny_size(chain: Any, tmp_path: Path, monkeypatch: pyte
     closed = json.loads((stage / "budgets" / "table.json").read_text())["audit"]
     assert next(row for row in closed if row["system"] == "budget 0")["closed"] == 1.0
     # what is kept of it is what it found
-    kept = kept_results(keep(tmp_path / "smoke", tmp_path / "kept.jsonl"))
+    kept = stored_experiments(keep(tmp_path / "smoke", tmp_path / "kept.jsonl"))
     assert kept.source["queries"] == 4 and kept.source["examples"] == 24 and "synthetic" in str(kept)
     for name in EXPERIMENTS:
         assert kept.results[name].to_dict(values=True) == ExperimentResult.load(stage / name).to_dict(values=True)
@@ -67,14 +68,14 @@ def test_with_stored_results_it_opens_in_seconds(tmp_path: Path, monkeypatch: py
     execute(notebook_path("06_efficiency"), tmp_path / "06.ipynb", parameters, echo=lambda line: None, live=False)
     run = tmp_path / "smoke"
     assert sorted(p.name for p in run.iterdir()) == ["06_efficiency", "figures"], "no other stage is run"
-    metrics, kept = json.loads((run / "06_efficiency" / "metrics.json").read_text()), kept_results()
+    metrics, kept = json.loads((run / "06_efficiency" / "metrics.json").read_text()), stored_experiments()
     means = {row["system"]: row["mean"] for row in kept.results["experiment"].rows("nDCG@10")}
     assert metrics["nDCG@10 listwise"] == round(means["listwise"], 4)
     assert metrics["seconds_ratio"] > 0 and (run / "figures" / "06_efficiency_budget.png").is_file()
 
 
 def test_stored_results_say_what_they_are_of() -> None:
-    kept = kept_results()
+    kept = stored_experiments()
     profile = load_profile(ROOT / "params" / f"{kept.source['profile']}.yaml")
     values = {**profile.parameters("01_synthesis"), **profile.parameters("06_efficiency")}
     assert kept.source["parameters"] == {key: values[key] for key in SHOWN}, (
@@ -91,14 +92,14 @@ def test_stored_results_say_what_they_are_of() -> None:
 
 def test_results_that_are_not_whole_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no stored results"):
-        kept_results(tmp_path / "none.jsonl")
+        stored_experiments(tmp_path / "none.jsonl")
     lines = STORED.read_text().splitlines()
     (tmp_path / "cut.jsonl").write_text("\n".join(lines[:-1]) + "\n")
     with pytest.raises(InputError, match="no whole file"):
-        kept_results(tmp_path / "cut.jsonl")
+        stored_experiments(tmp_path / "cut.jsonl")
     broken = {key: value for key, value in json.loads(lines[-1]).items() if key != "table"}
     (tmp_path / "broken.jsonl").write_text("\n".join([*lines[:-1], json.dumps(broken)]) + "\n")
     with pytest.raises(InputError, match="no whole result"):
-        kept_results(tmp_path / "broken.jsonl")
+        stored_experiments(tmp_path / "broken.jsonl")
     with pytest.raises(InputError, match="no finished experiment"):
         ExperimentResult.load(tmp_path)

@@ -16,7 +16,7 @@ from test_rerank import make
 from tokenizers_for_tests import make_tokenizer
 
 from rrlib.engines import Decoding, Request, make_engine
-from rrlib.engines.openai import FatalCallError
+from rrlib.engines.client import FatalCallError
 from rrlib.errors import EngineError, InputError, MissingFileError
 from rrlib.prompts import format_response
 from rrlib.rerank import Reranker
@@ -223,14 +223,14 @@ def over(server: Server, **options: Any) -> Reranker:
 def test_reasoning_from_each_of_three_places(serve: Any, where: str) -> None:
     result = over(serve(where=where)).rerank([make(20)])
     assert result.run()["q1"][:5] == [f"d{g}" for g in range(19, 14, -1)]
-    assert all(r["reasoning"] == "by gain" and r["tokens_in"] == 11 and r["tokens_out"] == 7 for r in result.records)
+    assert all(r.reasoning == "by gain" and r.tokens_in == 11 and r.tokens_out == 7 for r in result.records)
 
 
 @pytest.mark.parametrize("fault", ["429", "500", "503", "malformed", "empty", "error body", "dropped"])
 def test_transport_faults_are_tried_again(serve: Any, fault: str) -> None:
     server = serve(faults={fault: 2})
     result = over(server).rerank([make(10)])
-    assert result.counts["verdict_ok"] == 1 and result.records[0]["retries"] == 2
+    assert result.counts["verdict_ok"] == 1 and result.records[0].retries == 2
     assert len(server.seen) == 3
     assert result.run()["q1"] == [f"d{g}" for g in range(9, -1, -1)]
 
@@ -240,14 +240,14 @@ def test_retries_have_an_end_and_failures_are_no_text(serve: Any) -> None:
     candidates = [make(10, "a"), make(10, "b")]
     result = over(server, max_retries=1, concurrency=1).rerank(candidates)
     assert result.counts["failed"] == 1 and result.counts["verdict_ok"] == 1
-    (failed,) = [r for r in result.records if r["error"]]
-    assert "oops" in failed["error"] and failed["text"] is None and failed["order"] == list(range(10))
+    (failed,) = [r for r in result.records if r.error]
+    assert "oops" in failed.error and failed.text is None and failed.order == tuple(range(10))
 
 
 def test_one_refused_call_is_a_failure(serve: Any) -> None:
     result = over(serve(faults={"400": 1}), concurrency=1).rerank([make(10, "a"), make(10, "b")])
     assert result.counts["failed"] == 1
-    assert "prompt too long" in next(r["error"] for r in result.records if r["error"])
+    assert "prompt too long" in next(r.error for r in result.records if r.error)
 
 
 @pytest.mark.parametrize(("fault", "words"), [("401", "bad key"), ("404", "no such model")])

@@ -33,6 +33,7 @@ from rrlib.evaluation import (
 from rrlib.evaluation.latency import cost_row, query_latency
 from rrlib.evaluation.mixtures import disagreement
 from rrlib.formats import Collection, ranking_to_run, write_run
+from rrlib.records import WindowRecord
 from rrlib.types import Hit, Passage, Query
 
 
@@ -161,7 +162,7 @@ def test_systems_rank_and_costs_are_counted() -> None:
     assert math.isnan(costs["a", "shuffled"]["cost_all"]) and ("a", "first") not in costs
     audit = {(r["benchmark"], r["system"]): r for r in result.audit.to_dict("records")}
     assert audit["b", "model"]["ok"] == 1.0 and audit["b", "model"]["closed"] == 0.0
-    shown = [r["docids"] for r in result.records("model", "a")], [r["docids"] for r in result.records("shuffled", "a")]
+    shown = [r.docids for r in result.records("model", "a")], [r.docids for r in result.records("shuffled", "a")]
     assert shown[0] != shown[1]
     with pytest.raises(InputError, match="no benchmark None"):
         result.run("model")
@@ -203,7 +204,7 @@ def test_repeated_query_ids_across_sets_and_lists_of_any_length() -> None:
         for qid, hits in data.need_run().items():
             found = result.ranking("model", data.name).get(qid, [])
             assert sorted(found) == sorted(hit.docid for hit in hits)
-    calls = [len([r for r in result.records("model", "a") if r["qid"] == f"test-{q}"]) for q in range(3)]
+    calls = [len([r for r in result.records("model", "a") if r.qid == f"test-{q}"]) for q in range(3)]
     assert calls == [0, 0, 31]
 
 
@@ -335,7 +336,7 @@ def test_finished_systems_are_read_back_and_no_model_is_loaded(tmp_path: Path) -
     assert opened == [1] and (tmp_path / "model" / "windows.jsonl").read_text().count("\n") == 18
     again = Experiment(systems, world(), output=tmp_path)
     assert opened == [1] and again.table.equals(first.table)
-    assert [r["order"] for r in again.records("model")] == [r["order"] for r in first.records("model")]
+    assert [r.order for r in again.records("model")] == [r.order for r in first.records("model")]
     # killed before its end: the log is there, the outcome is not
     (tmp_path / "model" / "outcome.json").unlink()
     log = tmp_path / "model" / "windows.jsonl"
@@ -419,9 +420,12 @@ def test_windows_are_cut_to_fit_the_context() -> None:
 
 def test_latency_adds_rounds_and_takes_the_slowest_of_a_round() -> None:
     records = [
-        {"qid": "a", "seconds": 1.0}, {"qid": "a", "seconds": 2.0, "round": 1}, {"qid": "a", "seconds": 9.0, "pass": 1},
-        {"qid": "b", "seconds": 1.0, "tokens_in": 5}, {"qid": "b", "seconds": 4.0, "tokens_out": 3, "requests": 2},
-    ]  # fmt: skip
+        WindowRecord("a", (0, 1), seconds=1.0),
+        WindowRecord("a", (0, 1), seconds=2.0, round=1),
+        WindowRecord("a", (0, 1), seconds=9.0, pass_no=1),
+        WindowRecord("b", (0, 1), seconds=1.0, tokens_in=5),
+        WindowRecord("b", (0, 1), seconds=4.0, tokens_out=3, requests=2),
+    ]
     assert query_latency(records) == [12.0, 4.0]
     row = cost_row(records, 2, 10.0)
     assert (row["calls"], row["requests"], row["seconds"], row["tokens_in"]) == (2.5, 3.0, 5.0, 2.5)

@@ -19,6 +19,7 @@ from rrlib.errors import InputError
 from rrlib.lesson import explain, widgets
 from rrlib.lesson.plots import tour as lesson_plots
 from rrlib.prompts import format_response
+from rrlib.records import WindowRecord
 from rrlib.reward import MultiViewReward
 from rrlib.strategies import STRATEGIES, StrategySpec, drive, plan
 from rrlib.types import Passage
@@ -96,8 +97,8 @@ def test_frames_of_every_strategy_count_calls_and_depth_and_end_where_it_ends(na
 
 
 def test_a_film_follows_the_log_and_refuses_another_querys_records() -> None:
-    first = {"qid": "q", "start": 1, "end": 3, "docids": ["b", "c"], "order": [1, 0]}
-    second = {"qid": "q", "start": 0, "end": 2, "docids": ["a", "c"], "order": [1, 0]}
+    first = WindowRecord("q", (1, 2), ("b", "c"), (1, 0))
+    second = WindowRecord("q", (0, 1), ("a", "c"), (1, 0))
     orders, spans = explain.film(["a", "b", "c"], [first, second])
     assert orders == [["a", "b", "c"], ["a", "c", "b"], ["c", "a", "b"]] and spans == [(1, 3), (0, 2)]
     with pytest.raises(InputError, match="does not show"):

@@ -9,21 +9,8 @@ from typing import Any
 import pytest
 
 from rrlib.chain import manifest
-from rrlib.chain.manifest import (
-    Stage,
-    differences,
-    hash_file,
-    hash_text,
-    hash_tree,
-    identity,
-    notebook_hash,
-    open_stage,
-    outputs_root,
-    read_json,
-    references,
-    stage_state,
-    write_json,
-)
+from rrlib.chain.manifest import Stage, identity, notebook_hash, open_stage, outputs_root, references, stage_state
+from rrlib.disk import hash_tree, read_json
 from rrlib.errors import StageError
 
 
@@ -268,23 +255,6 @@ def test_references_are_found_in_strings_lists_and_mappings(tmp_path: Path) -> N
     assert found["package:rrlib.miniature/none"] == "missing"
 
 
-def test_hashes_depend_on_content_and_names_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("one", "two"):
-        (tmp_path / name / "__pycache__").mkdir(parents=True)
-        (tmp_path / name / "a.txt").write_text("same")
-        (tmp_path / name / "__pycache__" / "a.pyc").write_text(name)
-    assert hash_tree(tmp_path / "one") == hash_tree(tmp_path / "two")
-    (tmp_path / "two" / "a.txt").rename(tmp_path / "two" / "b.txt")
-    assert hash_tree(tmp_path / "one") != hash_tree(tmp_path / "two")
-    assert hash_text("ab", "c") != hash_text("a", "bc")
-    monkeypatch.setattr(manifest, "_WHOLE", 10)
-    big = tmp_path / "big.bin"
-    big.write_bytes(b"0" * 3 * 2**20)
-    before = hash_file(big)
-    big.write_bytes(b"0" * 3 * 2**20 + b"1")
-    assert hash_file(big) != before
-
-
 def test_the_library_hash_is_stable_and_notebook_hash_sees_code_only(notebook: Path) -> None:
     assert manifest.library_hash() == manifest.library_hash() and len(manifest.library_hash()) == 16
     before = notebook_hash(notebook)
@@ -292,22 +262,6 @@ def test_the_library_hash_is_stable_and_notebook_hash_sees_code_only(notebook: P
     assert notebook_hash(notebook) == before
     write_notebook(notebook, "print(rate, 1)")
     assert notebook_hash(notebook) != before
-
-
-def test_differences_name_keys_on_both_sides() -> None:
-    old = {"parameters": {"a": 1, "b": 2}, "library": "x"}
-    new = {"parameters": {"a": 1, "c": 3}, "library": "y"}
-    assert differences(old, new) == ["parameters.c: None -> 3", "parameters.b: 2 -> None", "library"]
-    assert differences(new, new) == []
-
-
-def test_json_is_written_whole(tmp_path: Path) -> None:
-    path = tmp_path / "deep" / "a.json"
-    write_json(path, {"text": "ä"})
-    with pytest.raises(TypeError):
-        write_json(path, {"text": object()})
-    assert read_json(path) == {"text": "ä"}
-    assert read_json(tmp_path / "none.json") is None
 
 
 def test_outputs_go_where_the_environment_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

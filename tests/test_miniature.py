@@ -21,7 +21,7 @@ from rrlib.engines.base import Decoding
 from rrlib.errors import InputError, MissingFileError
 from rrlib.formats import Collection, read_collection, read_jsonl, read_qrels
 from rrlib.metrics import ndcg
-from rrlib.miniature import SimulatedTeacher, World, build, chain, load_world
+from rrlib.miniature import SimulatedTeacher, World, build, load_world, thinking
 from rrlib.miniature.world import WORLDS, read_domain, shared_words, stem
 from rrlib.prompts import WINDOW_STYLES, PromptBuilder, format_ranking, format_response
 from rrlib.resources import resolve
@@ -370,13 +370,13 @@ def test_teacher_of_another_world(tmp_path: Path, folder: Path) -> None:
             SimulatedTeacher(tmp_path, seed=1)
 
 
-def test_chain() -> None:
-    thought = chain.reasoning(("a", "b"), ("c", "a"), "a", ["b", "a", "x", "c", "a"])
+def test_thinking() -> None:
+    thought = thinking.reasoning(("a", "b"), ("c", "a"), "a", ["b", "a", "x", "c", "a"])
     assert thought == (
         "The first cue suggests a or b, the second c or a. So yes a, maybe b, maybe c. "
         "[1] b maybe [2] a yes [3] x no [4] c maybe [5] a yes"
     )
-    assert chain.order_of(["b", "a", "x", "c", "a"], "a", ["b", "c"]) == [1, 4, 0, 3, 2]
+    assert thinking.order_of(["b", "a", "x", "c", "a"], "a", ["b", "c"]) == [1, 4, 0, 3, 2]
 
 
 # --- the tokenizer -------------------------------------------------------------------------------------------------

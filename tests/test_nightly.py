@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable
@@ -11,13 +10,14 @@ from pathlib import Path
 import pytest
 from test_real_texts import MODEL, arguments, check, replay
 
-from rrlib.chain.manifest import read_json
 from rrlib.chain.params import STAGES
 from rrlib.cli import main
+from rrlib.disk import read_json
 from rrlib.evaluation.metrics import per_query
 from rrlib.evaluation.significance import bootstrap_interval, paired_test
 from rrlib.formats import read_qrels, read_run
 from rrlib.miniature.pretrain import RECIPE
+from rrlib.records import read_records
 from rrlib.resources import resolve
 from rrlib.responses import audit
 
@@ -37,7 +37,7 @@ def test_dl19_whole_at_depth_100(
     assert main(arguments(folder, run, out, 100)) == 0
     seconds = time.perf_counter() - began
     check(run, out, 100)
-    rows = [json.loads(line) for line in out.with_suffix(".jsonl").read_text().splitlines()]
+    rows = read_records(out.with_suffix(".jsonl"))
     assert len(rows) == 43 * 9
     replay(run, out.with_suffix(".jsonl"), tmp_path / "again.trec", 100)
     assert (tmp_path / "again.trec").read_bytes() == out.read_bytes()
@@ -94,7 +94,7 @@ def test_the_miniature_learns(tmp_path: Path, record_property: Callable[[str, ob
     assert means["first stage"] < 0.45
     assert means["sft+rl"] - means["sft"] >= 0.02
     for name in ("sft", "sft+rl"):
-        rows = [json.loads(line) for line in (stage / "windows" / f"{name}.jsonl").read_text().splitlines()]
+        rows = read_records(stage / "windows" / f"{name}.jsonl")
         valid = valid_share(rows)
         record_property(f"valid answers, {name}", f"{valid:.1%} of {len(rows)}")
         assert valid >= 0.98  # seed 7 had 99.4% after SFT and 98.9% after GRPO (2026-11-26)

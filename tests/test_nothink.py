@@ -14,8 +14,9 @@ from rrlib.errors import InputError
 from rrlib.prompts import PromptBuilder, format_ranking, format_response, get_style
 from rrlib.responses import parse_lenient, parse_strict
 from rrlib.reward import MultiViewReward
+from rrlib.training.completions import read_completions
 from rrlib.training.data import Limits, encode_examples
-from rrlib.training.grpo import read_completions, train_grpo
+from rrlib.training.grpo import train_grpo
 from rrlib.training.mix import both_modes, mix_styles, own_chain, pointwise_examples
 from rrlib.training.sft import encode_for_sft, train_sft
 from rrlib.types import Passage
@@ -141,7 +142,7 @@ def test_each_example_is_trained_in_its_own_style(backbone: Path) -> None:
         assert tokenizer.decode(row.response_ids) == text + "<|im_end|>"
     with pytest.raises(InputError, match="one mode at a time"):
         limits = Limits(900, 900, 900)
-        encode_examples(mixed, tokenizer, PromptBuilder(tokenizer, "reasonrank"), limits, responses=False)
+        encode_examples(mixed, tokenizer, PromptBuilder(tokenizer, "reasonrank"), limits, target=None)
     same = mix_styles(EXAMPLES, {"reasonrank-qwen3": 1, STYLE: 1})
     with pytest.raises(InputError, match="send the same prompt"):  # this template has no switch of its own
         encode_for_sft(same, backbone, settings)

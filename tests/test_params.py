@@ -16,9 +16,9 @@ from rrlib.chain.params import (
     declared_parameters,
     load_profile,
     notebook_path,
-    repository,
 )
 from rrlib.errors import MissingFileError, ProfileError
+from rrlib.resources import repository
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAD = "name: mine\nseed: 1\n"

@@ -17,11 +17,6 @@ from rrlib.lesson.plots import basics as plots
 HISTORY: list[dict[str, Any]] = [
     {
         "step": 2 * i,
-        "loss": 3.0 / i,
-        "reward": 0.5 + 0.01 * i,
-        "view/ndcg": 0.6,
-        "view/recall": 0.7,
-        "view/rbo": 0.5,
         "share/valid": 0.5,
         "share/bad_list": 0.3,
         "share/bad_format": 0.2,
@@ -34,9 +29,6 @@ ROWS = [
 ]
 
 DRAW: dict[str, Callable[[], Figure]] = {
-    "loss": lambda: plots.loss_curve([*HISTORY, {"step": 16, "eval_loss": 0.5}, {"step": 16, "train_runtime": 1.0}]),
-    "views": lambda: plots.reward_views(HISTORY),
-    "views without a valid rollout": lambda: plots.reward_views([{"step": 1, "reward": -1.0}]),
     "formats": lambda: plots.format_shares(HISTORY),
     "formats of one step": lambda: plots.format_shares(HISTORY[:1]),
     "filter": lambda: plots.consistency_histogram([0.1, 0.4, 0.9, 1.0], 0.4),
@@ -58,14 +50,6 @@ def test_a_figure_has_labels_can_be_saved_and_is_closed(name: str) -> None:
     figure.savefig(data, format="png")
     assert data.getvalue().startswith(b"\x89PNG") and len(data.getvalue()) > 5000
     assert plt.get_fignums() == []  # else a notebook would show it twice
-
-
-def test_the_loss_curve_draws_the_losses_and_their_running_mean() -> None:
-    axis = plots.loss_curve(HISTORY).axes[0]
-    raw, smooth = axis.get_lines()
-    assert raw.get_xdata().tolist() == [h["step"] for h in HISTORY]
-    assert raw.get_ydata().tolist() == [h["loss"] for h in HISTORY]
-    assert smooth.get_ydata().min() >= min(h["loss"] for h in HISTORY)
 
 
 def test_smoothing_keeps_constants_also_at_the_ends() -> None:
@@ -108,8 +92,6 @@ def test_a_group_marks_what_is_not_valid() -> None:
 @pytest.mark.parametrize(
     "draw",
     [
-        lambda: plots.loss_curve([{"step": 1}]),
-        lambda: plots.reward_views([{"step": 1, "loss": 1.0}]),
         lambda: plots.format_shares([{"step": 1, "share/valid": 1.0}]),
         lambda: plots.consistency_histogram([], 0.4),
         lambda: plots.means_with_intervals(ROWS, "AP"),

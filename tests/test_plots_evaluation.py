@@ -8,9 +8,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from rrlib.chain.evaluation import window_traces
 from rrlib.errors import InputError
 from rrlib.lesson.plots import evaluation as figures
+from rrlib.lesson.tables import window_traces
+from rrlib.records import WindowRecord
 
 
 def test_differences_are_sorted_and_counted() -> None:
@@ -29,8 +30,8 @@ def test_length_and_quality_draws_every_query() -> None:
 
 def test_windows_move_passages() -> None:
     records = [
-        {"qid": "q", "start": 2, "end": 4, "docids": ["c", "d"], "order": [1, 0]},
-        {"qid": "q", "start": 0, "end": 3, "docids": ["a", "b", "d"], "order": [2, 0, 1]},
+        WindowRecord("q", (2, 3), ("c", "d"), (1, 0)),
+        WindowRecord("q", (0, 1, 2), ("a", "b", "d"), (2, 0, 1)),
     ]
     traces = window_traces(list(reversed(records)), {"q": ["a", "b", "c", "d"]}, {"q": {"d": 1, "a": 0, "z": 1}})
     assert traces == [[4, 3, 1]]

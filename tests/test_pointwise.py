@@ -145,9 +145,9 @@ def test_openai_reads_the_alternatives_of_the_first_token(serve: Any, monkeypatc
     assert result.run()["q1"] == [f"d{g}" for g in range(11, -1, -1)]
     assert all(body["max_tokens"] == 1 and body["top_logprobs"] == 20 and body["temperature"] == 0 for body in asked)
     record = result.records[0]
-    gain = int(record["docids"][0][1:])
+    gain = int(record.docids[0][1:])
     p = (gain + 1) / 20
-    assert record["score"] == pytest.approx(p / (p + 1 - p - 0.01), abs=1e-6) and record["verdict"] == "ok"
+    assert record.score == pytest.approx(p / (p + 1 - p - 0.01), abs=1e-6) and record.verdict == "ok"
 
 
 def test_openai_without_logprobs_is_a_failure_with_a_reason(serve: Any) -> None:
@@ -213,10 +213,10 @@ def test_a_chain_then_the_words_probability(tokenizer: Any, tmp_path: Path) -> N
     assert len(result.records) == 30 and len(engine.seen) == 60
     assert all(r.stop == ("</think>",) for r in engine.seen if not r.choices)
     assert all(r.prompt is not None and r.prompt.endswith("w11 </think>") for r in engine.seen if r.choices)
-    row = next(r for r in result.records if r["docids"] == ["d29"])
-    assert row["score"] == pytest.approx(30 / 101, abs=1e-6) and row["verdict"] == "ok" and row["requests"] == 2
-    assert (row["tokens_in"], row["tokens_out"], row["seconds"]) == (50, 12, 1.5)
-    assert row["text"].endswith("w11 </think> false") and row["reasoning"].startswith("w0 w1") and row["order"] == [0]
+    row = next(r for r in result.records if r.docids == ("d29",))
+    assert row.score == pytest.approx(30 / 101, abs=1e-6) and row.verdict == "ok" and row.requests == 2
+    assert (row.tokens_in, row.tokens_out, row.seconds) == (50, 12, 1.5)
+    assert row.text.endswith("w11 </think> false") and row.reasoning.startswith("w0 w1") and row.order == (0,)
     again = Reranker(make_engine("replay", "", responses=log), **options).rerank([make(30, "q1")])
     assert again.run()["q1"] == result.run()["q1"]
     resumed = Judge(tokenizer)
@@ -230,8 +230,8 @@ def test_a_chain_cut_off_is_closed_and_scored_all_the_same(tokenizer: Any) -> No
         ranker = Reranker(engine, style="pointwise", strategy="pointwise", budget=budget)
         result = ranker.rerank([make(8, "q1")])
         assert result.run()["q1"] == [f"d{g}" for g in range(7, -1, -1)]
-        assert {r["verdict"] for r in result.records} == {"truncated"} and all(r["closed"] for r in result.records)
-        assert {r["tokens_out"] for r in result.records} == {length}
+        assert {r.verdict for r in result.records} == {"truncated"} and all(r.closed for r in result.records)
+        assert {r.tokens_out for r in result.records} == {length}
         assert len(engine.seen) == (16 if budget else 8)
 
 
@@ -280,10 +280,10 @@ def test_a_budget_closes_the_chain_and_still_gets_the_list(
     result = ranker.rerank([make(10, "q1")])
     assert result.run()["q1"] == [f"d{g}" for g in range(9, -1, -1)]
     (row,) = result.records
-    assert row["verdict"] == "ok" and row.get("closed", False) is closed and row.get("requests") == requests
-    assert row["text"].count("<answer>") == 1 and row["text"].startswith("<think>")
-    assert row["tokens_out"] == row["text"].count(" ") + 1 - (2 if closed else 0) - (1 if budget == 0 else 0)
-    assert row["settings"]["budget"] == budget if "settings" in row else True
+    assert row.verdict == "ok" and row.closed is closed and row.requests == requests
+    assert row.text.count("<answer>") == 1 and row.text.startswith("<think>")
+    assert row.tokens_out == row.text.count(" ") + 1 - (2 if closed else 0) - (1 if budget == 0 else 0)
+    assert row.settings is None
     assert json.loads(log.read_text())["settings"]["budget"] == budget
     assert result.counts.get("closed_at_budget", 0) == int(closed)
 

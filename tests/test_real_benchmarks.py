@@ -66,6 +66,6 @@ def test_ten_queries_with_a_first_stage_made_here(realdata: Path, tmp_path: Path
     check(result, 30)
     assert len(result.records("reranked")) == 20 and len(result.ranking("reranked")) == 10
     banned = {(qid, docid) for qid, docids in data.excluded.items() for docid in docids}
-    shown = {(r["qid"], docid) for r in result.records("reranked") for docid in r["docids"]}
+    shown = {(r.qid, docid) for r in result.records("reranked") for docid in r.docids}
     assert not banned & shown and (len(banned) > 150) == (name != "cranfield")
     assert any("first 10 of" in note for note in result.notes)

@@ -117,8 +117,8 @@ def test_a_failed_call_keeps_the_order_and_is_counted(tmp_path: Path) -> None:
     engine = Oracle(fail=lambda r: r.key[3][0] == 40)
     result = rerank([candidates], engine, log=tmp_path / "log.jsonl")
     assert result.counts["failed"] == 1 and result.counts["verdict_failed"] == 1
-    (failed,) = [r for r in result.records if r["verdict"] == "failed"]
-    assert failed["text"] is None and failed["error"] == "the server is down" and failed["order"] == list(range(20))
+    (failed,) = [r for r in result.records if r.verdict == "failed"]
+    assert failed.text is None and failed.error == "the server is down" and failed.order == tuple(range(20))
     assert len(set(result.run()["q1"])) == 100
 
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from rrlib.errors import InputError
 from rrlib.prompts import format_response
-from rrlib.responses import audit, parse_lenient, valid_share
+from rrlib.records import WindowRecord
+from rrlib.responses import Parsed, audit, parse_lenient, valid_share
 
 T = "<think> a </think> "
 # name, text, finish reason, expected verdict, repairs, order as written ids (four passages; None: the input order)
@@ -246,10 +247,10 @@ def test_bad_parameters() -> None:
 
 def test_audit_table() -> None:
     rows = [
-        {"verdict": "ok"},
-        {"verdict": "repaired", "repairs": ["missing", "format"]},
-        {"verdict": "truncated"},
-        {"verdict": "ok"},
+        Parsed((), "ok"),
+        Parsed((), "repaired", ("missing", "format")),
+        Parsed((), "truncated"),
+        Parsed((), "ok"),
     ]
     table = {row.kind: (row.count, row.share) for row in audit(rows)}
     assert table["ok"] == (2, 0.5) and table["truncated"] == (1, 0.25) and table["failed"] == (0, 0.0)
@@ -259,7 +260,7 @@ def test_audit_table() -> None:
 
 def test_the_share_of_valid_answers_is_the_rewards() -> None:
     chained, bare = format_response("because", [1, 0]), "<answer> [2] > [1] </answer>"
-    rows = [{"text": text, "order": [1, 0]} for text in (chained, bare, None, "[2] > [1]")]
+    rows = [WindowRecord("q", (0, 1), text=text, order=(1, 0)) for text in (chained, bare, None, "[2] > [1]")]
     assert parse_lenient(bare, 2).verdict == "ok"  # good enough to rank by
     assert valid_share(rows) == 0.25 and valid_share(rows, think=False) < valid_share(rows[1:2], think=False) == 1.0
     with pytest.raises(InputError, match="no window records"):

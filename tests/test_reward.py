@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from rrlib.errors import InputError
 from rrlib.metrics import ndcg, rbo, recall
 from rrlib.prompts import format_response
-from rrlib.reward import MultiViewReward, summary
+from rrlib.reward import MultiViewReward
+from rrlib.training.trl_reward import summary, trl_reward, trl_reward_parts
 
 TWENTY = list(range(20))
 
@@ -174,7 +175,7 @@ def test_trl_adapter_logs_views_and_shares() -> None:
     numbers: dict[str, list[float]] = defaultdict(list)  # TRL takes the mean of all that is logged in a batch
     extra: dict[str, list[object]] = {}
     good, bad, cut = format_response("r", [0, 1, 2]), "<think> a </think> <answer> [1] </answer>", "<think> a"
-    reward = MultiViewReward().trl()
+    reward = trl_reward(MultiViewReward())
     totals = reward(
         completions=[[{"role": "assistant", "content": t}] for t in (good, bad, cut, good)],
         relevance=[[1, 0, 0]] * 3 + [[0, 0, 1]],
@@ -200,22 +201,22 @@ def test_the_parts_sum_to_the_reward_and_parse_each_batch_once(monkeypatch: pyte
     real = MultiViewReward.score_many
     monkeypatch.setattr(MultiViewReward, "score_many", lambda *a: calls.append(1) or real(*a))
     extra: dict[str, list[object]] = {}
-    functions, weights = MultiViewReward().trl_parts()
+    functions, weights = trl_reward_parts(MultiViewReward())
     table = [functions[0](**batch, log_extra=extra.__setitem__), *(f(**batch) for f in functions[1:])]
     assert [f.__name__ for f in functions] == ["gate", "ndcg", "recall", "rbo"] and len(calls) == 1
     assert table[0] == [0.0, 0.0, -1.0, 0.0]
     sums = [sum(w * column[i] for w, column in zip(weights, table, strict=True)) for i in range(4)]
-    assert sums == pytest.approx(MultiViewReward().trl()(**batch))
+    assert sums == pytest.approx(trl_reward(MultiViewReward())(**batch))
     assert extra["multi_view_reward"] == pytest.approx(sums)
     functions[0](**{**batch, "relevance": [[0, 1, 0]] * 4})
     assert len(calls) == 3, "another batch is parsed anew"
-    only = MultiViewReward(weights={"ndcg": 1.0}).trl_parts()
+    only = trl_reward_parts(MultiViewReward(weights={"ndcg": 1.0}))
     assert [f.__name__ for f in only[0]] == ["gate", "ndcg"] and only[1] == [1.0, 1.0]
 
 
 def test_adapter_can_decode_ids_itself() -> None:
     """Tags that are special tokens vanish from the text TRL passes; the ids still hold them."""
-    reward = MultiViewReward().trl(decode=lambda ids: format_response("r", [i - 1 for i in ids]))
+    reward = trl_reward(MultiViewReward(), lambda ids: format_response("r", [i - 1 for i in ids]))
     assert reward(completions=["", ""], completion_ids=[[1, 2], [2, 1]], relevance=[[1, 0]] * 2, gold=[[0, 1]] * 2)[
         0
     ] == pytest.approx(1.3)

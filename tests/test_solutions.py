@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from rrlib.chain import stages
+from rrlib.lesson.exercises import check_exercise
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
@@ -59,7 +59,7 @@ def checks(path: Path) -> dict[str, tuple[ast.expr, dict[str, Any]]]:
 def verdict(function: Any, cases: ast.expr, names: dict[str, Any]) -> str:
     made = eval(compile(ast.Expression(cases), "cases", "eval"), names)
     assert len(made) >= 2, "one case can be met by a constant"
-    return stages.check_exercise(function, made)
+    return check_exercise(function, made)
 
 
 EXERCISES = [(path, name) for path in NOTEBOOKS for name in stubs(path)]

@@ -9,27 +9,34 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from rrlib.chain.manifest import open_stage, read_json
-from rrlib.chain.stages import (
-    audition,
+from rrlib.chain.from_profile import (
+    launch_of,
+    listwise_of,
+    open_teacher,
+    pointwise_of,
+    sft_settings,
+    sizes_of,
+    teacher_of,
+)
+from rrlib.chain.manifest import open_stage
+from rrlib.chain.params import Config, declared_parameters, notebook_path
+from rrlib.chain.stages import collection_of, evaluation_data, examples_of, open_corpus, synthesis
+from rrlib.disk import read_json
+from rrlib.engines.base import Decoding
+from rrlib.errors import InputError, StageError
+from rrlib.evaluation.audition import audition
+from rrlib.formats import read_collection, write_examples, write_jsonl
+from rrlib.lesson.exercises import check_exercise
+from rrlib.lesson.tables import (
     audition_table,
-    check_exercise,
-    collection_of,
-    comparison,
     consistencies,
-    cost_table,
-    examples_for,
     kept_and_dropped,
     one_group,
-    open_corpus,
-    open_teacher,
     passages_table,
     split_sizes,
     verdicts_of,
 )
-from rrlib.errors import InputError, StageError
-from rrlib.evaluation.tables import compare, oracle_run
-from rrlib.formats import read_collection, write_examples, write_jsonl
+from rrlib.training.launch import Launch
 from rrlib.types import Passage, Query, RankingExample
 
 BUILD = "rrlib.miniature:build"
@@ -95,11 +102,53 @@ def test_teachers_by_callable_and_by_url(made: Path) -> None:
 
 def test_examples_are_read_from_the_first_stage(made: Path, tmp_path: Path) -> None:
     stage = later(made)
-    assert [e.query.qid for e in examples_for(stage)] == ["a", "b"]
-    assert [e.query.qid for e in examples_for(stage, 0)] == ["a", "b"]
-    assert [e.query.qid for e in examples_for(stage, 1)] == ["a"]
+    for limit, qids in ((0, ["a", "b"]), (1, ["a"])):
+        for config in (Config("02_sft", {"sft_examples": limit}), Config("03_rl", {"rl_examples": limit})):
+            assert [e.query.qid for e in examples_of(stage.run_dir, config)] == qids
     with pytest.raises(StageError, match="does not read"):
         stage.input("03_rl")
+
+
+def config_of(stage: str, **changes: Any) -> Config:
+    return Config(stage, {n: p.default for n, p in declared_parameters(notebook_path(stage)).items()} | changes)
+
+
+def test_a_system_is_what_its_config_says() -> None:
+    config = config_of("04_evaluation", engine="vllm", engine_options={"x": 1}, max_new_tokens=9, temperature=0.5)
+    model = listwise_of(config, Path("a/b"), budget=3)
+    assert (model.model, model.engine, model.engine_options, model.budget) == ("a/b", "vllm", {"x": 1}, 3)
+    assert (model.style, model.decoding) == ("reasonrank", Decoding(9, 0.5))
+    other = config_of("06_efficiency")
+    assert pointwise_of(other, "m").style == "pointwise" and listwise_of(other, "m", style="nothink").style == "nothink"
+    assert sizes_of(config_of("04_evaluation", stride=0)) == {"window": 10, "depth": 30, "max_passage_tokens": 512}
+
+
+def test_notebook_06_trains_with_its_own_parameters_and_in_one_process() -> None:
+    config = config_of("06_efficiency", epochs=2.0, seed=3)
+    settings = sft_settings(config)
+    assert (settings.epochs, settings.seed, settings.accumulation, settings.gradient_checkpointing) == (
+        2.0,
+        3,
+        1,
+        False,
+    )
+    assert launch_of(config) == Launch()
+
+
+def test_the_data_of_an_evaluation_is_the_test_split_with_its_validation_split_beside_it(made: Path) -> None:
+    (data,) = evaluation_data(later(made), config_of("04_evaluation", queries=3, depth=9))
+    assert (data.name, len(data.qrels), data.spec.depth, data.data_kind) == ("miniature", 3, 9, "synthetic")
+    assert data.validation is not None and data.validation.split == "validation"
+
+
+def test_synthesis_imports_what_the_config_names_and_asks_nobody(made: Path, tmp_path: Path) -> None:
+    source = made / "01_synthesis" / "teacher" / "examples.jsonl"
+    config = config_of("01_synthesis", import_from=str(source), import_limit=2)
+    folder = made / "01_synthesis" / "collection"
+    assert teacher_of(config, folder) is None
+    for limit, count in ((1, 1), (0, 2)):
+        result = synthesis(config, read_collection(folder, "train"), None, tmp_path / str(limit), limit=limit)
+        assert result.summary["examples"] == count and result.summary["alpha"] == 0.4
 
 
 def test_split_sizes_count_queries(made: Path) -> None:
@@ -139,27 +188,12 @@ def test_an_audition_judges_one_window_a_query_by_the_qrels(made: Path) -> None:
     assert table.loc["backbone", "tokens"] <= 8
 
 
-def test_verdicts_and_costs() -> None:
+def test_verdicts_are_shares_of_windows() -> None:
     records = {
         "sft": [{"verdict": "ok", "tokens_in": 10, "tokens_out": 4}, {"verdict": "truncated", "tokens_in": 20}],
         "rl": [{"verdict": "ok", "tokens_in": 10, "tokens_out": 4}],
     }
     assert verdicts_of(records) == {"sft": {"ok": 0.5, "truncated": 0.5}, "rl": {"ok": 1.0, "truncated": 0.0}}
-    table = cost_table(records, {"sft": 4.0})
-    assert table.loc["sft"].to_dict() == {
-        "windows": 2, "tokens in": 15, "tokens out": 2, "seconds": 4.0, "windows/s": 0.5
-    }  # fmt: skip
-    assert pd.isna(table.loc["rl", "windows/s"])
-
-
-def test_a_comparison_shows_differences_against_the_first(made: Path) -> None:
-    test = collection_of(later(made), "test")
-    assert test.run is not None
-    runs = {"first-stage": test.run, "oracle": oracle_run(test.qrels, test.candidates())}
-    table = comparison(compare(test.qrels, runs, ["nDCG@10", "R@5"], resamples=200), "nDCG@10")
-    assert list(table.index) == ["first-stage", "oracle"]
-    assert table.loc["first-stage", "difference"] == "" and table.loc["oracle", "difference"].startswith("+")
-    assert table["n"].tolist() == [4, 4]
 
 
 def test_the_group_shown_is_of_the_last_step_and_spreads_most() -> None:

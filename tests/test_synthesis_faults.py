@@ -16,7 +16,7 @@ from test_synthesis import make_collection, records
 
 from rrlib.cli import main
 from rrlib.engines.base import Decoding
-from rrlib.engines.openai import FatalCallError, OpenAIClient
+from rrlib.engines.client import FatalCallError, OpenAIClient
 from rrlib.errors import EngineError, InputError
 from rrlib.formats import read_jsonl
 from rrlib.synthesis.pipeline import synthesize

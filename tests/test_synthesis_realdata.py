@@ -24,6 +24,7 @@ from rrlib.synthesis.sources.candidates import retrieved_items
 from rrlib.synthesis.sources.items import ItemFolder, write_items
 from rrlib.synthesis.sources.judged import read_beir
 from rrlib.training.data import Limits, encode_examples
+from rrlib.training.sft import target
 
 pytestmark = pytest.mark.realdata
 
@@ -68,7 +69,7 @@ def check(examples: list[Any], passages: int) -> None:
     """02 accepts them: prompts and responses encode, within limits, with the response in the protocol."""
     tokenizer = make_tokenizer("qwen2.5")
     builder = PromptBuilder(tokenizer, max_passage_tokens=128)
-    encoded = encode_examples(examples, tokenizer, builder, Limits(9000, 4000, 12000), responses=True)
+    encoded = encode_examples(examples, tokenizer, builder, Limits(9000, 4000, 12000), target=target)
     assert len(encoded.rows) == len(examples) and encoded.dropped == 0
     assert all(len(row.example.passages) <= passages for row in encoded.rows)
     text = tokenizer.decode(encoded.rows[0].response_ids)

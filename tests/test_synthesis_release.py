@@ -17,7 +17,7 @@ from rrlib.engines.base import Reply
 from rrlib.errors import InputError, MissingFileError
 from rrlib.formats import read_examples
 from rrlib.prompts import PromptBuilder, format_response
-from rrlib.synthesis.export import data_card, export, import_examples, stream_examples, to_dataset
+from rrlib.synthesis.export import data_card, export, import_examples, stream_examples
 from rrlib.synthesis.merge import merge
 from rrlib.synthesis.sources.items import Shard
 from rrlib.synthesis.sources.released import read_prompt, read_released
@@ -170,10 +170,9 @@ def test_round_trips(tmp_path: Path) -> None:
         assert [(e.query.text, e.gold) for e in read] == [(e.query.text, e.gold) for e in ours]
     row = json.loads((folder / "sft.json").read_text())[0]
     assert row["output"] == format_response(ours[0].reasoning, ours[0].gold)
-    table = to_dataset(ours)
-    assert table.num_rows == 2 and {"qid", "query", "passages", "relevance", "gold", "reasoning"} <= set(
-        table.column_names
-    )
+    table = pq.read_table(export(ours, tmp_path / "columns.parquet", "parquet"))
+    assert table.num_rows == 2
+    assert {"qid", "query", "passages", "relevance", "gold", "reasoning", "meta"} <= set(table.column_names)
     with pytest.raises(InputError, match="unknown format"):
         export(ours, tmp_path / "x", "csv")
     for form in ("parquet", "released"):

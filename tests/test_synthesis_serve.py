@@ -17,7 +17,7 @@ import pytest
 
 from rrlib.cli import main
 from rrlib.engines.base import Decoding
-from rrlib.engines.openai import OpenAIClient
+from rrlib.engines.client import OpenAIClient
 from rrlib.errors import EngineError
 from rrlib.formats import read_collection, read_jsonl
 from rrlib.miniature import SimulatedTeacher, build

@@ -32,7 +32,7 @@ from rrlib.synthesis.sources.judged import (
     read_triples,
     read_tsv_passages,
 )
-from rrlib.synthesis.sources.problems import problem_passages, read_leetcode, read_math, read_theorems
+from rrlib.synthesis.sources.problems import read_leetcode, read_math, read_theorems
 from rrlib.synthesis.sources.stackexchange import read_posts
 from rrlib.synthesis.sources.websearch import JsonSearch, Page, PageFile, fetch_page
 from rrlib.types import Passage, Query
@@ -166,6 +166,9 @@ def test_html_is_read_as_far_as_it_goes() -> None:
     assert title == "A page" and links == ("http://x.org/a",)
     assert text == "Head\n\nOne two\nthree <4>\n\na\n\nb\n\nrst\n\nbroken"
     assert read_html("") == ("", (), "") and read_html("<<<>>&nbsp;")[0] is not None
+    assert read_html("<p>a<![foo[b")[0].startswith("a"), "a declaration that the parser rejects"
+    assert read_html("<p>a<!-- b --><![CDATA[c]]></p>http://x.org/a")[0] == "a\n\nhttp://x.org/a"
+    assert read_html("<div>" * 20_000 + "deep")[0] == "deep", "no recursion"
 
 
 # --- problems and theorems -------------------------------------------------------------------------------------------
@@ -187,8 +190,6 @@ def test_leetcode(tmp_path: Path, shape: str) -> None:
     first, second = read_leetcode(path)
     assert (first.qid, first.text, first.gold_answer) == ("leetcode-1", "Two Sum\n\nFind two.", "def f(): pass")
     assert second.qid == "leetcode-b" and second.gold_answer == "int x;" and second.text.endswith("Plain text < 3")
-    (passage, _) = problem_passages(read_leetcode(path))
-    assert passage.docid == "leetcode-1" and passage.text.endswith("def f(): pass")
 
 
 def test_math_as_a_folder_and_as_lines(tmp_path: Path) -> None:

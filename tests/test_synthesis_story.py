@@ -28,6 +28,7 @@ from rrlib.lesson import story
 from rrlib.lesson.plots import synthesis as figures
 from rrlib.synthesis.domains import RECIPES, table_of_recipes
 from rrlib.synthesis.export import examples_of, import_examples
+from rrlib.synthesis.fates import Fate
 from rrlib.synthesis.pipeline import follow
 from rrlib.synthesis.results import JOURNAL, RESULTS
 from rrlib.synthesis.sources.items import CollectionSource
@@ -149,6 +150,7 @@ def test_the_fate_of_one_query(believed: Any, tmp_path: Path) -> None:
     assert example is not None and example.query.qid == "q1" and fate == "kept, self-consistency 1.000; alpha 0.2"
     strict = run(make_collection(12), Believer(), tmp_path, alpha=0.9)
     assert story.outcome(strict, "q0")[0] is None and story.outcome(strict, "q0")[1].startswith("below alpha, self-")
+    assert story.outcome(strict, "q0")[1].endswith("; alpha 0.9. " + Fate.BELOW_ALPHA.sentence)
     assert story.outcome(strict, "nobody") == (None, "nobody was not asked about")
 
 

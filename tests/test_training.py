@@ -20,14 +20,19 @@ from tiny_training import EXAMPLES, GRPO, QWEN, SFT, example, make_tokenizer
 from rrlib.errors import InputError, StageError
 from rrlib.prompts import LAST_QWEN3, LAST_THINK, SUFFIX, PromptBuilder, format_response
 from rrlib.reward import MultiViewReward
-from rrlib.training import common, data, grpo
-from rrlib.training.grpo import GRPOSettings, answer_decoder, batches, encode_for_grpo, read_completions, train_grpo
-from rrlib.training.sft import SFTSettings, encode_for_sft, train_sft
+from rrlib.training import data, grpo, patches, sft
+from rrlib.training.completions import read_completions
+from rrlib.training.config import GRPOSettings, SFTSettings, as_stored
+from rrlib.training.grpo import encode_for_grpo, train_grpo
+from rrlib.training.resume import TrainResult
+from rrlib.training.schedule import batches
+from rrlib.training.sft import encode_for_sft, train_sft
+from rrlib.training.trl_reward import answer_decoder
 from rrlib.types import Passage
 
 
 @pytest.fixture(scope="module")
-def trained(backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> common.TrainResult:
+def trained(backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainResult:
     """SFT long enough to write the format."""
     settings = dataclasses.replace(SFT, max_steps=120, save_every=1000, learning_rate=5e-3)
     return train_sft(EXAMPLES, backbone, tmp_path_factory.mktemp("sft"), settings)
@@ -48,7 +53,7 @@ def test_prompt_is_the_inference_prompt_and_labels_cover_exactly_the_response(ba
     for row, one in zip(encode_for_sft(examples, backbone, SFT).rows, examples, strict=True):
         inference = tokenizer(builder.render(one.query.text, one.passages), add_special_tokens=False)["input_ids"]
         assert list(row.prompt_ids) == inference
-        assert row.labels[: len(inference)] == [data.IGNORED] * len(inference)
+        assert row.labels[: len(inference)] == [sft.IGNORED] * len(inference)
         response = format_response(one.reasoning, one.gold) + "<|im_end|>"
         assert tokenizer.decode(row.labels[len(inference) :]) == response
         assert row.labels[len(inference) :] == list(row.response_ids)
@@ -75,8 +80,8 @@ def test_trl_gets_our_ids_and_labels_untouched(backbone: Path, tmp_path: Path, m
     for ids, labels, mask in zip(*(batch[k].tolist() for k in ("input_ids", "labels", "attention_mask")), strict=True):
         length = sum(mask)
         assert labels[:length] == want.pop(tuple(ids[:length]))
-        assert set(labels[length:]) <= {data.IGNORED}
-        assert sum(label != data.IGNORED for label in labels) > 1, "no row without labels"
+        assert set(labels[length:]) <= {sft.IGNORED}
+        assert sum(label != sft.IGNORED for label in labels) > 1, "no row without labels"
     assert not want
     # The loss of the log is that of the response tokens alone, each given all before it: from plain logits, row by row.
     model, scores = AutoModelForCausalLM.from_pretrained(backbone), []
@@ -150,18 +155,19 @@ def test_real_chat_templates_leave_the_response_alone(
     template = (Path(trl.__file__).parent / "chat_templates" / file).read_text()
     tokenizer = make_tokenizer(tmp_path, eos=eos, template=template, bos=bos)
     builder = PromptBuilder(tokenizer, style)
-    (row,) = data.encode_examples([EXAMPLES[1]], tokenizer, builder, data.Limits(900, 900, 900), responses=True).rows
-    target = "<think> ok </think> <answer> [2] > [3] > [1] </answer>" + eos
-    assert tokenizer.decode(row.response_ids) == target
+    limits = data.Limits(900, 900, 900)
+    (row,) = data.encode_examples([EXAMPLES[1]], tokenizer, builder, limits, target=sft.target).rows
+    response = "<think> ok </think> <answer> [2] > [3] > [1] </answer>" + eos
+    assert tokenizer.decode(row.response_ids) == response
     last = {"reasonrank": LAST_THINK, "reasonrank-qwen3": LAST_QWEN3}[style]
     whole = tokenizer.decode([*row.prompt_ids, *row.response_ids])
-    assert whole.endswith(SUFFIX.format(num=3, query="x1") + last + opening + target)
+    assert whole.endswith(SUFFIX.format(num=3, query="x1") + last + opening + response)
     assert tokenizer.decode(row.prompt_ids) == builder.render(EXAMPLES[1].query.text, EXAMPLES[1].passages)
     assert tokenizer.decode(row.prompt_ids).count("<|begin_of_text|>") == (1 if bos else 0)
     if bos:
         assert tokenizer("x")["input_ids"][0] == tokenizer.bos_token_id, "this tokenizer adds BOS by itself"
     trainer = types.SimpleNamespace(processing_class=tokenizer)
-    assert grpo._trainer_class()._tokenize_prompts(trainer, [row.prompt])[0] == [list(row.prompt_ids)]
+    assert grpo.RankingRollouts._tokenize_prompts(trainer, [row.prompt])[0] == [list(row.prompt_ids)]
 
 
 def test_no_examples_is_refused(backbone: Path) -> None:
@@ -216,7 +222,7 @@ def test_a_reward_that_reads_another_format_is_refused(backbone: Path, tmp_path:
 # --- SFT -------------------------------------------------------------------------------------------------------------
 
 
-def test_sft_learns_and_its_checkpoint_loads(trained: common.TrainResult) -> None:
+def test_sft_learns_and_its_checkpoint_loads(trained: TrainResult) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -240,7 +246,7 @@ def test_logits_of_labelled_positions_alone_give_the_same_loss_and_gradients(bac
     row = encode_for_sft(EXAMPLES, backbone, SFT).rows[0]
     ids, labels = torch.tensor([[*row.prompt_ids, *row.response_ids]]), torch.tensor([row.labels])
     found = []
-    for tame in (contextlib.nullcontext, common.tamed_trl):
+    for tame in (contextlib.nullcontext, patches.tamed_trl):
         model = AutoModelForCausalLM.from_pretrained(backbone)
         add_fused_lm_head(model)
         with tame():
@@ -358,12 +364,12 @@ def test_lora_resumes_bit_equal(backbone: Path, tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def rolled(trained: common.TrainResult, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, common.TrainResult]:
+def rolled(trained: TrainResult, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainResult]:
     folder = tmp_path_factory.mktemp("grpo")
     return folder, train_grpo(EXAMPLES, trained.checkpoint, folder, GRPO, MultiViewReward(k=1))
 
 
-def test_grpo_runs_and_logs_views(rolled: tuple[Path, common.TrainResult]) -> None:
+def test_grpo_runs_and_logs_views(rolled: tuple[Path, TrainResult]) -> None:
     _, result = rolled
     assert [row["step"] for row in result.log] == [2, 4]  # one row a rollout batch, two updates each
     for row in result.log:
@@ -377,7 +383,7 @@ def test_grpo_runs_and_logs_views(rolled: tuple[Path, common.TrainResult]) -> No
     assert result.log[0]["kl"] >= 0 and result.info["completions_per_step"] == 16
 
 
-def test_one_step_makes_rewarded_completions_likelier(trained: common.TrainResult, tmp_path: Path) -> None:
+def test_one_step_makes_rewarded_completions_likelier(trained: TrainResult, tmp_path: Path) -> None:
     """The sign of it all: advantages, completions and their tokens belong together after TRL's shuffle."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -408,7 +414,7 @@ def test_one_step_makes_rewarded_completions_likelier(trained: common.TrainResul
 
 
 def test_grpo_keeps_completions_whose_rewards_are_the_rewards_of_their_texts(
-    rolled: tuple[Path, common.TrainResult],
+    rolled: tuple[Path, TrainResult],
 ) -> None:
     table = read_completions(rolled[0])
     assert len(table) == 32 and sorted(set(table["step"])) == [2, 4]
@@ -421,20 +427,18 @@ def test_grpo_keeps_completions_whose_rewards_are_the_rewards_of_their_texts(
 
 
 def test_grpo_prompt_tokens_are_the_inference_tokens(
-    trained: common.TrainResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: TrainResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from transformers import AutoTokenizer
 
-    from rrlib.training import grpo
-
     seen: list[list[int]] = []
-    real = grpo.small_model_rollouts
+    real = grpo.shared_prefix_rollouts
 
     def spy(trainer: Any, prompt_ids: list[list[int]], *args: Any, **kwargs: Any) -> Any:
         seen.extend(prompt_ids)
         return real(trainer, prompt_ids, *args, **kwargs)
 
-    monkeypatch.setattr(grpo, "small_model_rollouts", spy)
+    monkeypatch.setattr(grpo, "shared_prefix_rollouts", spy)
     train_grpo(EXAMPLES, trained.checkpoint, tmp_path, dataclasses.replace(GRPO, steps=1))
     tokenizer = AutoTokenizer.from_pretrained(trained.checkpoint)
     builder = PromptBuilder(tokenizer)
@@ -445,7 +449,7 @@ def test_grpo_prompt_tokens_are_the_inference_tokens(
 
 
 def test_grpo_resumes_at_a_generation_boundary_as_if_never_stopped(
-    trained: common.TrainResult, rolled: tuple[Path, common.TrainResult], tmp_path: Path
+    trained: TrainResult, rolled: tuple[Path, TrainResult], tmp_path: Path
 ) -> None:
     def kill(row: dict[str, Any]) -> None:
         if row["step"] == 4:
@@ -479,21 +483,65 @@ def test_all_completions_cut_off_is_said_aloud(
     assert "no group has a spread" in caplog.text
 
 
-def test_nothing_is_printed(trained: common.TrainResult, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_printed(trained: TrainResult, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     train_grpo(EXAMPLES, trained.checkpoint, tmp_path, dataclasses.replace(GRPO, steps=1))
     out, err = capfd.readouterr()
     assert len(out) + len(err) < 500, (out, err)
 
 
 def test_grpo_with_prompts_read_once_learns_as_with_trls_own_passes(
-    trained: common.TrainResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: TrainResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rrlib.training import grpo
-
     settings = dataclasses.replace(GRPO, steps=2, dtype="fp32")
     ours = train_grpo(EXAMPLES, trained.checkpoint, tmp_path / "ours", settings)
-    monkeypatch.setattr(grpo, "small_model_logprobs", lambda *args: None)
+    monkeypatch.setattr(grpo, "shared_prefix_logprobs", lambda *args: None)
     theirs = train_grpo(EXAMPLES, trained.checkpoint, tmp_path / "theirs", settings)
     for one, other in zip(ours.log, theirs.log, strict=True):
         for key in ("loss", "kl", "entropy", "grad_norm", "reward"):
             assert one[key] == pytest.approx(other[key], rel=2e-3, abs=1e-5), key
+
+
+@pytest.mark.parametrize("engine", ["prefix", "generate"])
+def test_a_rollout_engine_that_is_asked_for_is_used(
+    trained: TrainResult, rolled: tuple[Path, TrainResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: Any
+) -> None:
+    """On a CPU, `auto` is `prefix`, whatever the vocabulary; `generate` leaves sampling and scoring to TRL."""
+    from rrlib.training import rollouts
+
+    used: list[str] = []
+    for name in ("decode", "answer_logprobs"):
+        real = getattr(rollouts.prefix, name)
+        monkeypatch.setattr(
+            rollouts.prefix, name, lambda *a, real=real, name=name, **k: used.append(name) or real(*a, **k)
+        )
+    monkeypatch.setattr(rollouts, "_VOCABULARY", 1)
+    settings = dataclasses.replace(GRPO, rollout_engine=engine)
+    result = train_grpo(EXAMPLES, trained.checkpoint, tmp_path, settings, MultiViewReward(k=1))
+    assert set(used) == ({"decode", "answer_logprobs"} if engine == "prefix" else set())
+    if engine == "prefix":
+        keys = ("loss", "reward", "kl", "grad_norm", "completions/mean_length")
+        assert [[r[k] for k in keys] for r in result.log] == [[r[k] for k in keys] for r in rolled[1].log]
+
+
+def test_a_rollout_engine_that_cannot_run_is_refused(backbone: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="by vLLM and by rollout_engine: prefix"):
+        GRPOSettings(use_vllm=True, rollout_engine="prefix")
+    other = shutil.copytree(backbone, tmp_path / "other")
+    config = json.loads((other / "config.json").read_text()) | {"use_sliding_window": True, "sliding_window": 8}
+    (other / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="prefix does not run models of type 'qwen3'"):
+        train_grpo(EXAMPLES, other, tmp_path / "out", dataclasses.replace(GRPO, rollout_engine="prefix"))
+
+
+def test_a_training_that_was_stored_before_a_setting_came_goes_on(rolled: tuple[Path, TrainResult]) -> None:
+    assert "rollout_engine" not in json.loads((rolled[0] / "inputs.json").read_text())
+    assert as_stored({"rollout_engine": "prefix", "beta": 0.0}) == {"rollout_engine": "prefix", "beta": 0.0}
+    assert as_stored({"rollout_engine": "auto", "beta": 0.0}) == {"beta": 0.0}
+
+
+@pytest.mark.gpu
+def test_prompts_read_once_on_a_gpu_learn_as_with_trls_own_passes(backbone: Path, tmp_path: Path) -> None:
+    """With rollouts of its own each engine draws others, so what is compared is that scores and updates are sound."""
+    settings = dataclasses.replace(GRPO, device="auto", dtype="bf16", rollout_engine="prefix")
+    log = train_grpo(EXAMPLES, backbone, tmp_path, settings, MultiViewReward(k=1)).log
+    assert abs(log[0]["kl"]) < 1e-2 and all(row["grad_norm"] < 100 for row in log), log

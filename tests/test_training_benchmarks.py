@@ -90,7 +90,7 @@ def test_the_losses_without_a_run_claim_nothing(capsys: pytest.CaptureFixture[st
 
 
 def test_every_variant_of_the_losses_is_one_that_grpo_takes() -> None:
-    from rrlib.training.grpo import GRPOSettings
+    from rrlib.training.config import GRPOSettings
 
     variants = load("grpo_losses").VARIANTS
     assert (

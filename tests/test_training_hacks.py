@@ -94,7 +94,7 @@ def step(backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Earn
         GRPO, prompts=2, rollouts=len(texts), micro_batch=len(texts), updates=1, steps=1, max_completion=200
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(grpo, "small_model_rollouts", generate)
+        patch.setattr(grpo, "shared_prefix_rollouts", generate)
         (log,) = train_grpo(ASKED, backbone, folder, settings, MultiViewReward(k=1)).log
     rows = read_completions(folder).to_dict("records")
     assert len(rows) == 2 * len(texts)

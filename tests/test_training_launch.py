@@ -21,10 +21,11 @@ from rrlib.miniature import build
 from rrlib.resources import resolve
 from rrlib.reward import MultiViewReward
 from rrlib.training import grpo, launch
-from rrlib.training.grpo import GRPOSettings, train_grpo
+from rrlib.training.config import GRPOSettings, SFTSettings
+from rrlib.training.grpo import train_grpo
 from rrlib.training.launch import Launch, accelerate_file, command, progress, sharding, train, write_job
 from rrlib.training.resume import TrainResult, locked
-from rrlib.training.sft import SFTSettings, train_sft
+from rrlib.training.sft import train_sft
 from rrlib.types import RankingExample
 
 BACKBONE, RERANKER = "package:rrlib.miniature/backbone", "package:rrlib.miniature/reranker"
@@ -106,14 +107,14 @@ def recorded(
 ) -> tuple[TrainResult, Path]:
     """A GRPO training by one process, and the file of its completions."""
     turns: list[tuple[list[list[int]], list[list[int]]]] = []
-    real = grpo.small_model_rollouts
+    real = grpo.shared_prefix_rollouts
 
     def record(self: Any, prompt_ids: list[list[int]], *args: Any, **kwargs: Any) -> Any:
         completions, logprobs = real(self, prompt_ids, *args, **kwargs)
         turns.append((prompt_ids, completions))
         return completions, logprobs
 
-    monkeypatch.setattr(grpo, "small_model_rollouts", record)
+    monkeypatch.setattr(grpo, "shared_prefix_rollouts", record)
     one = train(GRPO, examples, RERANKER, tmp_path / "one", reward=REWARD)
     (tmp_path / "turns.json").write_text(json.dumps(turns))
     assert len(turns) == len(one.log) == 3
@@ -195,7 +196,7 @@ def test_sharded_weights_train_sft_as_one_process_does_also_when_interrupted(
 def test_sharded_weights_and_reference_train_grpo_as_one_process_does(
     examples: list[RankingExample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """TRL alone would leave the reference of the second process to chance: see rrlib.training.common."""
+    """TRL alone would leave the reference of the second process to chance: see rrlib.training.patches."""
     one, record = recorded(examples, tmp_path, monkeypatch)
     sharded(monkeypatch, record)
     two = train(GRPO, examples, RERANKER, tmp_path / "two", reward=REWARD, launch=Launch(2, "fsdp2"), echo=silent)

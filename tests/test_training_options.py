@@ -25,7 +25,8 @@ from rrlib.reward import MultiViewReward
 from rrlib.training import alarms, grpo
 from rrlib.training.alarms import Alarms, find_alarms, read_alarms
 from rrlib.training.completions import group_bands, read_completions
-from rrlib.training.grpo import GRPOSettings, grpo_config, train_grpo
+from rrlib.training.config import GRPOSettings
+from rrlib.training.grpo import grpo_config, train_grpo
 from rrlib.training.probe import read_answers
 from rrlib.training.sft import train_sft
 
@@ -43,7 +44,7 @@ def script(monkeypatch: pytest.MonkeyPatch, texts: Sequence[str], cut: Sequence[
         given = [one if i in cut else [*one, end] for i, one in enumerate(ids)]
         return [given[i % len(given)] for i in range(len(prompt_ids))], None
 
-    monkeypatch.setattr(grpo, "small_model_rollouts", generate)
+    monkeypatch.setattr(grpo, "shared_prefix_rollouts", generate)
 
 
 @pytest.fixture
@@ -247,7 +248,7 @@ def test_one_query_is_answered_at_start_middle_and_end_without_touching_the_trai
     class Nothing(__import__("transformers").TrainerCallback):  # type: ignore[misc]
         pass
 
-    monkeypatch.setattr("rrlib.training.sft.probe", lambda *a: Nothing())
+    monkeypatch.setattr("rrlib.training.trainer.probe", lambda *a: Nothing())
     without = train_sft(EXAMPLES, backbone, tmp_path / "b", dataclasses.replace(SFT, learning_rate=5e-3, max_steps=40))
     assert [r["loss"] for r in without.log] == [r["loss"] for r in with_answers.log]
     assert read_answers(tmp_path / "b") == []

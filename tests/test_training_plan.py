@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from rrlib.chain.planning import plans_of
+from rrlib.chain.from_profile import plans_of
 from rrlib.cli import main
 from rrlib.errors import InputError
 from rrlib.plans.shapes import SHAPES, SHORT, Shape, flops_per_token, kv_bytes, model_config, parameters, shape_of
 from rrlib.plans.training import GIB, layer_bytes, plan_grpo, plan_sft, render
-from rrlib.training.grpo import GRPOSettings
+from rrlib.resources import SMOLLM2, resolve
+from rrlib.training.config import GRPOSettings, SFTSettings
 from rrlib.training.launch import Launch
-from rrlib.training.sft import SFTSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 SEVEN, THIRTY = "Qwen/Qwen2.5-7B-Instruct", "Qwen/Qwen2.5-32B-Instruct"
@@ -186,3 +186,25 @@ def test_the_miniature_fits_anywhere_and_its_shape_comes_from_its_folder() -> No
     assert shape.family == "qwen3" and shape.tied
     with pytest.raises(InputError, match="no shape is known"):
         shape_of("nobody/knows")
+
+
+@pytest.mark.parametrize(
+    ("model", "count"),
+    [("HuggingFaceTB/SmolLM2-135M-Instruct", 134_515_008), ("Qwen/Qwen2.5-0.5B-Instruct", 494_032_768)],
+)
+def test_small_models_have_the_parameters_of_their_cards(model: str, count: int) -> None:
+    assert parameters(shape_of(model))["total"] == count
+
+
+@pytest.mark.parametrize(
+    ("name", "memory"), [("smollm2-135m", 8.0), ("smollm2-135m-quick", 8.0), ("qwen2.5-0.5b", 0.0)]
+)
+def test_the_profiles_of_real_questions_fit(name: str, memory: float) -> None:
+    options = {"gpu_memory": memory} if memory else {}
+    sft, grpo = plans_of(ROOT / "params" / f"{name}.yaml", **options)
+    assert sft.fits and grpo.fits
+
+
+@pytest.mark.smollm2
+def test_the_shape_that_plans_know_is_the_models() -> None:
+    assert shape_of(resolve(SMOLLM2)) == shape_of(SMOLLM2) == SHAPES["HuggingFaceTB/SmolLM2-135M-Instruct"]

@@ -9,16 +9,15 @@ from typing import Any
 import pytest
 from test_training_plan import on_meta
 
-from rrlib.chain.from_profile import grpo_settings, launch_of, reward_of, sft_settings
+from rrlib.chain.from_profile import config_of, grpo_settings, launch_of, reward_of, sft_settings
 from rrlib.chain.params import Config, load_profile
-from rrlib.chain.training import config_of
 from rrlib.plans.shapes import SHAPES, parameters
 from rrlib.reward import MultiViewReward
-from rrlib.training.common import training_arguments
-from rrlib.training.grpo import GRPOSettings, batches, grpo_config
+from rrlib.training.config import GRPOSettings, SFTSettings
+from rrlib.training.grpo import grpo_config
 from rrlib.training.launch import sharding
-from rrlib.training.schedule import sft_schedule
-from rrlib.training.sft import SFTSettings
+from rrlib.training.schedule import batches, sft_schedule
+from rrlib.training.trainer import training_arguments
 
 ROOT = Path(__file__).resolve().parents[1]
 PAPER = ("qwen2.5-7b", "qwen2.5-32b-lora", "qwen3-8b", "llama3.1-8b")

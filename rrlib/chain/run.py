@@ -12,24 +12,17 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rrlib.chain.manifest import Stage, identity, open_stage, outputs_root, read_json, stage_state, write_json
-from rrlib.chain.params import NOTEBOOKS, Config, Profile, inputs_of, load_profile, notebook_path, repository
+from rrlib.chain.manifest import Stage, identity, open_stage, outputs_root, stage_state
+from rrlib.chain.params import NOTEBOOKS, Config, Profile, inputs_of, load_profile, notebook_path
+from rrlib.chain.results import render_results
+from rrlib.disk import Lock, read_json, write_json
 from rrlib.errors import InputError, StageError
-from rrlib.resources import PACKAGE
-
-SYSTEMS = ("first-stage", "backbone", "sft", "sft+rl", "oracle")
-"""The rows of the chain's results table, in this order; systems of other names come behind them."""
-
-ROW_KEYS = ("system", "collection", "metric", "mean", "low", "high", "n", "seed", "profile", "data_kind")
-
-CHAIN_MARK = "RRLIB_CHAIN"
-"""Set in the kernels that the runner starts: a notebook there never starts stages of its own."""
+from rrlib.resources import PACKAGE, repository
 
 Echo = Callable[[str], None]
 
@@ -54,20 +47,31 @@ def begin(config: Config, *, fresh: bool = False) -> Stage:
     run_dir = outputs_root() / config.run
     inputs = inputs_of(config.stage, config.as_dict())
     missing = [name for name in inputs if read_json(run_dir / name / "manifest.json") is None]
-    if missing and not os.environ.get(CHAIN_MARK):
+    if missing and not _inside_chain():
         print(f"{config.stage} reads {', '.join(missing)}, not made yet in run {config.run!r}: made now at SMOKE SIZE")
-        command = [sys.executable, "-m", "rrlib", "run", str(repository() / "params" / "smoke.yaml")]
-        command += ["--name", config.run, "--from", missing[0][:2], "--until", missing[-1][:2]]
-        paths = [str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")]
-        env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in paths if p), "RRLIB_OUTPUTS": str(outputs_root())}
-        with subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env, cwd=repository()
-        ) as process:
-            for line in process.stdout or ():
-                print(line, end="")
-        if process.returncode:
-            raise StageError(f"making {', '.join(missing)} failed (exit code {process.returncode}) -> see above")
+        _make_at_smoke_size(config.run, missing)
     return open_stage(run_dir, config.stage, config.as_dict(), inputs, fresh=fresh)
+
+
+def _make_at_smoke_size(run: str, missing: list[str]) -> None:
+    """Run the missing stages by a runner of their own, and print what it says. Raises StageError when it fails."""
+    command = [sys.executable, "-m", "rrlib", "run", str(repository() / "params" / "smoke.yaml")]
+    command += ["--name", run, "--from", missing[0][:2], "--until", missing[-1][:2]]
+    paths = [str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in paths if p), "RRLIB_OUTPUTS": str(outputs_root())}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env, cwd=repository()
+    ) as process:
+        for line in process.stdout or ():
+            print(line, end="")
+    if process.returncode:
+        raise StageError(f"making {', '.join(missing)} failed (exit code {process.returncode}) -> see above")
+
+
+def _inside_chain() -> bool:
+    from rrlib.chain.papermill_engine import CHAIN_MARK
+
+    return bool(os.environ.get(CHAIN_MARK))
 
 
 def stage_named(text: str) -> str:
@@ -115,7 +119,8 @@ def run_chain(
     threads = os.environ.get("OMP_NUM_THREADS", "1")
     echo(f"profile {loaded.name} ({loaded.path}), run {run}, seed {loaded.seed}, threads {threads}")
     result = ChainResult(run_dir)
-    with _locked(run_dir):
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with Lock(run_dir / ".lock", f"another process works in {run_dir} -> wait for it, or give another --name"):
         for number, stage in enumerate(chosen, 1):
             echo(f"[{number}/{len(chosen)}] {stage}")
             result.seconds[stage] = _run_stage(loaded, run_dir, stage, fresh, echo, live)
@@ -152,23 +157,6 @@ def _run_stage(profile: Profile, run_dir: Path, stage: str, fresh: bool, echo: E
     return round(time.monotonic() - begun, 1)
 
 
-@contextmanager
-def _locked(run_dir: Path) -> Iterator[None]:
-    """Keep a second runner out of the same run folder; the lock falls with the process, however that ends."""
-    run_dir.mkdir(parents=True, exist_ok=True)
-    try:
-        import fcntl
-    except ImportError:  # no such locks on this system
-        yield
-        return
-    with (run_dir / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise StageError(f"another process works in {run_dir} -> wait for it, or give another --name") from error
-        yield
-
-
 def _publish(run_dir: Path, result: ChainResult) -> None:
     """Gather what all stages left so far, and write results.json when the evaluation is among them."""
     for stage in NOTEBOOKS:
@@ -184,61 +172,6 @@ def _publish(run_dir: Path, result: ChainResult) -> None:
     if results is not None and (run_dir / "04_evaluation" / "manifest.json").is_file():
         result.rows = results["rows"]
         write_json(run_dir / "results.json", results)
-
-
-def write_results(stage: Stage, rows: Sequence[Mapping[str, Any]], systems: Iterable[str] = SYSTEMS) -> Path:
-    """Write the rows of a results table into the stage, checked; the runner copies them to outputs/<run>/results.json.
-
-    Each row has exactly ROW_KEYS; values are fractions; one row a system and metric. systems: the names that rows may
-    have, those of the chain unless a profile names checkpoints of its own. Raises StageError otherwise.
-    """
-    names = list(systems)
-    seen: set[tuple[str, str, str]] = set()
-    for row in rows:
-        if set(row) != set(ROW_KEYS):
-            raise StageError(f"results row with keys {sorted(row)} -> the keys are {', '.join(ROW_KEYS)}")
-        key = (row["system"], row["collection"], row["metric"])
-        if row["system"] not in names:
-            raise StageError(f"results row {key}: no such system -> the names are {', '.join(names)}")
-        if key in seen:
-            raise StageError(f"results row {key}: there twice -> one row a system and metric")
-        if not 0.0 <= row["low"] <= row["mean"] <= row["high"] <= 1.0:
-            raise StageError(f"results row {key}: {row['low']} <= {row['mean']} <= {row['high']} are no fractions")
-        seen.add(key)
-    path = stage.path("results.json")
-    write_json(path, {"rows": [{key: row[key] for key in ROW_KEYS} for row in rows]})
-    return path
-
-
-def render_results(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The results as text, a table a collection: one line a system, one column a metric (mean with 95% interval)."""
-    if not rows:
-        return "no results"
-    return "\n\n".join(
-        _render_collection([row for row in rows if row["collection"] == name])
-        for name in dict.fromkeys(row["collection"] for row in rows)
-    )
-
-
-def _render_collection(rows: Sequence[Mapping[str, Any]]) -> str:
-    metrics = list(dict.fromkeys(row["metric"] for row in rows))
-    head = ["system", *metrics, "n", "data"]
-    table = [head]
-    known = [*SYSTEMS, *(row["system"] for row in rows)]
-    for system in (s for s in dict.fromkeys(known) if any(row["system"] == s for row in rows)):
-        mine = {row["metric"]: row for row in rows if row["system"] == system}
-        cells = [_cell(mine[metric]) if metric in mine else "" for metric in metrics]
-        any_row = next(iter(mine.values()))
-        table.append([system, *cells, str(any_row["n"]), str(any_row["data_kind"])])
-    widths = [max(len(line[i]) for line in table) for i in range(len(head))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in table]
-    lines.insert(1, "  ".join("-" * width for width in widths))
-    kind = f"{rows[0]['collection']}: means over queries, 95% bootstrap intervals, profile {rows[0]['profile']}"
-    return "\n".join([f"{kind}, seed {rows[0]['seed']}", *lines])
-
-
-def _cell(row: Mapping[str, Any]) -> str:
-    return f"{row['mean']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
 
 
 def render_chain(result: ChainResult) -> str:

@@ -1,46 +1,243 @@
-"""What the notebooks of the chain call between the big pieces: references turned into things, and small tables.
+"""What each stage of the chain does: one function a stage, and what it reads from the stages before it.
 
-A corpus is a folder or a `module:callable` that writes one; a teacher is a `module:callable` or the base URL of an
-OpenAI-compatible server. Nothing here knows which corpus, teacher or checkpoint it is.
+    synthesis   01   a teacher is asked about each query, or foreign examples are imported
+    sft         02   imitation of the teacher, from the profile's model
+    rl          03   GRPO with the multi-view reward, from the checkpoint of 02
+    evaluation  04   systems on benchmarks, compared query by query (06 too)
+
+The notebooks, `rrlib train` (`train_stage` below), the rows of the ablations and notebook 06 call these four with a
+config each, so a parameter means the same wherever it is set. Inputs and output folders are arguments: a stage of a
+run has its own, a row of a table shares what it can.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from rrlib.chain.manifest import Stage, read_json, write_json
-from rrlib.engines.base import Decoding
+from rrlib.chain.from_profile import (
+    KINDS,
+    asking_of,
+    config_of,
+    corpus_folder,
+    grpo_settings,
+    launch_of,
+    reward_of,
+    sft_settings,
+    sizes_of,
+    spread_of,
+)
+from rrlib.chain.manifest import Stage, identity, open_stage, outputs_root, stage_state
+from rrlib.chain.params import STAGES, Config, load_profile
+from rrlib.disk import read_json, write_json
 from rrlib.errors import InputError
-from rrlib.formats import Collection, read_collection, read_jsonl
-from rrlib.resources import load_callable, resolve
-from rrlib.responses import VERDICTS, audit, parse_strict
-from rrlib.types import Passage, RankingExample
+from rrlib.evaluation.benchmarks import BenchmarkData, from_collection, load_benchmark
+from rrlib.evaluation.experiment import Experiment
+from rrlib.evaluation.registry import expand
+from rrlib.evaluation.results import ExperimentResult
+from rrlib.formats import Collection, read_collection, read_examples
+from rrlib.synthesis.export import import_examples
+from rrlib.synthesis.pipeline import Progress, synthesize
+from rrlib.synthesis.results import SynthesisResult
+from rrlib.training.launch import Launch, progress, train
+from rrlib.training.resume import TrainResult, load_result
+from rrlib.training.trainer import OnLog
+from rrlib.types import RankingExample
 
-if TYPE_CHECKING:
-    import pandas as pd
-
+Echo = Callable[[str], None]
 _POINTER = "collection.json"
 
 
-def open_corpus(stage: Stage, ref: str, options: Mapping[str, Any] | None = None, **sizes: Any) -> Path:
-    """The collection folder that `ref` stands for; later stages find it by `collection_of`.
+# --- 01 --------------------------------------------------------------------------------------------------------------
 
-    ref: a folder, `package:module/folder`, or `module:callable`, called as callable(folder, seed=..., **sizes,
-    **options) to write a folder inside the stage. Raises InputError when it cannot be had.
+
+def open_corpus(stage: Stage, ref: str, options: Mapping[str, Any] | None = None, **sizes: Any) -> Path:
+    """The collection folder that `ref` stands for (see corpus_folder); later stages find it by `collection_of`.
+
+    A callable writes it inside the stage. Raises InputError when it cannot be had.
     """
-    if ":" in ref and not ref.startswith("package:"):
-        folder = stage.path("collection")
-        if not (folder / "SOURCE.json").is_file():
-            load_callable(ref)(folder, seed=stage.parameters["seed"], **sizes, **dict(options or {}))
-        where = "collection"
-    else:
-        folder = Path(resolve(ref)).resolve()
-        where = str(folder)
-    write_json(stage.path(_POINTER), {"reference": ref, "folder": where})
+    own = stage.path("collection")
+    folder = corpus_folder(ref, own, seed=stage.parameters["seed"], options=options, **sizes)
+    write_json(stage.path(_POINTER), {"reference": ref, "folder": "collection" if folder == own else str(folder)})
     return folder
+
+
+def synthesis(
+    config: Config,
+    source: Collection,
+    client: Any,
+    output: Path,
+    *,
+    split: str = "train",
+    limit: int = 0,
+    alpha: float | None = None,
+    progress: Progress | None = None,
+) -> SynthesisResult:
+    """01: training examples of a collection's split in `output`; what was answered there before is not asked again.
+
+    client: of `teacher_of`; where the config imports examples nobody is asked. limit: queries (or imported examples);
+    0 = as many as the config says. alpha: of the filter; None = the config's. Raises what `synthesize` and
+    `import_examples` raise.
+    """
+    threshold = config.alpha if alpha is None else alpha
+    if config.import_from:
+        many = limit or config.import_limit or None
+        return import_examples(config.import_from, output, alpha=threshold, k=config.consistency_k, limit=many)
+    return synthesize(
+        source,
+        client,
+        output,
+        split=split,
+        limit=limit or config.train_queries or None,
+        alpha=threshold,
+        k=config.consistency_k,
+        style=config.style,
+        concurrency=config.concurrency,
+        budget=config.budget or None,
+        progress=progress,
+        **asking_of(config),
+    )
+
+
+# --- 02 and 03 -------------------------------------------------------------------------------------------------------
+
+
+def examples_of(run_dir: Path, config: Config) -> list[RankingExample]:
+    """The examples that 01_synthesis left, as many as the stage uses, from the first on."""
+    limit = config.rl_examples if config.stage == "03_rl" else config.sft_examples
+    return read_examples(run_dir / "01_synthesis" / "teacher" / "examples.jsonl")[: limit or None]
+
+
+def checkpoint_of(run_dir: Path, stage: str) -> Path:
+    """Where 02_sft or 03_rl leaves its checkpoint."""
+    return run_dir / stage / KINDS[stage] / "checkpoint"
+
+
+def start_of(run_dir: Path, config: Config) -> str:
+    """Where the stage starts: the profile's model for SFT, the checkpoint of SFT for GRPO."""
+    return str(checkpoint_of(run_dir, "02_sft") if config.stage == "03_rl" else config.model)
+
+
+def sft(
+    config: Config,
+    examples: Sequence[RankingExample],
+    model: str | Path,
+    output: Path,
+    *,
+    launch: Launch | None = None,
+    on_log: OnLog | None = None,
+    echo: Echo = print,
+) -> TrainResult:
+    """02: supervised fine-tuning of `model` on the examples' chains and lists.
+
+    launch: None = as the config says. on_log, echo: rows of the log, and lines of the workers, as they come. Killed
+    and called again, it goes on; finished and called again, it hands back what is there. Raises what `train` raises.
+    """
+    return train(
+        sft_settings(config),
+        examples,
+        model,
+        output,
+        style=config.style,
+        launch=launch or launch_of(config),
+        on_log=on_log,
+        echo=echo,
+    )
+
+
+def rl(
+    config: Config,
+    examples: Sequence[RankingExample],
+    model: str | Path,
+    output: Path,
+    *,
+    launch: Launch | None = None,
+    on_log: OnLog | None = None,
+    echo: Echo = print,
+) -> TrainResult:
+    """03: GRPO from `model` with the config's reward on the examples' prompts and labels; the rest is as in `sft`."""
+    return train(
+        grpo_settings(config),
+        examples,
+        model,
+        output,
+        style=config.style,
+        reward=reward_of(config),
+        launch=launch or launch_of(config),
+        on_log=on_log,
+        echo=echo,
+    )
+
+
+def metrics_of(result: TrainResult) -> dict[str, float | int]:
+    """Numbers for metrics.json: examples used and left out, first and last loss and reward, where they were logged."""
+    numbers: dict[str, float | int] = {"examples": result.n_examples, "left_out_as_too_long": result.dropped}
+    for key in ("loss", "reward"):
+        values = [float(row[key]) for row in result.log if key in row]
+        if values:
+            numbers |= {f"first_{key}": values[0], f"last_{key}": values[-1]}
+    return numbers
+
+
+def stage_of(kind: str) -> str:
+    """The stage that trains by `sft` or `grpo`. Raises InputError for another word."""
+    for stage, trains_by in KINDS.items():
+        if trains_by == kind:
+            return stage
+    raise InputError(f"no training {kind!r}", remedy=f"use one of {', '.join(KINDS.values())}")
+
+
+def train_stage(
+    kind: str,
+    profile: str | Path,
+    *,
+    name: str | None = None,
+    fresh: bool = False,
+    finish: bool = True,
+    launch: Launch | None = None,
+    processes: int = 0,
+    echo: Echo = print,
+) -> TrainResult:
+    """Stage 02 (`sft`) or 03 (`grpo`) of a profile without its notebook, for clusters where nobody opens one.
+
+    Parameters
+    ----------
+    name: of the run; default: the profile's.
+    fresh: start the stage over.
+    finish: write the stage's manifest at the end. Without it the stage stays open: `rrlib run` then executes its
+        notebook, which finds the training done and draws its figures.
+    launch: machines (nodes, node, address, port); the rest of it, and what is left out, is as the profile says.
+    processes: on this machine; 0 = as the profile says.
+
+    Raises ProfileError, InputError and StageError as `rrlib run` does; what was begun goes on where it stopped.
+    """
+    stage_name, loaded = stage_of(kind), load_profile(profile)
+    config = config_of(loaded, stage_name, name or loaded.name)
+    run_dir, spread = outputs_root() / config.run, spread_of(config, launch, processes)
+    output, inputs = run_dir / stage_name / kind, STAGES[stage_name]
+    stage: Stage | None = None
+    if spread.node == 0:
+        match = identity(run_dir, stage_name, config.as_dict(), inputs)
+        if not fresh and stage_state(run_dir, stage_name, match)[0] == "finished":
+            echo(f"{stage_name} of run {config.run} is finished and unchanged; --fresh trains it again")
+            return load_result(output)
+        stage = open_stage(run_dir, stage_name, config.as_dict(), inputs, fresh=fresh)
+    result = {"sft": sft, "grpo": rl}[kind](
+        config,
+        examples_of(run_dir, config),
+        start_of(run_dir, config),
+        output,
+        launch=spread,
+        on_log=(lambda row: echo(progress(row))) if spread.total == 1 else None,
+        echo=echo,
+    )
+    if stage is not None and finish:
+        echo(stage.finish(**metrics_of(result), trained_by="rrlib train"))
+    return result
+
+
+# --- 04 --------------------------------------------------------------------------------------------------------------
 
 
 def collection_of(stage: Stage, split: str) -> Collection:
@@ -49,246 +246,48 @@ def collection_of(stage: Stage, split: str) -> Collection:
     return read_collection(stage.run_dir / "01_synthesis" / pointer["folder"], split)
 
 
-def open_teacher(
-    ref: str, folder: Path, *, seed: int, model: str = "", options: Mapping[str, Any] | None = None
-) -> Any:
-    """The chat client that `ref` stands for: an OpenAI-compatible base URL (with `model`), or `module:callable`.
-
-    A callable is called as callable(folder, seed=seed, **options), folder being the collection's.
-    """
-    if ref.startswith(("http://", "https://")):
-        from rrlib.engines.openai import OpenAIClient
-
-        if not model:
-            raise InputError("a teacher behind a base URL needs a model", remedy="set teacher_model in the profile")
-        return OpenAIClient(ref, model, **dict(options or {}))
-    return load_callable(ref)(folder, seed=seed, **dict(options or {}))
-
-
-def split_sizes(folder: str | Path) -> pd.DataFrame:
-    """Queries by domain and split, of any collection folder with metadata."""
-    import pandas as pd
-
-    rows = []
-    for split in ("train", "validation", "test"):
-        try:
-            collection = read_collection(folder, split)
-        except InputError:
-            continue
-        counts = Counter(str(m.get("domain") or "?") for m in collection.metadata.values())
-        rows += [{"domain": domain, "split": split, "queries": n} for domain, n in counts.items()]
-    table = pd.DataFrame(rows).pivot_table(
-        index="domain", columns="split", values="queries", fill_value=0, aggfunc="sum"
-    )
-    return table[[s for s in ("train", "validation", "test") if s in table]].astype(int)
+def evaluation_data(stage: Stage, config: Config) -> list[BenchmarkData]:
+    """The benchmarks that the config names, or the test split of the chain's collection, its validation split beside
+    it; only the first `queries` of each (0 = all). Sets the stage's data kind where it reads no other stage."""
+    sizes, names = sizes_of(config), config.as_dict().get("benchmarks")
+    if names:
+        loading = {"root": config.data_root or None, "first_stage": config.first_stage, "fetch": config.fetch}
+        named = [load_benchmark(name, **loading, **sizes).limited(config.queries) for name in expand(names)]
+        kinds = {data.data_kind for data in named}
+        # a stage that reads no other has no kind to inherit; a mixture is called by what is least real in it
+        stage.data_kind = next(kind for kind in ("simulated", "synthetic", "real") if kind in kinds)
+        return named
+    try:
+        validation = collection_of(stage, "validation")
+    except InputError:
+        validation = None
+    return [from_collection(collection_of(stage, "test"), validation, **sizes).limited(config.queries)]
 
 
-def passages_table(
-    passages: Sequence[Passage], relevance: Sequence[int] = (), gold: Sequence[int] = (), width: int = 140
-) -> pd.DataFrame:
-    """Passages as a table: number in the prompt, text, pointwise label, place in the gold list (1 = best).
-
-    Texts are cut to `width` characters here, so pandas is told not to cut columns further.
-    """
-    import pandas as pd
-
-    pd.set_option("display.max_colwidth", None)
-    table = pd.DataFrame({"text": [_cut(p.text, width) for p in passages]}, index=range(1, len(passages) + 1))
-    table.index.name = "[n]"
-    if relevance:
-        table["relevant"] = ["yes" if label > 0 else "" for label in relevance]
-    if gold:
-        places = {position: place for place, position in enumerate(gold, 1)}
-        table["gold place"] = [places[i] for i in range(len(passages))]
-    return table
-
-
-def _cut(text: str, width: int) -> str:
-    flat = " ".join(text.split())
-    return flat if len(flat) <= width else flat[: width - 3] + "..."
-
-
-def consistencies(result: Any) -> list[float]:
-    """NDCG@k of every list that the filter judged, kept and dropped (result: of rrlib.synthesis.pipeline)."""
-    from rrlib.formats import read_examples
-
-    kept = [float(e.meta["consistency"]) for e in read_examples(result.examples) if "consistency" in e.meta]
-    return kept + [float(row["consistency"]) for _, row in read_jsonl(result.dropped) if "consistency" in row]
-
-
-def kept_and_dropped(result: Any) -> pd.DataFrame:
-    """One line a fate: kept, or dropped with its reason; with its share of the queries."""
-    import pandas as pd
-
-    fates = {"kept": result.summary["examples"], **result.summary["dropped"]}
-    total = max(1, result.summary["queries"])
-    rows = [{"fate": fate, "queries": n, "share": round(n / total, 3)} for fate, n in fates.items()]
-    return pd.DataFrame(rows).set_index("fate")
-
-
-def audition(
-    model: str | Path,
-    collection: Collection,
-    *,
-    window: int,
-    style: str = "reasonrank",
-    max_new_tokens: int = 512,
-    limit: int | None = None,
-    k: int = 10,
-    engine: str = "transformers",
-    engine_options: Mapping[str, Any] | None = None,
-) -> pd.DataFrame:
-    """Let a checkpoint rank one window of each query: one row a query, greedy, judged by the qrels.
-
-    Columns: qid, query, level (strict: valid, bad_list, bad_format), verdict (lenient), ndcg and recall at k over the
-    window's passages, tokens, text (the response), order (docids), passages.
-    """
-    import pandas as pd
-
-    from rrlib.metrics import ndcg, recall
-    from rrlib.prompts import get_style
-    from rrlib.rerank import Reranker
-
-    candidates = [c for c in collection.candidates(window) if len(c.passages) > 1][:limit]
-    reranker = Reranker(
-        str(model),
-        engine,
-        style=style,
-        strategy="full_list",
-        depth=window,
-        decoding=Decoding(max_new_tokens=max_new_tokens),
-        **dict(engine_options or {}),
-    )
-    records = {record["qid"]: record for record in reranker.rerank(candidates).records}
-    reranker.engine.close()
-    think = get_style(style).think
-    rows = []
-    for item in candidates:
-        record = records[item.query.qid]
-        grades = collection.qrels.get(item.query.qid, {})
-        labels = [max(grades.get(p.docid, 0), 0) for p in item.passages]
-        order = [int(i) for i in record["order"]]
-        rows.append(
-            {
-                "qid": item.query.qid,
-                "query": item.query.text,
-                "level": parse_strict(record["text"] or "", len(labels), think=think).level,
-                "verdict": record["verdict"],
-                "ndcg": float(ndcg(order, labels, k)),  # type: ignore[arg-type]
-                "recall": float(recall(order, labels, k)),  # type: ignore[arg-type]
-                "tokens": record["tokens_out"],
-                "text": record["text"] or "",
-                "order": [item.passages[i].docid for i in order],
-                "passages": item.passages,
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def audition_table(auditions: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """One line a checkpoint: windows, share of valid responses, mean NDCG and recall, mean length in tokens."""
-    import pandas as pd
-
-    rows = [
-        {
-            "checkpoint": name,
-            "windows": len(frame),
-            "valid": round(float((frame["level"] == "valid").mean()), 3),
-            "NDCG": round(float(frame["ndcg"].mean()), 3),
-            "Recall": round(float(frame["recall"].mean()), 3),
-            "tokens": round(float(frame["tokens"].mean()), 1),
-        }
-        for name, frame in auditions.items()
-    ]
-    return pd.DataFrame(rows).set_index("checkpoint")
-
-
-def verdicts_of(records: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, dict[str, float]]:
-    """System -> verdict -> share of its window records; verdicts that never came are left out."""
-    shares = {
-        name: {row.kind: row.share for row in audit(rows) if row.kind in VERDICTS} for name, rows in records.items()
+def chain_checkpoints(stage: Stage, config: Config) -> dict[str, str]:
+    """name -> checkpoint: those of the profile, or the chain's three (before training, after SFT, after SFT and RL)."""
+    if config.checkpoints:
+        return dict(config.checkpoints)
+    return {
+        "backbone": config.model,
+        "sft": str(stage.input("02_sft", "sft", "checkpoint")),
+        "sft+rl": str(stage.input("03_rl", "grpo", "checkpoint")),
     }
-    seen = [verdict for verdict in VERDICTS if any(share.get(verdict) for share in shares.values())]
-    return {name: {verdict: share.get(verdict, 0.0) for verdict in seen} for name, share in shares.items()}
 
 
-def cost_table(records: Mapping[str, Sequence[Mapping[str, Any]]], seconds: Mapping[str, float]) -> pd.DataFrame:
-    """One line a system: windows, tokens read and written a window, wall seconds and windows a second."""
-    import pandas as pd
+def evaluation(
+    config: Config,
+    systems: Mapping[str, Any],
+    data: BenchmarkData | Sequence[BenchmarkData],
+    output: Path,
+    *,
+    echo: Echo | None = print,
+    **changes: Any,
+) -> ExperimentResult:
+    """04: rank the candidates by every system and compare them with the first, by the config's metrics and resamples.
 
-    rows = []
-    for name, windows in records.items():
-        n = max(1, len(windows))
-        spent = seconds.get(name, 0.0)
-        rows.append(
-            {
-                "system": name,
-                "windows": len(windows),
-                "tokens in": round(sum(int(w.get("tokens_in") or 0) for w in windows) / n),
-                "tokens out": round(sum(int(w.get("tokens_out") or 0) for w in windows) / n),
-                "seconds": round(spent, 1),
-                "windows/s": round(len(windows) / spent, 1) if spent > 0 else float("nan"),
-            }
-        )
-    return pd.DataFrame(rows).set_index("system")
-
-
-def comparison(rows: Sequence[Any], metric: str) -> pd.DataFrame:
-    """Systems of one metric, as rrlib.evaluation.tables.compare gives them, with difference and p against the first."""
-    import pandas as pd
-
-    table = []
-    for row in (r for r in rows if r.metric == metric):
-        gap = row.difference
-        table.append(
-            {
-                "system": row.system,
-                "mean": f"{row.mean:.3f}",
-                "95% interval": f"[{row.low:.3f}, {row.high:.3f}]",
-                "difference": "" if gap is None else f"{gap.mean:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]",
-                "p": "" if row.p is None else f"{row.p:.4f}",
-                "p (Holm)": "" if row.p_holm is None else f"{row.p_holm:.4f}",
-                "n": row.n,
-            }
-        )
-    return pd.DataFrame(table).set_index("system")
-
-
-def one_group(completions: pd.DataFrame, size: int) -> pd.DataFrame:
-    """The rollouts of the last step's prompt with the most different rewards (then: the widest spread): a row each.
-
-    completions: of rrlib.training.grpo.read_completions. size: rollouts of a group.
+    output: keeps windows, rankings and tables; called again, it goes on there. changes: other arguments of Experiment.
+    Raises InputError, before any model is loaded, that lists all that is wrong.
     """
-    last = completions[completions["step"] == completions["step"].max()]
-    groups = [group for _, group in last.groupby("prompt", sort=False) if len(group) >= size]
-    if not groups:
-        raise InputError(f"no prompt has {size} rollouts", remedy="give the number of rollouts of the training")
-    reward = next(c for c in last.columns if c.endswith("reward"))
-    best = max(groups, key=lambda group: (group[reward].round(3).nunique(), float(group[reward].std())))
-    return best.rename(columns={reward: "reward"}).head(size).reset_index(drop=True)
-
-
-def check_exercise(function: Callable[..., Any], cases: Sequence[tuple[tuple[Any, ...], float]]) -> str:
-    """Try an exercise's function on cases ((arguments), expected number); a sentence says how it went. Never raises."""
-    for arguments, expected in cases:
-        call = f"{function.__name__}({', '.join(map(repr, arguments))})"
-        try:
-            given = function(*arguments)
-        except Exception as error:
-            return f"not yet: {call} raises {type(error).__name__}: {error}"
-        if given is None:
-            return f"not solved yet: {call} gives None, {expected:.4f} is wanted"
-        try:
-            near = abs(float(given) - expected) <= 1e-6
-        except (TypeError, ValueError):
-            return f"not yet: {call} gives {given!r}, a number is wanted"
-        if not near:
-            return f"not yet: {call} gives {float(given):.4f}, {expected:.4f} is wanted"
-    return f"right: all {len(cases)} cases hold"
-
-
-def examples_for(stage: Stage, limit: int | None = None) -> list[RankingExample]:
-    """The training examples that 01_synthesis left, the first `limit` of them (0 or None = all)."""
-    from rrlib.formats import read_examples
-
-    return read_examples(stage.input("01_synthesis", "teacher", "examples.jsonl"))[: limit or None]
+    options = {"seed": config.seed, "resamples": config.resamples, "profile": config.profile}
+    return Experiment(systems, data, **{"metrics": config.metrics, **options, **changes}, output=output, echo=echo)

@@ -11,8 +11,8 @@ ORDER = ("rerank", "evaluate", "audit", "run", "doctor")  # the rest follows by 
 
 def commands() -> list[str]:
     """The modules of this package, one a command, in the order `--help` shows them."""
-    found = {module.name for module in pkgutil.iter_modules(__path__)}
-    return [name for name in ORDER if name in found] + sorted(found - set(ORDER))
+    names = {module.name for module in pkgutil.iter_modules(__path__)}
+    return [name for name in ORDER if name in names] + sorted(names - set(ORDER))
 
 
 def build_app() -> object:

@@ -24,29 +24,32 @@ def register(app: typer.Typer) -> None:
 
         Example: rrlib audit outputs/log.jsonl
         """
-        from rrlib.engines.replay import record_key
         from rrlib.errors import InputError
         from rrlib.formats import read_jsonl
+        from rrlib.records import record_key
+        from rrlib.responses import Parsed, Verdict, parse_lenient
         from rrlib.responses import audit as table
-        from rrlib.responses import parse_lenient
 
         rows: list[dict[str, Any]] = []
+        read: list[Parsed] = []
         for line, row in read_jsonl(log):
-            text = row.get("text")
-            if prompt is not None or "verdict" not in row:
-                try:
-                    n = len(row["order"]) if "order" in row else int(row.get("num_passages") or len(record_key(row)[3]))
-                except (KeyError, TypeError, ValueError) as error:
-                    raise InputError("not a window record", path=log, line=line, remedy="give a window log") from error
-                if not isinstance(text, str) or row.get("error"):
-                    row = {**row, "verdict": "failed", "repairs": []}
-                else:
-                    read = parse_lenient(text, n, prompt or "reasonrank", row.get("finish_reason") or None)
-                    row = {**row, "verdict": read.verdict, "repairs": list(read.repairs)}
             rows.append(row)
+            text = row.get("text")
+            if prompt is None and "verdict" in row:
+                verdict: Any = str(row["verdict"])  # a log made elsewhere may hold words of its own
+                read.append(Parsed((), verdict, tuple(row.get("repairs") or ())))
+                continue
+            try:
+                n = len(row["order"]) if "order" in row else int(row.get("num_passages") or len(record_key(row)[3]))
+            except (KeyError, TypeError, ValueError) as error:
+                raise InputError("not a window record", path=log, line=line, remedy="give a window log") from error
+            if not isinstance(text, str) or row.get("error"):
+                read.append(Parsed((), Verdict.FAILED))
+            else:
+                read.append(parse_lenient(text, n, prompt or "reasonrank", row.get("finish_reason") or None))
         if not rows:
             raise InputError("no window records", path=log, remedy="give a window log")
-        counted = table(rows)
+        counted = table(read)
         if as_json:
             body = {r.kind: {"count": r.count, "share": r.share} for r in counted}
             typer.echo(json.dumps({"log": str(log), "windows": len(rows), "responses": body}))

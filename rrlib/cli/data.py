@@ -15,128 +15,158 @@ def register(app: typer.Typer) -> None:
     """Add the command group `data`."""
     group = typer.Typer(help="Training data: prepare, merge, export, import, describe.", no_args_is_help=True)
     app.add_typer(group, name="data")
+    group.command("prepare")(prepare)
+    group.command("collection")(collection_command)
+    group.command("merge")(merge_command)
+    group.command("export")(export_command)
+    group.command("import")(import_command)
+    group.command("card")(card_command)
 
-    @group.command("prepare")
-    def prepare(
-        kind: Annotated[str, typer.Argument(help=" | ".join(SOURCES))],
-        source: Annotated[Path, typer.Argument(help="Posts.xml, a JSON file, queries.tsv, or a folder")],
-        output: Annotated[Path, typer.Argument(help="folder to write: items.jsonl and SOURCE.json")],
-        domain: Annotated[str, typer.Option(help="data set name, such as biology; it chooses the recipe")] = "",
-        pages: Annotated[Path | None, typer.Option(help="stackexchange: pages, JSONL of id (address), text")] = None,
-        fetch: Annotated[
-            bool, typer.Option("--fetch", help="stackexchange: get unknown pages over the network")
-        ] = False,
-        search: Annotated[str, typer.Option(help="stackexchange: web search, http://host/search?q={query}&n={k}")] = "",
-        search_results: Annotated[str, typer.Option(help="dotted path to the results in the answer")] = "results",
-        search_key_env: Annotated[str, typer.Option(help="environment variable with the search key")] = "",
-        search_header: Annotated[str, typer.Option(help="request header for the search key")] = "Authorization",
-        corpus: Annotated[Path | None, typer.Option(help="passages: JSONL, BEIR folder, .tsv, .parquet")] = None,
-        theorems: Annotated[Path | None, typer.Option(help="passages: a theorem list, JSON or JSONL")] = None,
-        encoder: Annotated[str, typer.Option(help="module:callable, texts -> vectors; default: BM25")] = "",
-        depth: Annotated[int, typer.Option(help="candidates a query; 0 = as the recipe says", min=0)] = 0,
-        qrels: Annotated[Path | None, typer.Option(help="msmarco: qrels")] = None,
-        triples: Annotated[Path | None, typer.Option(help="msmarco: id triples, in place of qrels")] = None,
-        split: Annotated[str, typer.Option(help="beir: which split")] = "train",
-        limit: Annotated[int | None, typer.Option(help="queries at most")] = None,
-    ) -> None:
-        """Read queries with gold answers from a real source, give them candidates, and write items for synthesize.
 
-        \b
-        Examples:
-          rrlib data prepare stackexchange Posts.xml items --domain biology --pages pages.jsonl
-          rrlib data prepare leetcode problems.json items --corpus bright-leetcode.jsonl
-          rrlib data prepare math MATH/train items --domain math-theorem --theorems proofwiki.json
-          rrlib data prepare msmarco queries.train.tsv items --qrels qrels.train.tsv --corpus collection.tsv
-        """
-        from itertools import islice
+def prepare(
+    kind: Annotated[str, typer.Argument(help=" | ".join(SOURCES))],
+    source: Annotated[Path, typer.Argument(help="Posts.xml, a JSON file, queries.tsv, or a folder")],
+    output: Annotated[Path, typer.Argument(help="folder to write: items.jsonl and SOURCE.json")],
+    domain: Annotated[str, typer.Option(help="data set name, such as biology; it chooses the recipe")] = "",
+    pages: Annotated[Path | None, typer.Option(help="stackexchange: pages, JSONL of id (address), text")] = None,
+    fetch: Annotated[bool, typer.Option("--fetch", help="stackexchange: get unknown pages over the network")] = False,
+    search: Annotated[str, typer.Option(help="stackexchange: web search, http://host/search?q={query}&n={k}")] = "",
+    search_results: Annotated[str, typer.Option(help="dotted path to the results in the answer")] = "results",
+    search_key_env: Annotated[str, typer.Option(help="environment variable with the search key")] = "",
+    search_header: Annotated[str, typer.Option(help="request header for the search key")] = "Authorization",
+    corpus: Annotated[Path | None, typer.Option(help="passages: JSONL, BEIR folder, .tsv, .parquet")] = None,
+    theorems: Annotated[Path | None, typer.Option(help="passages: a theorem list, JSON or JSONL")] = None,
+    encoder: Annotated[str, typer.Option(help="module:callable, texts -> vectors; default: BM25")] = "",
+    depth: Annotated[int, typer.Option(help="candidates a query; 0 = as the recipe says", min=0)] = 0,
+    qrels: Annotated[Path | None, typer.Option(help="msmarco: qrels")] = None,
+    triples: Annotated[Path | None, typer.Option(help="msmarco: id triples, in place of qrels")] = None,
+    split: Annotated[str, typer.Option(help="beir: which split")] = "train",
+    limit: Annotated[int | None, typer.Option(help="queries at most")] = None,
+) -> None:
+    """Read queries with gold answers from a real source, give them candidates, and write items for synthesize.
 
-        from rrlib.synthesis.sources.items import write_items
+    \b
+    Examples:
+      rrlib data prepare stackexchange Posts.xml items --domain biology --pages pages.jsonl
+      rrlib data prepare leetcode problems.json items --corpus bright-leetcode.jsonl
+      rrlib data prepare math MATH/train items --domain math-theorem --theorems proofwiki.json
+      rrlib data prepare msmarco queries.train.tsv items --qrels qrels.train.tsv --corpus collection.tsv
+    """
+    from itertools import islice
 
-        notes: list[str] = []
-        queries = islice(_queries(kind, source, domain, qrels, triples, split, notes), limit)
-        options = (pages, fetch, search, search_results, search_key_env, search_header)
-        items = _items(
-            kind, queries, domain, options, corpus or _own_corpus(kind, source), theorems, encoder, depth, output
-        )
-        written = write_items(output, items, name=domain or kind, data_kind="real", source=source.name, loader=kind)
-        for note in notes:
-            typer.echo(note, err=True)
-        from rrlib.synthesis.sources.items import ItemFolder
+    from rrlib.synthesis.sources.items import ItemFolder, write_items
 
-        typer.echo(f"{len(ItemFolder(written)):,} items in {written}")
+    notes: list[str] = []
+    queries = islice(_queries(kind, source, domain, qrels, triples, split, notes), limit)
+    options = (pages, fetch, search, search_results, search_key_env, search_header)
+    items = _items(
+        kind, queries, domain, options, corpus or _own_corpus(kind, source), theorems, encoder, depth, output
+    )
+    written = write_items(output, items, name=domain or kind, data_kind="real", source=source.name, loader=kind)
+    for note in notes:
+        typer.echo(note, err=True)
+    typer.echo(f"{len(ItemFolder(written)):,} items in {written}")
 
-    @group.command("merge")
-    def merge_command(
-        output: Annotated[Path, typer.Argument(help="folder to write")],
-        shards: Annotated[list[Path], typer.Argument(help="the output folders of all shards")],
-        allow_failed: Annotated[bool, typer.Option("--allow-failed", help="also where calls failed for good")] = False,
-    ) -> None:
-        """Join the shards of a synthesis; refuses, and says why, unless they are provably all of one source.
 
-        \b
-        Example:
-          rrlib data merge whole part1 part2 part3 part4
-        """
-        from rrlib.cli.synthesize import report
-        from rrlib.synthesis.merge import merge
+def collection_command(
+    kind: Annotated[str, typer.Argument(help="entailmentbank | argkp")],
+    source: Annotated[Path, typer.Argument(help="folder of the release, such as a clone of its repository")],
+    output: Annotated[Path, typer.Argument(help="folder to write: BEIR layout with first stages and SOURCE.json")],
+) -> None:
+    """Turn a release with human labels into a collection folder, with all splits, first stages and figures.
 
-        result = merge(shards, output, allow_failed)
-        typer.echo(report(result.summary))
-        typer.echo(f"complete: all {result.summary['queries']:,} queries of the source, each once, in {output}")
+    \b
+    Example:
+      rrlib data collection entailmentbank entailment_bank collections/entailmentbank
+    """
+    from rrlib.errors import InputError
+    from rrlib.formats import read_collection
+    from rrlib.synthesis.sources import argkp, entailment
+    from rrlib.synthesis.sources.judged_folder import write_judged
+    from rrlib.synthesis.sources.statistics import statistics, table_of_statistics
 
-    @group.command("export")
-    def export_command(
-        examples: Annotated[Path, typer.Argument(help="examples.jsonl")],
-        output: Annotated[Path, typer.Argument(help="file, or for `released` a folder")],
-        form: Annotated[str, typer.Option("--format", help="jsonl, parquet, or released (a folder)")] = "parquet",
-        style: Annotated[str, typer.Option(help="released: prompt style of sft.json and rl.jsonl")] = "reasonrank",
-    ) -> None:
-        """Write examples in another format.
+    readers = {"entailmentbank": entailment.read_entailment_bank, "argkp": argkp.read_argkp}
+    if kind not in readers:
+        raise InputError(f"unknown release {kind!r}", remedy=f"one of {', '.join(readers)}")
+    judged = readers[kind](source)
+    folder = write_judged(output, judged)
+    splits = dict.fromkeys(str(metadata["split"]) for metadata in judged.metadata.values())
+    rows = [statistics(read_collection(folder, split), split=split) for split in splits]
+    typer.echo(table_of_statistics(rows).to_string())
+    typer.echo(f"wrote {folder}; first stages: {', '.join(name or 'bm25s' for name in judged.runs)}")
 
-        \b
-        Example:
-          rrlib data export out/examples.jsonl released-data --format released
-        """
-        from rrlib.synthesis.export import export, stream_examples
 
-        options = {"style": style} if form == "released" else {}
-        typer.echo(f"wrote {export(stream_examples(examples), output, form, **options)}")
+def merge_command(
+    output: Annotated[Path, typer.Argument(help="folder to write")],
+    shards: Annotated[list[Path], typer.Argument(help="the output folders of all shards")],
+    allow_failed: Annotated[bool, typer.Option("--allow-failed", help="also where calls failed for good")] = False,
+) -> None:
+    """Join the shards of a synthesis; refuses, and says why, unless they are provably all of one source.
 
-    @group.command("import")
-    def import_command(
-        source: Annotated[Path, typer.Argument(help="the released data (folder or file), or examples of ours")],
-        output: Annotated[Path, typer.Argument(help="folder to write: examples.jsonl and summary.json")],
-        alpha: Annotated[float, typer.Option(help="least NDCG@10 of a list under its labels")] = 0.4,
-        limit: Annotated[int | None, typer.Option(help="examples at most")] = None,
-    ) -> None:
-        """Read released training data from a local copy; notebooks take it with `import_from`.
+    \b
+    Example:
+      rrlib data merge whole part1 part2 part3 part4
+    """
+    from rrlib.cli.synthesize import report
+    from rrlib.synthesis.merge import merge
 
-        \b
-        Example:
-          rrlib data import reasonrank_data_13k imported
-        """
-        from rrlib.cli.synthesize import report
-        from rrlib.synthesis.export import import_examples
+    result = merge(shards, output, allow_failed)
+    typer.echo(report(result.summary))
+    typer.echo(f"complete: all {result.summary['queries']:,} queries of the source, each once, in {output}")
 
-        result = import_examples(source, output, alpha=alpha, limit=limit)
-        for note in result.summary["left_out"]:
-            typer.echo(note, err=True)
-        typer.echo(report(result.summary))
 
-    @group.command("card")
-    def card_command(
-        folder: Annotated[Path, typer.Argument(help="the output folder of synthesize, merge or import")],
-        name: Annotated[str, typer.Option(help="name of the data set")] = "",
-    ) -> None:
-        """Print a data card: counts by domain, licences, data kind, teacher, filter.
+def export_command(
+    examples: Annotated[Path, typer.Argument(help="examples.jsonl")],
+    output: Annotated[Path, typer.Argument(help="file, or for `released` a folder")],
+    form: Annotated[str, typer.Option("--format", help="jsonl, parquet, or released (a folder)")] = "parquet",
+    style: Annotated[str, typer.Option(help="released: prompt style of sft.json and rl.jsonl")] = "reasonrank",
+) -> None:
+    """Write examples in another format.
 
-        \b
-        Example:
-          rrlib data card out > DATA_CARD.md
-        """
-        from rrlib.synthesis.export import data_card
+    \b
+    Example:
+      rrlib data export out/examples.jsonl released-data --format released
+    """
+    from rrlib.synthesis.export import export, stream_examples
 
-        typer.echo(data_card(folder, name))
+    options = {"style": style} if form == "released" else {}
+    typer.echo(f"wrote {export(stream_examples(examples), output, form, **options)}")
+
+
+def import_command(
+    source: Annotated[Path, typer.Argument(help="the released data (folder or file), or examples of ours")],
+    output: Annotated[Path, typer.Argument(help="folder to write: examples.jsonl and summary.json")],
+    alpha: Annotated[float, typer.Option(help="least NDCG@10 of a list under its labels")] = 0.4,
+    limit: Annotated[int | None, typer.Option(help="examples at most")] = None,
+) -> None:
+    """Read released training data from a local copy; notebooks take it with `import_from`.
+
+    \b
+    Example:
+      rrlib data import reasonrank_data_13k imported
+    """
+    from rrlib.cli.synthesize import report
+    from rrlib.synthesis.export import import_examples
+
+    result = import_examples(source, output, alpha=alpha, limit=limit)
+    for note in result.summary["left_out"]:
+        typer.echo(note, err=True)
+    typer.echo(report(result.summary))
+
+
+def card_command(
+    folder: Annotated[Path, typer.Argument(help="the output folder of synthesize, merge or import")],
+    name: Annotated[str, typer.Option(help="name of the data set")] = "",
+) -> None:
+    """Print a data card: counts by domain, licences, data kind, teacher, filter.
+
+    \b
+    Example:
+      rrlib data card out > DATA_CARD.md
+    """
+    from rrlib.synthesis.export import data_card
+
+    typer.echo(data_card(folder, name))
 
 
 def _queries(

@@ -29,6 +29,9 @@ def render(report: Report) -> str:
     lines.append("engines")
     for engine in report.engines:
         lines.append(f"  {engine.name:<13} {'ready' if engine.ready else 'no':<6} {engine.note}")
+    lines.append("models in packages")
+    for model in report.models:
+        lines.append(f"  {'ready' if model.ready else 'no':<6} {model.reference} ({model.name}, {model.note})")
     lines.append("packages")
     for package in report.packages:
         missing = "optional" if package.extra else "missing"

@@ -30,11 +30,11 @@ def register(app: typer.Typer) -> None:
 
         rrlib plan params/qwen2.5-32b-lora.yaml --gpu-memory 40 --examples 13500
         """
-        from rrlib.chain.planning import plans_of
+        from rrlib.chain.from_profile import plans_of
         from rrlib.plans.training import render
 
         plans = plans_of(profile, gpu_memory=gpu_memory, processes=processes, examples=examples)
-        for one in plans:
-            typer.echo(render(one) + "\n")
-        for one in plans:
-            one.check()
+        for plan_of_stage in plans:
+            typer.echo(render(plan_of_stage) + "\n")
+        for plan_of_stage in plans:
+            plan_of_stage.check()

@@ -40,7 +40,7 @@ def register(app: typer.Typer) -> None:
         """
         import logging
 
-        from rrlib.chain.training import train_stage
+        from rrlib.chain.stages import train_stage
         from rrlib.training.launch import Launch
 
         logging.basicConfig(level=logging.WARNING, format="%(message)s")

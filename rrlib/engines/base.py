@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+from rrlib.records import Key
+
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
@@ -33,7 +35,7 @@ Message = Mapping[str, str]
 class Request:
     """One question. `prompt` is the templated string where the tokenizer is known; `messages` where it is not.
 
-    key: where this window belongs, for engines that look answers up (replay): (collection, qid, pass, positions).
+    key: where this window belongs, for engines that look answers up (rrlib.records.Key).
     max_new_tokens: a limit of this request alone. stop: strings at which generation ends; they are not in the text.
     choices: generate nothing, but give the log-probability of each of these continuations of `prompt`.
     """
@@ -42,7 +44,7 @@ class Request:
     messages: tuple[Message, ...] = ()
     prompt: str | None = None
     prompt_tokens: int | None = None
-    key: tuple[str, str, int, tuple[int, ...]] | None = None
+    key: Key | None = None
     max_new_tokens: int | None = None
     stop: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
@@ -73,6 +75,8 @@ class Engine(Protocol):
 
     name: str
     model: str
+    asks_model: bool
+    """Whether answers come from a model; else they are looked up by `Request.key`, and requests carry no prompt."""
     capacity: int
     """How many requests it wants in flight."""
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from rrlib.engines import prefix
 from rrlib.engines.base import Decoding, Reply, Request
+from rrlib.engines.graphs import GraphDecoder
 from rrlib.errors import InputError
 from rrlib.resources import resolve
 
@@ -57,6 +58,7 @@ class TransformersEngine:
     """
 
     name = "transformers"
+    asks_model = True
 
     def __init__(
         self,
@@ -159,17 +161,17 @@ class TransformersEngine:
         replies: list[tuple[int, Reply]] = []
         for item, row in zip(batch, rows, strict=True):
             end = next((i for i, token in enumerate(row) if token in self._eos or token in ends), None)
-            kept = row if end is None else row[:end]
-            while end is None and search and kept and kept[-1] == self._pad:  # behind a stop string
-                kept = kept[:-1]
-            text = self.tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+            answer = row if end is None else row[:end]
+            while end is None and search and answer and answer[-1] == self._pad:  # behind a stop string
+                answer = answer[:-1]
+            text = self.tokenizer.decode(answer, skip_special_tokens=True, clean_up_tokenization_spaces=False)
             cuts = [place for string in stop if (place := text.find(string)) >= 0]
             # Seconds are the batch's: what this window waited for, not its share.
             reply = Reply(
                 text=text[: min(cuts)] if cuts else text,
-                finish_reason="length" if end is None and not cuts and len(kept) == item.limit else "stop",
+                finish_reason="length" if end is None and not cuts and len(answer) == item.limit else "stop",
                 tokens_in=len(item.ids),
-                tokens_out=len(kept) + (end is not None),
+                tokens_out=len(answer) + (end is not None),
                 seconds=seconds,
                 extra={"batch": len(batch)},
             )
@@ -185,13 +187,13 @@ class TransformersEngine:
         rows: list[list[int]] = []
         places: list[list[int]] = []  # of each request and choice: its row
         for item in batch:
-            known: dict[tuple[int, ...], int] = {}
+            row_of: dict[tuple[int, ...], int] = {}
             for ids in encoded:
                 fed = tuple(ids[:-1])
-                if fed not in known:
-                    known[fed] = len(rows)
+                if fed not in row_of:
+                    row_of[fed] = len(rows)
                     rows.append([*item.ids, *fed])
-            places.append([known[tuple(ids[:-1])] for ids in encoded])
+            places.append([row_of[tuple(ids[:-1])] for ids in encoded])
         width, tail = max(map(len, rows)), max(map(len, encoded))
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=self.device)
         inputs = torch.tensor([[self._pad] * (width - len(row)) + row for row in rows], device=self.device)
@@ -208,13 +210,13 @@ class TransformersEngine:
         seconds = time.perf_counter() - began
         replies: list[tuple[int, Reply]] = []
         for item, place in zip(batch, places, strict=True):
-            found: dict[str, float] = {}
+            logprobs: dict[str, float] = {}
             for choice, ids, row in zip(choices, encoded, place, strict=True):
                 steps = zip(range(tail - len(ids), tail), ids, strict=True)
-                found[choice] = float(sum(table[row, step, token] for step, token in steps))
+                logprobs[choice] = float(sum(table[row, step, token] for step, token in steps))
             extra = {"batch": len(batch)}
             replies.append(
-                (item.request.id, Reply(tokens_in=len(item.ids), seconds=seconds, extra=extra, logprobs=found))
+                (item.request.id, Reply(tokens_in=len(item.ids), seconds=seconds, extra=extra, logprobs=logprobs))
             )
         return replies
 
@@ -230,6 +232,10 @@ class TransformersEngine:
         if self.device == "cpu" and not search and prefix.supports(self._lm):
             sampling = prefix.Sampling(decoding.temperature, decoding.top_p, max(decoding.top_k, 0))
             return prefix.decode(self._lm, prompts, max_new_tokens=limit, eos=ends, sampling=sampling)
+        plain = decoding.temperature == 0 or (decoding.top_p >= 1.0 and decoding.top_k <= 0)
+        if self.device == "cuda" and plain and not search and prefix.supports(self._lm):
+            decoder = GraphDecoder(self._lm)
+            return decoder.decode(prompts, max_new_tokens=limit, eos=ends, temperature=decoding.temperature)
         width = max(map(len, prompts))
         rows = [[self._pad] * (width - len(ids)) + ids for ids in prompts]
         mask = [[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts]

@@ -2,8 +2,7 @@
 
 One JSON object a line: `{"qid": "...", "start": 80, "end": 100, "text": "..."}` (0-based, end exclusive), optionally
 `positions` (windows that are not contiguous), `pass`, `collection`, `finish_reason`, `error` and `logprobs` (windows
-that were scored). A window that the file
-lacks keeps its order and is counted.
+that were scored). A window that the file lacks keeps its order and is counted.
 """
 
 from __future__ import annotations
@@ -15,37 +14,26 @@ from typing import Any
 from rrlib.engines.base import Decoding, Reply, Request
 from rrlib.errors import InputError
 from rrlib.formats import read_jsonl
+from rrlib.records import Key, record_key
 
-Key = tuple[str, str, int, tuple[int, ...]]
 MISSING = "not in the replay file"
-
-
-def record_key(row: Mapping[str, Any]) -> Key:
-    """The key of a window record: (collection, qid, pass, positions). Raises KeyError, TypeError or ValueError."""
-    if row.get("positions") is not None:
-        positions = tuple(int(p) for p in row["positions"])
-    else:
-        start, end = row["start"], row["end"]
-        if not (isinstance(start, int) and isinstance(end, int) and 0 <= start < end):
-            raise ValueError(f"start {start!r} and end {end!r} are not a window")
-        positions = tuple(range(start, end))
-    return str(row.get("collection") or ""), str(row["qid"]), int(row.get("pass") or 0), positions
 
 
 def _logprobs(row: Mapping[str, Any], path: str | Path, line: int) -> dict[str, float]:
     """The log-probabilities a pointwise window was scored with."""
-    found = row.get("logprobs") or {}
-    if not isinstance(found, dict) or not all(isinstance(v, int | float) for v in found.values()):
+    logprobs = row.get("logprobs") or {}
+    if not isinstance(logprobs, dict) or not all(isinstance(v, int | float) for v in logprobs.values()):
         raise InputError(
             "`logprobs` is not an object of numbers", path=path, line=line, remedy='write {"word": number}'
         )
-    return {str(word): float(value) for word, value in found.items()}
+    return {str(word): float(value) for word, value in logprobs.items()}
 
 
 class ReplayEngine:
     """Looks every window up by its key; never asks a model."""
 
     name = "replay"
+    asks_model = False
     capacity = 1 << 30
 
     def __init__(self, responses: str | Path) -> None:

@@ -20,6 +20,7 @@ class VLLMEngine:
     """
 
     name = "vllm"
+    asks_model = True
 
     def __init__(
         self,
@@ -123,25 +124,25 @@ class VLLMEngine:
             self._llm.llm_engine.add_request(name, TokensPrompt(prompt_token_ids=tokens), params)
 
     def _take_choice(self, name: str, result: Any) -> tuple[int, Reply] | None:
-        """Keep what a scoring request found; the reply, when it was the last of its kind."""
+        """Keep what a scoring request gave; the reply, when it was the last of its kind."""
         number, began, tokens_in = self._started.pop(name)
         encoded, _ = self._choices[number]
-        found = self._scored[number]
+        logprobs = self._scored[number]
         step = result.outputs[0].logprobs
         if step:
-            found |= {choice: float(step[0][ids[0]].logprob) for choice, ids in encoded.items()}
+            logprobs |= {choice: float(step[0][ids[0]].logprob) for choice, ids in encoded.items()}
         else:
             choice = list(encoded)[int(name.partition("/")[2])]
             ids = encoded[choice]
             rows = result.prompt_logprobs[-len(ids) :]
-            found[choice] = float(sum(row[token].logprob for row, token in zip(rows, ids, strict=True)))
-        if len(found) < len(encoded):
+            logprobs[choice] = float(sum(row[token].logprob for row, token in zip(rows, ids, strict=True)))
+        if len(logprobs) < len(encoded):
             return None
         del self._choices[number]
-        logprobs = {choice: found[choice] for choice in encoded}
+        in_order = {choice: logprobs[choice] for choice in encoded}
         seconds = time.perf_counter() - began
         del self._scored[number]
-        return number, Reply(tokens_in=tokens_in, seconds=seconds, logprobs=logprobs)
+        return number, Reply(tokens_in=tokens_in, seconds=seconds, logprobs=in_order)
 
     def collect(self) -> list[tuple[int, Reply]]:
         """Step the engine until at least one request has finished."""

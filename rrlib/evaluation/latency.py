@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from rrlib.errors import InputError
+from rrlib.records import WindowRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +24,14 @@ class Prices:
             raise InputError(f"prices {self}", remedy="prices are 0 or more")
 
 
-def query_latency(records: Sequence[Mapping[str, Any]]) -> list[float]:
+def query_latency(records: Sequence[WindowRecord]) -> list[float]:
     """Seconds a query waits: its rounds add up (each window needs the one before), and within a round, whose questions
     may be asked at once, the slowest counts. A record's seconds include its wait in the batch."""
     rounds: dict[tuple[str, str], dict[tuple[int, int], float]] = {}
     for record in records:
-        query = rounds.setdefault((str(record.get("collection") or ""), str(record["qid"])), {})
-        place = (int(record.get("pass") or 0), int(record.get("round") or 0))
-        query[place] = max(query.get(place, 0.0), float(record.get("seconds") or 0.0))
+        query = rounds.setdefault((record.collection, record.qid), {})
+        place = (record.pass_no, record.round)
+        query[place] = max(query.get(place, 0.0), record.seconds)
     return [sum(query.values()) for query in rounds.values()]
 
 
@@ -43,7 +43,7 @@ def _quantiles(values: Sequence[float]) -> tuple[float, float]:
 
 
 def cost_row(
-    records: Sequence[Mapping[str, Any]], queries: int, seconds: float | None, prices: Prices | None = None
+    records: Sequence[WindowRecord], queries: int, seconds: float | None, prices: Prices | None = None
 ) -> dict[str, float]:
     """One system on one benchmark: everything a query, but `calls_all`, `seconds_all` and `cost_all`.
 
@@ -52,10 +52,10 @@ def cost_row(
     of a query and of a window. cost_all: nan without prices.
     """
     n = max(queries, 1)
-    tokens_in = sum(int(r.get("tokens_in") or 0) for r in records)
-    tokens_out = sum(int(r.get("tokens_out") or 0) for r in records)
+    tokens_in = sum(r.tokens_in for r in records)
+    tokens_out = sum(r.tokens_out for r in records)
     query50, query95 = _quantiles(query_latency(records))
-    window50, window95 = _quantiles([float(r.get("seconds") or 0.0) for r in records])
+    window50, window95 = _quantiles([r.seconds for r in records])
     wall = float("nan") if seconds is None else seconds
     money = float("nan")
     if prices is not None:
@@ -63,7 +63,7 @@ def cost_row(
         money += (0.0 if seconds is None else seconds) * prices.hour / 3600
     return {
         "calls": len(records) / n,
-        "requests": sum(int(r.get("requests") or 1) for r in records) / n,
+        "requests": sum(r.requests or 1 for r in records) / n,
         "tokens_in": tokens_in / n,
         "tokens_out": tokens_out / n,
         "seconds": wall / n,
@@ -77,12 +77,12 @@ def cost_row(
     }
 
 
-def audit_row(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def audit_row(records: Sequence[WindowRecord]) -> dict[str, float]:
     """Shares of the responses by verdict, of those closed at their budget, and of those cut off at the limit."""
     from rrlib.responses import VERDICTS, audit
 
     n = max(len(records), 1)
     row = {r.kind: r.share for r in audit(records) if r.kind in VERDICTS}
-    row["closed"] = sum(bool(r.get("closed")) for r in records) / n
-    row["at_length"] = sum(r.get("finish_reason") == "length" for r in records) / n
+    row["closed"] = sum(r.closed for r in records) / n
+    row["at_length"] = sum(r.finish_reason == "length" for r in records) / n
     return row

@@ -72,7 +72,7 @@ def measure(
             key, outcome = (system, benchmark.name), outcomes[system, benchmark.name]
             counted: list[str] = []
             measured.values[key] = per_query(qrels, outcome.run, wanted, level, counted)
-            failed = list(dict.fromkeys(str(record["qid"]) for record in outcome.records if record.get("error")))
+            failed = list(dict.fromkeys(record.qid for record in outcome.records if record.error))
             if failed:
                 counted.append(f"calls of {len(failed)} queries failed, kept in order: {few(failed)}")
             measured.notes += [f"{system} on {benchmark.name}: {note}" for note in counted]

@@ -161,13 +161,13 @@ class Routed:
         easy, hard = peer(self.easy, data), peer(self.hard, data)
         routed = {qid for qid, (difficulty, _, _) in values.items() if difficulty >= threshold}
         run = {qid: (hard if qid in routed else easy).run.get(qid, []) for qid in data.qrels}
-        records = [*easy.records, *(r for r in hard.records if r["qid"] in routed)]
+        records = [*easy.records, *(r for r in hard.records if r.qid in routed)]
         share = len(routed) / max(len(values), 1)
         expected = sum(e + share * (h - e) for _, e, h in values.values()) / max(len(values), 1)
         seconds = None
         if easy.seconds is not None and hard.seconds is not None:
-            waited = sum(float(r.get("seconds") or 0) for r in hard.records)
-            part = sum(float(r.get("seconds") or 0) for r in hard.records if r["qid"] in routed)
+            waited = sum(r.seconds for r in hard.records)
+            part = sum(r.seconds for r in hard.records if r.qid in routed)
             seconds = easy.seconds + hard.seconds * (part / waited if waited else share)
         info: dict[str, Any] = {"threshold": threshold, "routed": round(share, 4), "random_route": round(expected, 4)}
         return Outcome({qid: hits for qid, hits in run.items() if hits}, records, seconds, info)

@@ -13,6 +13,7 @@ import numpy as np
 
 from rrlib.errors import InputError, MissingFileError
 from rrlib.evaluation.systems import Outcome
+from rrlib.records import WindowRecord
 from rrlib.types import Qrels, Run
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class ExperimentResult:
         order = {qid: sorted(hits, key=lambda h: (h.score, h.docid), reverse=True) for qid, hits in run.items()}
         return {qid: [hit.docid for hit in hits] for qid, hits in order.items()}
 
-    def records(self, system: str, benchmark: str | None = None) -> list[dict[str, Any]]:
+    def records(self, system: str, benchmark: str | None = None) -> list[WindowRecord]:
         """The window records of a system."""
         return self.outcomes[system, self._benchmark(benchmark)].records
 
@@ -211,7 +212,7 @@ class ExperimentResult:
         """What `save` wrote, read back (see from_dict). Raises MissingFileError where a file is not there."""
         import pandas as pd
 
-        from rrlib.chain.manifest import read_json
+        from rrlib.disk import read_json
 
         root = Path(folder)
         data, values = read_json(root / "table.json"), root / "per_query.csv.gz"

@@ -12,13 +12,15 @@ import hashlib
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rrlib.chain.manifest import read_json, write_json
+from rrlib.disk import read_json, write_json
 from rrlib.evaluation.benchmarks import BenchmarkData
 from rrlib.evaluation.systems import Outcome, Peer, System
-from rrlib.formats import read_jsonl, read_run, write_scored_run
+from rrlib.formats import read_run, write_jsonl, write_scored_run
+from rrlib.records import read_records
 from rrlib.resources import model_hash
 
 
@@ -38,37 +40,31 @@ class OutcomeStore:
             return system.rank(data, None, peer)
         folder = self.folder / name
         stem = suffix.replace("/", "_")
-        known = folder / f"outcome{stem}.json"
+        stored_at = folder / f"outcome{stem}.json"
         if self.fresh and not stem and folder.is_dir():
             shutil.rmtree(folder)
-        told = settings()
-        if isinstance(told.get("model"), str) and Path(told["model"]).is_dir():
-            told = {**told, "model": f"a folder with {model_hash(told['model'])}"}  # it may be moved
-        key = {"settings": _plain(told), "benchmarks": {one.name: _digest(one) for one in data}}
-        found = read_json(known)
-        log = folder / f"windows{stem}.jsonl"
-        if found is not None and found["key"] == key:
-            return [self._read(folder, stem, one, found["outcomes"][one.name]) for one in data]
-        outcomes = system.rank(data, log, peer)
-        for one, outcome in zip(data, outcomes, strict=True):
-            write_scored_run(folder / f"{one.name.replace('/', '_')}{stem}.trec", outcome.run, name.replace(" ", "-"))
-            write_jsonl_records(folder / f"{one.name.replace('/', '_')}{stem}.windows.jsonl", outcome.records)
-        kept = {one.name: {"seconds": o.seconds, "info": o.info} for one, o in zip(data, outcomes, strict=True)}
-        write_json(known, {"key": key, "outcomes": kept})
+        depends_on = settings()
+        if isinstance(depends_on.get("model"), str) and Path(depends_on["model"]).exists():
+            depends_on = {**depends_on, "model": f"a folder with {model_hash(depends_on['model'])}"}  # it may be moved
+        key = {"settings": _plain(depends_on), "benchmarks": {part.name: _digest(part) for part in data}}
+        stored = read_json(stored_at)
+        if stored is not None and stored["key"] == key:
+            return [self._read(folder, stem, part, stored["outcomes"][part.name]) for part in data]
+        outcomes = system.rank(data, folder / f"windows{stem}.jsonl", peer)
+        for part, outcome in zip(data, outcomes, strict=True):
+            base = f"{part.name.replace('/', '_')}{stem}"
+            write_scored_run(folder / f"{base}.trec", outcome.run, name.replace(" ", "-"))
+            # Window records without their settings, which stand in outcome.json once.
+            bare = (replace(record, settings=None).to_json() for record in outcome.records)
+            write_jsonl(folder / f"{base}.windows.jsonl", bare)
+        info = {part.name: {"seconds": o.seconds, "info": o.info} for part, o in zip(data, outcomes, strict=True)}
+        write_json(stored_at, {"key": key, "outcomes": info})
         return outcomes
 
-    def _read(self, folder: Path, stem: str, data: BenchmarkData, kept: dict[str, Any]) -> Outcome:
-        name = data.name.replace("/", "_")
-        run = read_run(folder / f"{name}{stem}.trec")
-        records = [row for _, row in read_jsonl(folder / f"{name}{stem}.windows.jsonl")]
-        return Outcome(run, records, kept["seconds"], kept["info"])
-
-
-def write_jsonl_records(path: Path, records: Sequence[dict[str, Any]]) -> None:
-    """Window records without their settings, which stand in outcome.json once."""
-    from rrlib.formats import write_jsonl
-
-    write_jsonl(path, ({k: v for k, v in record.items() if k != "settings"} for record in records))
+    def _read(self, folder: Path, stem: str, data: BenchmarkData, stored: dict[str, Any]) -> Outcome:
+        base = f"{data.name.replace('/', '_')}{stem}"
+        records = read_records(folder / f"{base}.windows.jsonl")
+        return Outcome(read_run(folder / f"{base}.trec"), records, stored["seconds"], stored["info"])
 
 
 def _plain(value: Any) -> Any:

@@ -21,6 +21,7 @@ from rrlib.evaluation.benchmarks import BenchmarkData
 from rrlib.evaluation.tables import oracle_run, random_run
 from rrlib.formats import ranking_to_run, read_run, without_excluded
 from rrlib.prompts import PromptBuilder, get_style
+from rrlib.records import WindowRecord
 from rrlib.rerank import Reranker, prompt_bound
 from rrlib.strategies import StrategySpec, plan
 from rrlib.types import Candidates, Run
@@ -34,7 +35,7 @@ class Outcome:
     """
 
     run: Run
-    records: list[dict[str, Any]] = field(default_factory=list)
+    records: list[WindowRecord] = field(default_factory=list)
     seconds: float | None = None
     info: dict[str, Any] = field(default_factory=dict)
 
@@ -159,7 +160,8 @@ class Fit(StrEnum):
 class Listwise:
     """A listwise reranker: any checkpoint or hub model, any engine, with or without reasoning.
 
-    model: folder, hub name, or `package:module/folder`. style: with `nothink_tags` or `nothink` it does not reason.
+    model: folder, hub name, `.gguf` file, or `package:module/folder`.
+    style: with `nothink_tags` or `nothink` it does not reason.
     window, stride, depth, max_passage_tokens: None takes the benchmark's. budget: reasoning tokens (None: no limit of
     its own). shuffle: a seed; the candidates are shown in a random order instead of the first stage's.
     context: tokens of prompt and answer together; fit: what gives way where a window does not fit (a Fit).
@@ -335,17 +337,17 @@ class Listwise:
         return make_engine(self.engine, self.model, **dict(self.engine_options))
 
     def _outcome(self, data: BenchmarkData, result: Any, seconds: float, sizes: dict[str, int]) -> Outcome:
-        records = [r for r in result.records if (r.get("collection") or "") == data.name]
-        waited = sum(_waited(r) for r in result.records)
-        # Windows read back from the log (they carry its settings) took no time now: what is new stands for all.
-        fresh = sum(_waited(r) for r in result.records if "settings" not in r)
+        records = [r for r in result.records if r.collection == data.name]
+        waited = sum(r.seconds for r in result.records)
+        # Windows read back from the log (they carry its settings) took no time now: what is new stands for the whole.
+        fresh = sum(r.seconds for r in result.records if r.settings is None)
         info: dict[str, Any] = dict(sizes)
         if result.counts.get("reused"):
             info["windows_reused"] = int(result.counts["reused"])
-        spent = seconds * sum(map(_waited, records)) / fresh if fresh else None if waited else seconds
+        spent = seconds * sum(r.seconds for r in records) / fresh if fresh else None if waited else seconds
         return Outcome(self._run(data, result.run(data.name), records), records, spent, info)
 
-    def _run(self, data: BenchmarkData, rankings: Mapping[str, Sequence[str]], records: list[dict[str, Any]]) -> Run:
+    def _run(self, data: BenchmarkData, rankings: Mapping[str, Sequence[str]], records: list[WindowRecord]) -> Run:
         """Ranks as strictly falling scores; first-stage documents below the depth stand behind, in their order."""
         lists = {}
         for qid, docids in rankings.items():
@@ -378,10 +380,6 @@ def _cached_builder(tokenizer: str, max_passage_tokens: int) -> PromptBuilder:
     if max_passage_tokens == 0:
         return PromptBuilder(load_tokenizer(tokenizer))
     return PromptBuilder(_cached_builder(tokenizer, 0).tokenizer, max_passage_tokens=max_passage_tokens)
-
-
-def _waited(record: Mapping[str, Any]) -> float:
-    return float(record.get("seconds") or 0.0)
 
 
 def as_system(given: Any) -> System:

@@ -2,6 +2,7 @@
 
     corpus.jsonl[.gz]  queries.jsonl[.gz]  qrels/<split>.tsv  runs/<split>.trec  excluded.tsv  SOURCE.json
 
+A further first stage is `runs/<split>.<first stage>.trec`, asked for by its name.
 `first_stage.trec` is taken for the test split where `runs/` is missing. Every file may be gzip. `queries.jsonl` may
 carry `metadata` with `split`, `domain` and `gold_answer`.
 """
@@ -66,8 +67,12 @@ class Collection:
         return make_candidates(self.run, self.queries, self.corpus, depth, self.excluded, collection=self.name)
 
 
-def read_collection(folder: str | Path, split: str = "test", notes: list[str] | None = None) -> Collection:
+def read_collection(
+    folder: str | Path, split: str = "test", notes: list[str] | None = None, first_stage: str = ""
+) -> Collection:
     """Read one split of a collection folder (see the module docstring for its files).
+
+    first_stage: name of a further run, `stem` for runs/<split>.stem.trec; empty = runs/<split>.trec.
 
     The queries of a split are those whose metadata name it; where no query names a split, those of its qrels and
     its run (all, if it has neither). The name is that of SOURCE.json, else the folder's. A collection whose
@@ -83,7 +88,10 @@ def read_collection(folder: str | Path, split: str = "test", notes: list[str] | 
         raise MissingFileError("no queries.jsonl in this folder", path=root, remedy="see the layout of a collection")
     queries, metadata = queries_with_metadata(queries_path, notes)
     qrels_path = find_qrels(root, split)
-    run_path = find_file(root, *(f"runs/{name}.trec" for name in split_names(split)))
+    ending = f".{first_stage}.trec" if first_stage else ".trec"
+    run_path = find_file(root, *(f"runs/{name}{ending}" for name in split_names(split)))
+    if run_path is None and first_stage:
+        raise InputError(f"no run {split}{ending} in runs/", path=root, remedy="name a first stage that lies there")
     if run_path is None and split == "test":
         run_path = find_file(root, "first_stage.trec")
     qrels = {} if qrels_path is None else read_qrels(qrels_path, notes)

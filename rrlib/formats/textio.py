@@ -6,10 +6,8 @@ feed only: texts may hold U+2028 and friends, which `str.splitlines` would take 
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import json
-import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from io import BufferedReader
@@ -17,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, cast
 
+from rrlib.disk import replacing
 from rrlib.errors import InputError, MissingFileError
 
 BLANKS = " \t\r\n\f\v"
@@ -213,23 +212,15 @@ def write_lines(path: str | Path, lines: Iterable[str]) -> Path:
     target = Path(path)
     if target.is_dir():
         raise InputError("this is a folder, cannot write a file there", path=target, remedy="name a file in it")
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as raw:
+        with replacing(target) as raw:
             if target.suffix == ".gz":
                 with gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) as packed:
                     _write_all(packed.write, lines)
             else:
                 _write_all(raw.write, lines)
-            raw.flush()
-            os.fsync(raw.fileno())
-        temporary.replace(target)
     except OSError as error:
         raise InputError(f"cannot be written: {error.strerror or error}", path=target) from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
     return target
 
 

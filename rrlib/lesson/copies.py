@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rrlib.chain.manifest import write_json
-from rrlib.chain.params import read_cells, repository
+from rrlib.chain.params import read_cells
+from rrlib.disk import write_json
 from rrlib.errors import InputError, MissingFileError
+from rrlib.resources import repository
 
 MARK = "LESSON.json"
 """In every folder that `build_lesson` made; only such a folder is ever written over."""
@@ -63,10 +64,10 @@ def build_lesson(folder: str | Path, *, fresh: bool = False, interactive: bool =
 
 def question(path: Path) -> str:
     """The one question of a notebook, on one line, without marks of emphasis. Raises InputError where it has none."""
-    found = _QUESTION.search(read_cells(path)[0]["source"] + "\n\n")
-    if found is None:
+    stated = _QUESTION.search(read_cells(path)[0]["source"] + "\n\n")
+    if stated is None:
         raise InputError("the first cell does not state the one question", path=path, remedy="see docs/teaching.md")
-    return " ".join(found[1].replace("*", "").split())
+    return " ".join(stated[1].replace("*", "").split())
 
 
 def _prepare(cell: dict[str, Any], interactive: bool) -> None:

@@ -16,8 +16,10 @@ import numpy as np
 from rrlib.engines.base import Request
 from rrlib.errors import EngineError, InputError
 from rrlib.metrics import Floats, ndcg
+from rrlib.records import WindowRecord
 from rrlib.reward import PAPER_WEIGHTS, MultiViewReward
 from rrlib.strategies import Permutation, Strategy, StrategySpec, Window
+from rrlib.training import objective
 
 if TYPE_CHECKING:
     from rrlib.formats import Collection
@@ -90,7 +92,7 @@ def play_all(
     }
 
 
-def film(docids: Sequence[str], records: Sequence[Mapping[str, Any]]) -> tuple[list[list[str]], list[tuple[int, int]]]:
+def film(docids: Sequence[str], records: Sequence[WindowRecord]) -> tuple[list[list[str]], list[tuple[int, int]]]:
     """The list before and after every window of one query's log records, and the (start, end) of each window.
 
     docids: the candidates in first-stage order. records: window records of a sliding window, in the order asked.
@@ -99,15 +101,14 @@ def film(docids: Sequence[str], records: Sequence[Mapping[str, Any]]) -> tuple[l
     now = list(docids)
     orders, spans = [list(now)], []
     for record in records:
-        start, end, shown = int(record["start"]), int(record["end"]), list(record["docids"])
-        if now[start:end] != shown:
+        if now[record.start : record.end] != list(record.docids):
             raise InputError(
-                f"query {record['qid']}: window {start}-{end} does not show what stands there",
+                f"query {record.qid}: window {record.start}-{record.end} does not show what stands there",
                 remedy="give all records of one query, in the order in which they were asked",
             )
-        now[start:end] = [shown[i] for i in record["order"]]
+        record.replay_onto(now)
         orders.append(list(now))
-        spans.append((start, end))
+        spans.append((record.start, record.end))
     return orders, spans
 
 
@@ -143,24 +144,23 @@ def outlook(
     The gold list is the window with the relevant passages first. k: cut-off of NDCG and Recall, size - stride if None.
     Raises InputError for places outside the window or twice, and for windows that do not overlap.
     """
-    chosen = sorted(places)
-    if not chosen or len(set(chosen)) < len(chosen) or chosen[0] < 1 or chosen[-1] > size:
+    relevant = sorted(places)
+    if not relevant or len(set(relevant)) < len(relevant) or relevant[0] < 1 or relevant[-1] > size:
         raise InputError(f"relevant passages at {list(places)}", remedy=f"give different places from 1 to {size}")
     if not 1 <= stride < size:
         raise InputError(f"stride {stride} with window size {size}", remedy="stride lies in 1..size-1")
-    labels = [int(place in chosen) for place in range(1, size + 1)]
+    labels = [int(place in relevant) for place in range(1, size + 1)]
     gold = sorted(range(size), key=lambda i: -labels[i])
     reward = MultiViewReward(k=k or size - stride, p=p, weights=dict(PAPER_WEIGHTS if weights is None else weights))
     views = reward.views(np.arange(size)[None, :], labels, gold)
-    carried = tuple(place for place in chosen if place <= size - stride)
+    carried = tuple(place for place in relevant if place <= size - stride)
     # The next window begins `stride` places higher, so what is left behind stands `stride` places lower in its count.
-    after = tuple(range(1, len(carried) + 1)) + tuple(place + stride for place in chosen if place not in carried)
+    after = tuple(range(1, len(carried) + 1)) + tuple(place + stride for place in relevant if place not in carried)
     final = [int(place in after) for place in range(1, size + stride + 1)]
     gain = float(ndcg(range(len(final)), final, 10))  # type: ignore[arg-type]
-    one, two, three = (float(v) for v in views[0])
-    return Outlook(
-        tuple(chosen), size, stride, (one, two, three), float(reward.combine(views)[0]), carried, after, gain
-    )
+    ndcg_now, recall_now, rbo_now = (float(value) for value in views[0])
+    total = float(reward.combine(views)[0])
+    return Outlook(tuple(relevant), size, stride, (ndcg_now, recall_now, rbo_now), total, carried, after, gain)
 
 
 def flip_weight(first: Outlook, second: Outlook, view: int = 1, weights: Sequence[float] = (1.0, 0.2, 0.1)) -> float:
@@ -171,10 +171,10 @@ def flip_weight(first: Outlook, second: Outlook, view: int = 1, weights: Sequenc
     gap = first.views[view] - second.views[view]
     if gap == 0:
         raise InputError("both windows have the same value of that view", remedy="compare windows that differ in it")
-    rest = sum(
+    others = sum(
         w * (a - b) for i, (w, a, b) in enumerate(zip(weights, first.views, second.views, strict=True)) if i != view
     )
-    return -rest / gap
+    return -others / gap
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,9 +187,9 @@ class Citation:
 
 
 def citations(reasoning: str, size: int) -> list[Citation]:
-    """Where a chain cites passages of its window, in reading order; numbers outside 1..size are no citations."""
-    found = (Citation(m.start(), m.end(), int(m[1])) for m in re.finditer(r"\[([0-9]{1,4})\]", reasoning))
-    return [citation for citation in found if 1 <= citation.n <= size]
+    """Where reasoning cites passages of its window, in reading order; numbers outside 1..size are no citations."""
+    brackets = (Citation(m.start(), m.end(), int(m[1])) for m in re.finditer(r"\[([0-9]{1,4})\]", reasoning))
+    return [citation for citation in brackets if 1 <= citation.n <= size]
 
 
 def advantages(rewards: Sequence[float], scale: str = "group") -> Floats:
@@ -200,10 +200,7 @@ def advantages(rewards: Sequence[float], scale: str = "group") -> Floats:
     if scale not in ("group", "none"):
         raise InputError(f"scale {scale!r}", remedy="use group or none")
     values = np.asarray(rewards, dtype=np.float64)
-    centred = values - values.mean()
-    if scale == "none" or len(values) < 2:
-        return np.asarray(centred)
-    return np.asarray(centred / (values.std(ddof=1) + 1e-4))
+    return np.asarray(objective.advantages(values, divide=scale == "group" and len(values) > 1))
 
 
 def pull(orders: Sequence[Sequence[int] | None], weights: Sequence[float]) -> Floats:
@@ -242,7 +239,7 @@ class Group:
 def lively_group(
     reranker: Reranker,
     collection: Collection,
-    records: Sequence[Mapping[str, Any]],
+    records: Sequence[WindowRecord],
     reward: MultiViewReward,
     count: int = 8,
     seed: int = 0,
@@ -253,16 +250,16 @@ def lively_group(
     A trained model answers most prompts alike, and such a group has nothing to show. Raises InputError where no window
     shows a relevant passage.
     """
-    found: dict[str, Mapping[str, Any]] = {}
+    first_useful: dict[str, WindowRecord] = {}  # qid -> its first window with a relevant passage
     for record in records:
-        grades = collection.qrels.get(record["qid"], {})
-        if any(grades.get(docid, 0) > 0 for docid in record["docids"]):
-            found.setdefault(record["qid"], record)
+        grades = collection.qrels.get(record.qid, {})
+        if any(grades.get(docid, 0) > 0 for docid in record.docids):
+            first_useful.setdefault(record.qid, record)
     groups: list[tuple[float, Group]] = []
-    for record in list(found.values())[:tries]:
-        relevance = labels_of(record["docids"], collection.qrels[record["qid"]])
-        gold, query = gold_of(relevance), collection.queries[record["qid"]].text
-        texts = rollouts(reranker, query, [collection.corpus[d] for d in record["docids"]], count, seed)
+    for record in list(first_useful.values())[:tries]:
+        relevance = labels_of(record.docids, collection.qrels[record.qid])
+        gold, query = gold_of(relevance), collection.queries[record.qid].text
+        texts = rollouts(reranker, query, [collection.corpus[d] for d in record.docids], count, seed)
         totals = [scored.total for scored in reward.score_group(texts, relevance, gold)]
         groups.append((float(np.std(totals)), Group(query, relevance, gold, texts)))
     if not groups:
@@ -275,11 +272,11 @@ def gold_of(relevance: Sequence[int]) -> list[int]:
     return sorted(range(len(relevance)), key=lambda i: -relevance[i])
 
 
-def busiest(records: Sequence[Mapping[str, Any]], grades: Mapping[str, int]) -> Mapping[str, Any]:
+def busiest(records: Sequence[WindowRecord], grades: Mapping[str, int]) -> WindowRecord:
     """The window record that shows the most relevant passages; of several, the one asked first."""
     if not records:
         raise InputError("no window records", remedy="rerank a query first")
-    return max(records, key=lambda record: sum(label > 0 for label in labels_of(record["docids"], grades)))
+    return max(records, key=lambda record: sum(label > 0 for label in labels_of(record.docids, grades)))
 
 
 def rollouts(reranker: Reranker, query: str, passages: Sequence[Passage], count: int = 8, seed: int = 0) -> list[str]:
@@ -291,10 +288,10 @@ def rollouts(reranker: Reranker, query: str, passages: Sequence[Passage], count:
     messages = reranker.prompts.messages(query, passages)
     prompt = reranker.prompts.render(query, passages) if reranker.prompts.tokenizer is not None else None
     reranker.engine.submit([Request(i, messages, prompt) for i in range(count)], decoding)
-    found: dict[int, str] = {}
-    while len(found) < count:
+    answers: dict[int, str] = {}
+    while len(answers) < count:
         for number, reply in reranker.engine.collect():
             if reply.error is not None:
                 raise EngineError(f"a rollout failed: {reply.error}")
-            found[number] = reply.text
-    return [found[i] for i in range(count)]
+            answers[number] = reply.text
+    return [answers[i] for i in range(count)]

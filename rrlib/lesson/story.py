@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rrlib.formats import Collection, read_jsonl
 from rrlib.synthesis.domains import recipe_for
 from rrlib.synthesis.export import stream_examples
+from rrlib.synthesis.fates import Fate, explain
 from rrlib.synthesis.results import SynthesisResult
 from rrlib.synthesis.sources.items import CollectionSource, Item
 from rrlib.synthesis.sources.released import read_released
@@ -69,7 +70,8 @@ def outcome(result: SynthesisResult, qid: str) -> tuple[RankingExample | None, s
         return None, f"{qid} was not asked about"
     value = f", self-consistency {row['consistency']:.3f}" if "consistency" in row else ""
     example = next((e for e in stream_examples(result.examples) if e.query.qid == qid), None)
-    return example, f"{row['fate'].replace('_', ' ')}{value}; alpha {result.summary['alpha']:g}"
+    why = "" if row["fate"] == Fate.KEPT else f". {explain(row['fate'])}"
+    return example, f"{row['fate'].replace('_', ' ')}{value}; alpha {result.summary['alpha']:g}{why}"
 
 
 def prompt_sent(asked: Mapping[str, Sequence[Mapping[str, Any]]], step: str, chars: int = 3000) -> str:
@@ -100,13 +102,13 @@ def fates(result: SynthesisResult | None) -> pd.DataFrame:
     columns = ["qid", "domain", "fate", "consistency", "quality", "first_right", "error", "wrong"]
     rows = []
     for _, row in read_jsonl(result.fates) if result is not None else ():
-        told = row.get("simulated") or {}
-        knows = told.get("belief") is not None and told.get("truth") is not None
+        words = row.get("simulated") or {}
+        knows = words.get("belief") is not None and words.get("truth") is not None
         rows.append(
             {
                 **{key: row.get(key) for key in columns[:6]},
-                "error": str(told.get("error") or "") if knows else "",
-                "wrong": float(told["belief"] != told["truth"]) if knows else None,
+                "error": str(words.get("error") or "") if knows else "",
+                "wrong": float(words["belief"] != words["truth"]) if knows else None,
             }
         )
     frame = pd.DataFrame(rows, columns=columns)
@@ -122,12 +124,12 @@ def wrong_beliefs(frame: pd.DataFrame, alpha: float) -> pd.DataFrame:
     """
     import pandas as pd
 
-    known = frame[frame["wrong"].notna() & frame["consistency"].notna()]
-    if known.empty:
+    lists = frame[frame["wrong"].notna() & frame["consistency"].notna()]
+    if lists.empty:
         note = "this teacher does not say what it believed"
         return pd.DataFrame({"before": [note], "after": [""]}, index=pd.Index(["wrong belief"], name="lists"))
-    kept = known[known["consistency"] >= alpha]
-    wrong = known[known["wrong"] == 1.0]
+    passing = lists[lists["consistency"] >= alpha]
+    wrong = lists[lists["wrong"] == 1.0]
     kinds = {"wrong belief": wrong} | {f"  of them {k or 'other'}": g for k, g in wrong.groupby("error")}
     rows = []
     for name, group in kinds.items():
@@ -136,12 +138,12 @@ def wrong_beliefs(frame: pd.DataFrame, alpha: float) -> pd.DataFrame:
             {
                 "lists": name,
                 "before": len(group),
-                "share before": round(len(group) / len(known), 3),
+                "share before": round(len(group) / len(lists), 3),
                 "after": len(after),
-                "share after": round(len(after) / max(1, len(kept)), 3),
+                "share after": round(len(after) / max(1, len(passing)), 3),
             }
         )
-    total = {"lists": "all lists", "before": len(known), "share before": 1.0, "after": len(kept), "share after": 1.0}
+    total = {"lists": "all lists", "before": len(lists), "share before": 1.0, "after": len(passing), "share after": 1.0}
     return pd.DataFrame([total, *rows]).set_index("lists")
 
 
@@ -155,25 +157,30 @@ def alpha_table(frame: pd.DataFrame, grid: Sequence[float] = GRID) -> pd.DataFra
     """
     import pandas as pd
 
-    known = frame[frame["consistency"].notna() & frame["first_right"].notna()]
+    lists = _judged(frame)
     rows = []
-    for alpha in grid if len(known) else ():
-        kept = known[known["consistency"] >= alpha]
-        right, right_kept = known["first_right"].sum(), kept["first_right"].sum()
-        precision, recall = right_kept / max(1, len(kept)), right_kept / max(1, right)
+    for alpha in grid if len(lists) else ():
+        passing = lists[lists["consistency"] >= alpha]
+        right, right_passing = lists["first_right"].sum(), passing["first_right"].sum()
+        precision, recall = right_passing / max(1, len(passing)), right_passing / max(1, right)
         rows.append(
             {
                 "alpha": alpha,
-                "kept": len(kept),
-                "share kept": round(len(kept) / len(known), 3),
+                "kept": len(passing),
+                "share kept": round(len(passing) / len(lists), 3),
                 "precision": round(precision, 3),
                 "recall": round(recall, 3),
                 "F1": round(2 * precision * recall / max(1e-9, precision + recall), 3),
-                "quality": round(float(kept["quality"].mean()), 3) if len(kept) else float("nan"),
+                "quality": round(float(passing["quality"].mean()), 3) if len(passing) else float("nan"),
             }
         )
     columns = ["alpha", "kept", "share kept", "precision", "recall", "F1", "quality"]
     return pd.DataFrame(rows, columns=columns).set_index("alpha")
+
+
+def _judged(frame: pd.DataFrame) -> pd.DataFrame:
+    """The lists that labels of people, or of the world that made the query, can judge."""
+    return frame[frame["consistency"].notna() & frame["first_right"].notna()]
 
 
 def best_alpha(table: pd.DataFrame, otherwise: float) -> float:
@@ -193,22 +200,22 @@ def verdict_on(alpha: float, frame: pd.DataFrame, grid: Sequence[float] = GRID, 
     if not len(table):
         return f"alpha {alpha:g}, as the parameter says: no labels to judge it by"
     best = best_alpha(table, alpha)
-    known = frame[frame["consistency"].notna() & frame["first_right"].notna()]
-    right = known["first_right"].to_numpy()
-    weights = np.random.default_rng(0).multinomial(len(known), [1 / len(known)] * len(known), draws)
+    lists = _judged(frame)
+    right = lists["first_right"].to_numpy()  # (lists,)
+    samples = np.random.default_rng(0).multinomial(len(lists), [1 / len(lists)] * len(lists), draws)  # (draws, lists)
+    as_drawn = np.ones(len(lists))
 
     def f1(at: float, weights: Any) -> Any:
-        kept = (known["consistency"] >= at).to_numpy(dtype=float)
-        return 2 * (weights @ (kept * right)) / np.maximum(weights @ (kept + right), 1)
+        passing = (lists["consistency"] >= at).to_numpy(dtype=float)
+        return 2 * (weights @ (passing * right)) / np.maximum(weights @ (passing + right), 1)
 
     def gap(weights: Any) -> Any:
         return f1(best, weights) - f1(alpha, weights)
 
-    told = f"best F1 on {len(known)} validation lists: {f1(best, np.ones(len(known))):.3f} at alpha {best:g}"
+    verdict = f"best F1 on {len(lists)} validation lists: {f1(best, as_drawn):.3f} at alpha {best:g}"
     if alpha == best:
-        return f"{told}, which is used"
-    low, high = np.quantile(gap(weights), (0.025, 0.975))
+        return f"{verdict}, which is used"
+    low, high = np.quantile(gap(samples), (0.025, 0.975))
     noise = "within" if low <= 0 else "outside"
-    return (
-        f"{told}; used is {alpha:g}, lower by {gap(np.ones(len(known))):.3f} [{low:.3f}, {high:.3f}]: {noise} the noise"
-    )
+    lower = f"{gap(as_drawn):.3f} [{low:.3f}, {high:.3f}]"
+    return f"{verdict}; used is {alpha:g}, lower by {lower}: {noise} the noise"

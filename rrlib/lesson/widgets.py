@@ -131,7 +131,7 @@ def window_player(relevance: Sequence[int], specs: Mapping[str, StrategySpec]) -
     relevance: label of each candidate, in first-stage order. specs: name -> strategy.
     """
     frames = play_all(relevance, specs)
-    step = _slider(0, 0, max(len(own) for own in frames.values()) - 1, "step")
+    step = _slider(0, 0, max(len(played) for played in frames.values()) - 1, "step")
     back, forward = w.Button(description="back"), w.Button(description="forward")
     back.add_class("rr-back")
     forward.add_class("rr-forward")
@@ -139,17 +139,17 @@ def window_player(relevance: Sequence[int], specs: Mapping[str, StrategySpec]) -
     forward.on_click(lambda _: setattr(step, "value", min(step.max, step.value + 1)))
 
     def draw(step: int) -> tuple[Figure, str]:
-        told = []
-        for name, own in frames.items():
-            frame = own[min(step, len(own) - 1)]
+        states = []
+        for name, played in frames.items():
+            frame = played[min(step, len(played) - 1)]
             top = [place for place, item in enumerate(frame.order, 1) if relevance[item] > 0]
-            state = "done" if step >= len(own) - 1 else "at work"
-            asked = lesson_plots.counted(frame.calls, "call")
-            told.append(
-                f"<b>{html.escape(name)}</b>: {asked}, depth {frame.depth}, {state}; relevant at "
+            state = "done" if step >= len(played) - 1 else "at work"
+            calls = lesson_plots.counted(frame.calls, "call")
+            states.append(
+                f"<b>{html.escape(name)}</b>: {calls}, depth {frame.depth}, {state}; relevant at "
                 f"{', '.join(map(str, top)) or 'none'}"
             )
-        return lesson_plots.player(frames, step, relevance), f"Step {step}. " + ". ".join(told) + "."
+        return lesson_plots.player(frames, step, relevance), f"Step {step}. " + ". ".join(states) + "."
 
     return Panel("player", {"step": step}, draw, rows=[step, w.HBox([back, forward])])
 
@@ -185,8 +185,8 @@ def trace_html(
 
     A star marks relevant passages. All texts are escaped.
     """
-    found = citations(reasoning, len(passages))
-    shown = found if upto is None else found[: max(0, upto)]
+    cited = citations(reasoning, len(passages))
+    shown = cited if upto is None else cited[: max(0, upto)]
     parts, at = [], 0
     for citation in shown:
         star = "★" if relevance[citation.n - 1] > 0 else ""
@@ -198,12 +198,12 @@ def trace_html(
         at = citation.end
     rest = html.escape(reasoning[at:])
     parts.append(rest if upto is None else f'<span style="opacity:0.75">{rest}</span>')
-    cited = {c.n for c in shown}
+    numbers = {c.n for c in shown}
     current = shown[-1].n if upto is not None and shown else 0
     rows = []
     for i, passage in enumerate(passages, 1):
         star = "★" if relevance[i - 1] > 0 else ""
-        ground = _NOW if i == current else _RELEVANT if star and i in cited else _OTHER if i in cited else ""
+        ground = _NOW if i == current else _RELEVANT if star and i in numbers else _OTHER if i in numbers else ""
         flat = " ".join(passage.text.split())
         text = html.escape(flat if len(flat) <= width else flat[: width - 3] + "...")
         mark = f'style="{_MARK}{ground}"' if ground else ""
@@ -218,10 +218,8 @@ def trace_reader(reasoning: str, passages: Sequence[Passage], relevance: Sequenc
     step = _slider(0, 0, total, "citations read")
 
     def draw(step: int) -> tuple[Figure, str]:
-        told = f"<p>{step} of {total} citations read.</p>"
-        return lesson_plots.citation_map(reasoning, relevance, step), told + trace_html(
-            reasoning, passages, relevance, step
-        )
+        words = f"<p>{step} of {total} citations read.</p>" + trace_html(reasoning, passages, relevance, step)
+        return lesson_plots.citation_map(reasoning, relevance, step), words
 
     return Panel("trace", {"step": step}, draw)
 
@@ -239,10 +237,10 @@ def group_explorer(texts: Sequence[str], relevance: Sequence[int], gold: Sequenc
         rule = MultiViewReward(k=k, weights={"ndcg": 1.0, "recall": recall, "rbo": rbo})
         records = rule.score_group(texts, relevance, gold)
         gained = advantages([r.total for r in records], scale)
-        mine, sign = records[rollout - 1], float(gained[rollout - 1])
+        record, sign = records[rollout - 1], float(gained[rollout - 1])
         fate = "more" if sign > 1e-9 else "less" if sign < -1e-9 else "neither more nor less"
         words = (
-            f"Rollout {rollout}: {mine.level}, reward <b>{mine.total:.3f}</b>, advantage <b>{sign:+.3f}</b>: the "
+            f"Rollout {rollout}: {record.level}, reward <b>{record.total:.3f}</b>, advantage <b>{sign:+.3f}</b>: the "
             f"update makes its tokens {fate} likely.<details><summary>its text</summary>"
             f'<pre style="white-space:pre-wrap">{html.escape(texts[rollout - 1])}</pre></details>'
         )

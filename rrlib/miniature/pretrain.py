@@ -119,13 +119,13 @@ def loss_and_accuracy(
     """
     import torch
 
-    where = learn[:, 1:].flatten().nonzero().squeeze(1)
-    target = ids[:, 1:].flatten()[where]
-    more = _rounded(len(where), 256) - len(where)
+    where = learn[:, 1:].flatten().nonzero().squeeze(1)  # (N,) places of learned tokens in the flattened rows
+    target = ids[:, 1:].flatten()[where]  # (N,)
+    padding = _rounded(len(where), 256) - len(where)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
-        hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
-        chosen = hidden[:, :-1].flatten(0, 1)[torch.cat([where, where[-1:].expand(more)])]
-        logits = model.lm_head(chosen)[: len(where)]
+        hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state  # (rows, tokens, size)
+        learned = hidden[:, :-1].flatten(0, 1)[torch.cat([where, where[-1:].expand(padding)])]  # (N + padding, size)
+        logits = model.lm_head(learned)[: len(where)]  # (N, V)
     loss = torch.nn.functional.cross_entropy(logits.float(), target)
     return loss, float((logits.argmax(-1) == target).float().mean())
 
@@ -146,6 +146,30 @@ def draw_rows(practice: Practice, skill: str, size: int, tokens: int, rng: rando
     rows = [practice.row(skill, size, rng)]
     width = _rounded(len(practice.tokens(rows[0])[0]), 16)
     return rows + [practice.row(skill, size, rng) for _ in range(min(255, max(1, tokens // width)))]
+
+
+class Curriculum:
+    """How long each skill's windows are (`level`, passages), by its accuracy so far (`accuracy`, a moving average)."""
+
+    def __init__(self, settings: PretrainSettings) -> None:
+        self.settings = settings
+        self.accuracy = dict.fromkeys(SKILLS, 0.0)
+        self.level = dict.fromkeys(SKILLS, settings.start)
+
+    def learned(self, skill: str, size: int, accuracy: float) -> None:
+        """Note the accuracy of a step. Windows shorter than the skill's level say nothing about it."""
+        if size >= self.level[skill]:
+            self.accuracy[skill] += 0.15 * (accuracy - self.accuracy[skill])
+        raise_at, grown = self.settings.raise_at, self.level[skill] >= self.settings.full
+        if skill in GROWING and self.accuracy[skill] > raise_at and not grown:
+            self.level[skill], self.accuracy[skill] = self.level[skill] + 1, raise_at - 0.1
+            self.level["listwise"] = min(self.level[name] for name in GROWING)
+
+    def row(self, step: int, seconds: float, tokens: int) -> dict[str, Any]:
+        """A row of the log."""
+        row: dict[str, Any] = {"step": step, "seconds": round(seconds, 1), "tokens": tokens}
+        row |= {name: round(value, 4) for name, value in self.accuracy.items()}
+        return row | {"passages": [self.level[name] for name in SKILLS]}
 
 
 def skill_scores(practice: Practice, model: Qwen3ForCausalLM, size: int, rows: int, seed: int) -> dict[str, float]:
@@ -178,57 +202,67 @@ def pretrain(
     import torch
     from transformers import Qwen3ForCausalLM
 
-    chosen = settings or PretrainSettings()
-    if chosen.steps < 1 or set(chosen.weights) != set(SKILLS):
+    settings = settings or PretrainSettings()
+    if settings.steps < 1 or set(settings.weights) != set(SKILLS):
         raise InputError("pretraining needs at least one step and a weight for each skill", remedy=", ".join(SKILLS))
     world = load_world()
     tokenizer = train_tokenizer(world)
-    practice = Practice(world, tokenizer, chosen.seed)
+    practice = Practice(world, tokenizer, settings.seed)
     if begin is None:
-        model = new_model(tokenizer, chosen.seed)
+        model = new_model(tokenizer, settings.seed)
     else:
         model = Qwen3ForCausalLM.from_pretrained(begin, dtype=torch.float32)
-    model.train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=chosen.lr, betas=(0.9, 0.98), weight_decay=chosen.weight_decay)
-    rng = random.Random(f"{chosen.seed}/pretraining")
-    start, seen = time.monotonic(), 0
-    accuracy = dict.fromkeys(SKILLS, 0.0)
-    level = dict.fromkeys(SKILLS, chosen.start)
     log: list[dict[str, Any]] = []
-    for step in range(1, chosen.steps + 1):
+
+    def note(row: dict[str, Any]) -> None:
+        log.append(row)
+        if report is not None:
+            report(row)
+
+    _train(model, practice, settings, note, lambda: save_checkpoint(model, tokenizer, output))
+    model.to(torch.bfloat16).to(torch.float32)  # type: ignore[arg-type]  # the scores are of what is saved
+    scores = {f"{n} passages": skill_scores(practice, model, n, 64, settings.seed) for n in (5, settings.full)}
+    before = json.loads((Path(begin) / RECORD).read_text(encoding="utf-8")) if begin is not None else None
+    folder = save_checkpoint(model, tokenizer, output)
+    record = {"settings": asdict(settings), "scores": scores, "log": log, "before": before}
+    (folder / RECORD).write_text(_compact(json.dumps(record, indent=1)) + "\n", encoding="utf-8")
+    return record
+
+
+def _train(
+    model: Qwen3ForCausalLM,
+    practice: Practice,
+    settings: PretrainSettings,
+    note: Callable[[dict[str, Any]], None],
+    save: Callable[[], Any],
+) -> None:
+    """Run the steps of one part. note: called with every log row; save: with every checkpoint that is due."""
+    import torch
+
+    model.train()
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=settings.lr, betas=(0.9, 0.98), weight_decay=settings.weight_decay
+    )
+    rng = random.Random(f"{settings.seed}/pretraining")
+    start, tokens_read = time.monotonic(), 0
+    curriculum = Curriculum(settings)
+    for step in range(1, settings.steps + 1):
         for group in optimizer.param_groups:
-            group["lr"] = chosen.lr * _schedule(step, chosen)
-        skill = rng.choices(list(chosen.weights), list(chosen.weights.values()))[0]
-        size = draw_size(level[skill], chosen, rng)
-        rows = draw_rows(practice, skill, size, chosen.tokens_per_step, rng)
-        ids, learn = collate(practice, rows)
-        loss, right = loss_and_accuracy(model, ids, learn, chosen.bf16)
+            group["lr"] = settings.lr * _schedule(step, settings)
+        skill = rng.choices(list(settings.weights), list(settings.weights.values()))[0]
+        size = draw_size(curriculum.level[skill], settings, rng)
+        ids, learn = collate(practice, draw_rows(practice, skill, size, settings.tokens_per_step, rng))
+        loss, accuracy = loss_and_accuracy(model, ids, learn, settings.bf16)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        seen += ids.numel()
-        if size >= level[skill]:
-            accuracy[skill] += 0.15 * (right - accuracy[skill])
-        if skill in GROWING and accuracy[skill] > chosen.raise_at and level[skill] < chosen.full:
-            level[skill], accuracy[skill] = level[skill] + 1, chosen.raise_at - 0.1
-            level["listwise"] = min(level[name] for name in GROWING)
-        if step % 50 == 0 or step == chosen.steps:
-            row = {"step": step, "seconds": round(time.monotonic() - start, 1), "tokens": seen}
-            row |= {name: round(value, 4) for name, value in accuracy.items()}
-            log.append(row | {"passages": [level[name] for name in SKILLS]})
-            if report is not None:
-                report(log[-1])
-        if step % chosen.save_every == 0:
-            save_checkpoint(model, tokenizer, output)
-    model.to(torch.bfloat16).to(torch.float32)  # type: ignore[arg-type]  # the scores are of what is saved
-    scores = {f"{n} passages": skill_scores(practice, model, n, 64, chosen.seed) for n in (5, chosen.full)}
-    before = json.loads((Path(begin) / RECORD).read_text(encoding="utf-8")) if begin is not None else None
-    folder = save_checkpoint(model, tokenizer, output)
-    record = {"settings": asdict(chosen), "scores": scores, "log": log, "before": before}
-    text = _compact(json.dumps(record, indent=1))
-    (folder / RECORD).write_text(text + "\n", encoding="utf-8")
-    return record
+        tokens_read += ids.numel()
+        curriculum.learned(skill, size, accuracy)
+        if step % 50 == 0 or step == settings.steps:
+            note(curriculum.row(step, time.monotonic() - start, tokens_read))
+        if step % settings.save_every == 0:
+            save()
 
 
 def pretrain_all(
@@ -251,5 +285,5 @@ def _schedule(step: int, settings: PretrainSettings) -> float:
 def _compact(text: str) -> str:
     """Indented JSON with its innermost lists and objects on one line each: a log row a line."""
     for inner in (r"\[[^\[\]{}]*\]", r"\{[^{}]*\}"):
-        text = re.sub(inner, lambda found: " ".join(found.group().split()), text)
+        text = re.sub(inner, lambda match: " ".join(match.group().split()), text)
     return text

@@ -5,7 +5,7 @@ cue       the two concepts that a cue suggests, and the belief that two cues dec
 judge     named concepts judged against a stated belief: the copying step of a verdict, without reading
 verdict   passages judged against a stated belief
 sort      an answer list from verdicts
-listwise  the whole chain behind the wire prompt, mostly in a wrong format
+listwise  the whole reasoning behind the wire prompt, mostly in a wrong format
 
 A row is a list of (text, learn) pieces: the loss counts only pieces that can be predicted, since random identifiers
 and random names would drown the signal. Queries borrow their topics from other domains, so no combination of
@@ -19,7 +19,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from rrlib.miniature import chain
+from rrlib.miniature import thinking
 from rrlib.miniature.generate import PoolMaker, WorldPassage, WorldQuery, make_corpus
 from rrlib.miniature.world import World
 from rrlib.prompts import PromptBuilder, format_ranking, format_response
@@ -95,13 +95,13 @@ class Practice:
         first, second = (cue.concepts for cue in query.cues)
         if rng.random() < 0.3:  # a cue alone
             return [(f" {query.cues[0].text}:", False), (f" {' or '.join(first)}.", True)]
-        rivals = chain.rivals_of(query.concept, first, second)
-        belief = chain.belief_text(query.concept, rivals)
-        return [(f" {query.text}\n", False), (f" {chain.cue_text(first, second)} {belief}", True)]
+        rivals = thinking.rivals_of(query.concept, first, second)
+        belief = thinking.belief_text(query.concept, rivals)
+        return [(f" {query.text}\n", False), (f" {thinking.cue_text(first, second)} {belief}", True)]
 
     def _belief(self, rng: random.Random) -> tuple[WorldQuery, list[str]]:
         query = self.query(rng)
-        return query, chain.rivals_of(query.concept, *(cue.concepts for cue in query.cues))
+        return query, thinking.rivals_of(query.concept, *(cue.concepts for cue in query.cues))
 
     def _concepts(self, query: WorldQuery, rivals: list[str], size: int, rng: random.Random) -> list[str]:
         """Names as a window holds them: the concept, its rivals, and as many others."""
@@ -109,25 +109,25 @@ class Practice:
 
     def _judge(self, size: int, rng: random.Random) -> Row:
         query, rivals = self._belief(rng)
-        row: Row = [(f" {chain.belief_text(query.concept, rivals)} ", False)]
+        row: Row = [(f" {thinking.belief_text(query.concept, rivals)} ", False)]
         for i, name in enumerate(self._concepts(query, rivals, size, rng), 1):
-            row += [(f"[{i}] {name}", False), (f" {chain.verdict(name, query.concept, rivals)}", True), (" ", False)]
+            row += [(f"[{i}] {name}", False), (f" {thinking.verdict(name, query.concept, rivals)}", True), (" ", False)]
         return row
 
     def _verdict(self, size: int, rng: random.Random) -> Row:
         query, rivals = self._belief(rng)
         window = self.window(query, size, rng)
-        row = [*self._shown(window), (f" {chain.belief_text(query.concept, rivals)} ", False)]
+        row = [*self._shown(window), (f" {thinking.belief_text(query.concept, rivals)} ", False)]
         for i, passage in enumerate(window, 1):
-            judged = chain.verdict(passage.concept, query.concept, rivals)
+            judged = thinking.verdict(passage.concept, query.concept, rivals)
             row += [(f"[{i}]", False), (f" {passage.concept} {judged}", True), (" ", False)]
         return row
 
     def _sort(self, size: int, rng: random.Random) -> Row:
         query, rivals = self._belief(rng)
         concepts = self._concepts(query, rivals, size, rng)
-        order = chain.order_of(concepts, query.concept, rivals)
-        judged = " ".join(chain.passage_texts(concepts, query.concept, rivals))
+        order = thinking.order_of(concepts, query.concept, rivals)
+        judged = " ".join(thinking.passage_texts(concepts, query.concept, rivals))
         row: Row = [(f"{judged} </think> <answer>", False)]
         for place, position in enumerate(order):
             row += [(" > " if place else " ", False), (f"[{position + 1}]", True)]
@@ -138,8 +138,8 @@ class Practice:
         window = self.window(query, size, rng)
         first, second = (cue.concepts for cue in query.cues)
         concepts = [p.concept for p in window]
-        thought = chain.reasoning(first, second, query.concept, concepts)
-        order = chain.order_of(concepts, query.concept, chain.rivals_of(query.concept, first, second))
+        thought = thinking.reasoning(first, second, query.concept, concepts)
+        order = thinking.order_of(concepts, query.concept, thinking.rivals_of(query.concept, first, second))
         prompt = self.builder.render(query.text, [Passage(p.docid, p.text) for p in window])
         return [(prompt, False), (weak_format(thought, order, rng) + "<|im_end|>", True)]
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from rrlib.engines.base import Decoding, Message, Reply
 from rrlib.errors import InputError, MissingFileError
-from rrlib.miniature import chain
+from rrlib.miniature import thinking
 from rrlib.miniature.generate import choose_domains, world_hash
 from rrlib.miniature.world import Cue, World, content_words, load_world
 from rrlib.prompts import format_ranking
@@ -35,10 +35,11 @@ _RECOGNISED = 0.6
 
 @dataclass(frozen=True, slots=True)
 class ErrorRates:
-    """Probabilities in 0..1. wrong_belief: of a chain, at random; systematic: of a cue pair, which then is always
+    """Probabilities in 0..1. wrong_belief: of an answer, at random; systematic: of a cue pair, which then is always
     believed wrongly in the same way; dismissive: of a wrong belief, which then gives the other concepts in play no
-    second place (for a systematic pair: always or never); misread: of a passage, in a chain; miss, extra: of a relevant
-    passage left out, and of a rival passage taken in, by a selection; format_slip, refusal, cut_off: of an answer.
+    second place (for a systematic pair: always or never); misread: of a passage, while thinking; miss, extra: of a
+    relevant passage left out, and of a rival passage taken in, by a selection; format_slip, refusal, cut_off: of an
+    answer.
 
     A wrong belief that keeps the truth in second place mostly passes a self-consistency filter of 0.4, a dismissive one
     mostly does not: so both the filter and reinforcement learning have something to mend.
@@ -64,10 +65,10 @@ class SimulatedTeacher:
     """
 
     def __init__(self, folder: str | Path, *, seed: int, **error_rates: float) -> None:
-        known = {f.name for f in fields(ErrorRates)}
-        unknown = sorted(set(error_rates) - known)
+        names = {f.name for f in fields(ErrorRates)}
+        unknown = sorted(set(error_rates) - names)
         if unknown:
-            raise InputError(f"unknown error rates: {', '.join(unknown)}", remedy=f"known: {', '.join(sorted(known))}")
+            raise InputError(f"unknown error rates: {', '.join(unknown)}", remedy=f"known: {', '.join(sorted(names))}")
         for name, rate in error_rates.items():
             if not isinstance(rate, (int, float)) or not 0.0 <= rate <= 1.0:
                 raise InputError(f"the error rate {name} is {rate!r}", remedy="give a probability from 0 to 1")
@@ -121,8 +122,8 @@ class SimulatedTeacher:
     def cues_of(self, query: str) -> list[Cue]:
         """The cues that a query holds, in its order."""
         plain = _plain(query)
-        found = [(plain.find(text), cue) for text, cue in self._cues if text in plain]
-        return [cue for _, cue in sorted(found, key=lambda pair: pair[0])]
+        places = [(plain.find(text), cue) for text, cue in self._cues if text in plain]
+        return [cue for _, cue in sorted(places, key=lambda pair: pair[0])]
 
     # --- what it says ------------------------------------------------------------------------------------------------
     def _select(
@@ -140,7 +141,7 @@ class SimulatedTeacher:
                 chosen.append(i)
         right = [i for i, concept in enumerate(concepts, 1) if truth and concept == truth]
         extra["error"] = "" if chosen == right else "selection"
-        return f"The gold answer is about {truth or chain.UNKNOWN}.", ", ".join(f"[{i}]" for i in chosen) or "None"
+        return f"The gold answer is about {truth or thinking.UNKNOWN}.", ", ".join(f"[{i}]" for i in chosen) or "None"
 
     def _rank(
         self, query: str, concepts: Sequence[str | None], rng: random.Random, extra: dict[str, Any]
@@ -157,14 +158,14 @@ class SimulatedTeacher:
         for concept in concepts:
             misread = rng.random() < self.rates.misread
             other = rng.choice(list(self.world.concepts))
-            seen.append(other if misread else concept or chain.UNKNOWN)
+            seen.append(other if misread else concept or thinking.UNKNOWN)
         first, second = cues[0].concepts, cues[1].concepts
-        rivals = [] if dismissive else chain.rivals_of(belief, first, second)
-        order = chain.order_of(seen, belief, rivals)
+        rivals = [] if dismissive else thinking.rivals_of(belief, first, second)
+        order = thinking.order_of(seen, belief, rivals)
         said = format_ranking(order)
         if rng.random() < self.rates.format_slip:
             said, extra["error"] = _slip(order, rng), "format_slip"
-        return chain.reasoning(first, second, belief, seen, rivals), said
+        return thinking.reasoning(first, second, belief, seen, rivals), said
 
     def _believe(self, truth: str, cues: Sequence[Cue], rng: random.Random) -> tuple[str, str, bool]:
         """(belief, error, dismissive): the truth, or a rival that one of the cues suggests."""
@@ -186,12 +187,12 @@ def _world_of(folder: Path) -> World:
     try:
         source: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         world = choose_domains(load_world(), source["domains"])
-        same = source["world_sha256"] == world_hash(world)
+        same_world = source["world_sha256"] == world_hash(world)
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"not written by the miniature ({error!r})", path=path, remedy="write it with build"
         ) from error
-    if not same:
+    if not same_world:
         raise InputError("this collection was written from another world", path=path, remedy="write it again")
     return world
 
@@ -201,8 +202,8 @@ def _plain(text: str) -> str:
 
 
 def _last(pattern: re.Pattern[str], text: str) -> str | None:
-    found = pattern.findall(text)
-    return str(found[-1]) if found else None
+    matches = pattern.findall(text)
+    return str(matches[-1]) if matches else None
 
 
 def _slip(order: Sequence[int], rng: random.Random) -> str:
@@ -226,6 +227,6 @@ def _reply(
     limit = rng.randrange(1, max(2, len(words))) if cut and words else decoding.max_new_tokens
     tokens_in = len(prompt.split())
     if total > limit:
-        thought, kept = " ".join(words[:limit]), min(total, limit)
-        return Reply("", thought, "length", tokens_in, kept, extra=extra | {"error": "cut_off"})
+        thought, tokens_out = " ".join(words[:limit]), min(total, limit)
+        return Reply("", thought, "length", tokens_in, tokens_out, extra=extra | {"error": "cut_off"})
     return Reply(said, thought, "stop", tokens_in, total, extra=extra)

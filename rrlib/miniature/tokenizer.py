@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from rrlib.errors import InputError
-from rrlib.miniature.chain import MAYBE, NO, UNKNOWN, YES, belief_text, cue_text
+from rrlib.miniature.thinking import MAYBE, NO, UNKNOWN, YES, belief_text, cue_text
 from rrlib.miniature.world import World
 from rrlib.prompts import PREFIX, SUFFIX, WINDOW_STYLES
 
@@ -40,7 +40,7 @@ def protocol_phrases() -> list[str]:
 
 
 def training_texts(world: World) -> Iterator[str]:
-    """What the merges are learned from: every text of the world, the words of the chain, numbers and roles."""
+    """What the merges are learned from: every text of the world, the words of the reasoning, numbers and roles."""
     names = list(world.concepts)
     for _ in range(4):
         yield from (f" {text}" for text in world.texts())

@@ -153,7 +153,7 @@ class World:
 
     def overlaps(self) -> list[tuple[str, str, str, frozenset[str]]]:
         """(concept, query side, evidence, shared content words) wherever a query would leak into its evidence."""
-        found = []
+        leaks = []
         for domain in self.domains.values():
             frame = [domain.query_opening.replace("{topic}", ""), *domain.questions]
             frame += [topic.phrase for topic in domain.topics]
@@ -162,8 +162,8 @@ class World:
                 for evidence in (*concept.evidence, domain.passage_opening.replace("{Topic}", "")):
                     for text in ask:
                         if common := shared_words(text, evidence):
-                            found.append((concept.name, text, evidence, common))
-        return found
+                            leaks.append((concept.name, text, evidence, common))
+        return leaks
 
     def check(self) -> None:
         """Raise InputError, with every fault found, unless the world is as the module docstring says."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rrlib.errors import InputError
-from rrlib.resources import resolve
+from rrlib.resources import SMOLLM2, resolve
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,7 @@ SHAPES: dict[str, Shape] = {
 """Hub name -> shape. A base model has the shape of its instructed one."""
 
 SHORT = {
+    SMOLLM2: "HuggingFaceTB/SmolLM2-135M-Instruct",
     "smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct",
     "qwen2.5-0.5b": "Qwen/Qwen2.5-0.5B-Instruct",
     "qwen2.5-7b": "Qwen/Qwen2.5-7B-Instruct",
@@ -58,7 +59,7 @@ SHORT = {
     "qwen3-8b": "Qwen/Qwen3-8B",
     "llama3.1-8b": "meta-llama/Llama-3.1-8B-Instruct",
 }
-"""Name on the command line -> hub name."""
+"""Name on the command line, or reference in a profile -> hub name."""
 
 _CLASSES = {"qwen2": "Qwen2", "qwen3": "Qwen3", "llama": "Llama"}
 

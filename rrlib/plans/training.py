@@ -17,10 +17,9 @@ from pathlib import Path
 
 from rrlib.errors import InputError
 from rrlib.plans.shapes import Shape, flops_per_token, kv_bytes, lora_parameters, parameters, shape_of
-from rrlib.training.grpo import GRPOSettings
+from rrlib.training.config import GRPOSettings, SFTSettings
 from rrlib.training.launch import Launch, sharding
 from rrlib.training.schedule import batches, sft_schedule
-from rrlib.training.sft import SFTSettings
 
 GIB = 2**30
 RESERVE = 0.1

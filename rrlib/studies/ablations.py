@@ -4,32 +4,33 @@ A row is a small difference from the full recipe (paper section 5.3 and its abla
 with another is made once: teacher's answers a seed, SFT checkpoints by their examples and style. Each part resumes by
 itself (stores, trainings, window logs), and a finished row is one line in `rows.jsonl`, so a killed table goes on
 where it stopped. Seeds change everything at once: world, teacher, training and queries.
+
+The stages are those of the chain (rrlib.chain.stages), called with the base profile's parameters and the row's changes.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from rrlib.chain.manifest import hash_text, read_json
-from rrlib.chain.params import STAGES
-from rrlib.engines.base import Decoding
+from rrlib.chain import stages
+from rrlib.chain.from_profile import corpus_folder, grpo_settings, listwise_of, sft_settings, sizes_of, teacher_of
+from rrlib.chain.params import STAGES, Config, load_profile
+from rrlib.disk import append_jsonl, cut_torn_tail, hash_text, read_json
 from rrlib.errors import InputError, MissingFileError
+from rrlib.evaluation.benchmarks import BenchmarkData, from_collection
 from rrlib.evaluation.metrics import per_query
 from rrlib.formats import Collection, read_collection, read_examples, read_jsonl, read_run
-from rrlib.records import repair_tail
-from rrlib.resources import PACKAGE, load_callable, resolve
-from rrlib.reward import PAPER_WEIGHTS, MultiViewReward
-from rrlib.training.grpo import GRPOSettings, train_grpo
-from rrlib.training.sft import SFTSettings, train_sft
+from rrlib.prompts import get_style
+from rrlib.records import WindowRecord, read_records
+from rrlib.resources import repository, resolve
+from rrlib.responses import valid_share
+from rrlib.reward import PAPER_WEIGHTS
+from rrlib.training.config import as_stored
 from rrlib.types import RankingExample, Run
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 METRIC = "nDCG@10"
 
@@ -38,8 +39,8 @@ METRIC = "nDCG@10"
 class Recipe:
     """One row. what: in words. paper: its NDCG@10 x 100 on BRIGHT (paper section 4, ablations); None = not there.
 
-    alpha: of the filter, None = the profile's. domains: the training examples' domains, none = all. style: of prompts
-    and answers. sft, rl: which trainings it has. weights: of the reward's views.
+    alpha: of the filter, and weights: of the reward's views, None = the profile's. domains: the training examples'
+    domains, none = all. style: of prompts and answers. sft, rl: which trainings it has.
     """
 
     name: str
@@ -50,15 +51,15 @@ class Recipe:
     style: str = "reasonrank"
     sft: bool = True
     rl: bool = True
-    weights: Mapping[str, float] = field(default_factory=lambda: dict(PAPER_WEIGHTS))
+    weights: Mapping[str, float] | None = None
 
 
 NO_REASONING = "nothink_tags"
 FIRST_STAGE = "first stage"
 
 RECIPES: Mapping[str, Recipe] = {
-    row.name: row
-    for row in (
+    recipe.name: recipe
+    for recipe in (
         Recipe("full", "synthesis with filter, SFT, GRPO with the multi-view reward", 35.74),
         Recipe("backbone", "no training at all", sft=False, rl=False),
         Recipe("no filter", "alpha = 0: every readable list is learned from", 34.20, alpha=0.0),
@@ -77,30 +78,65 @@ PAPER_FIRST_STAGE = 30.59
 
 @dataclass(frozen=True)
 class Setting:
-    """What all rows share: data, sizes, model and trainings. Values as in the notebooks 01 to 04.
+    """What all rows share: the parameters of the notebooks 01 to 04, by stage; seeds are the rows' own."""
 
-    corpus: `module:callable` that writes a collection folder. sizes: train, validation, test, pool (counts). teacher:
-    `module:callable`. alpha: of the filter; consistency_k: its cut-off. window, stride, depth: passages. k: of the
-    reward, window - stride.
-    """
+    parameters: Mapping[str, Mapping[str, Any]]
 
-    corpus: str
-    sizes: Mapping[str, int]
-    teacher: str
-    model: str
-    sft: SFTSettings
-    grpo: GRPOSettings
-    corpus_options: Mapping[str, Any] = field(default_factory=dict)
-    teacher_options: Mapping[str, Any] = field(default_factory=dict)
-    alpha: float = 0.4
-    consistency_k: int = 10
-    temperature: float = 0.6
-    window: int = 10
-    stride: int = 5
-    depth: int = 30
-    k: int = 5
-    max_new_tokens: int = 512
-    engine_options: Mapping[str, Any] = field(default_factory=dict)
+    def config(self, stage: str, **changes: Any) -> Config:
+        """The parameters of a stage, with changes."""
+        return Config(stage, {**self.parameters[stage], **changes})
+
+    def changed(self, stage: str, **changes: Any) -> Setting:
+        """The same with other values of some parameters of a stage."""
+        return Setting({**self.parameters, stage: {**self.parameters[stage], **changes}})
+
+    def identity(self) -> dict[str, Any]:
+        """What the rows depend on, under the names and in the order of the first stored tables."""
+        synthesis, first, second, last = (self.config(stage) for stage in STAGES)
+        identity = {
+            "corpus": synthesis.corpus,
+            "sizes": self.sizes(),
+            "teacher": synthesis.teacher,
+            "model": first.model,
+            "sft": as_stored(asdict(replace(sft_settings(first), seed=0))),
+            "grpo": as_stored(asdict(replace(grpo_settings(second), seed=0))),
+            "corpus_options": synthesis.corpus_options,
+            "teacher_options": synthesis.teacher_options,
+            "alpha": synthesis.alpha,
+            "consistency_k": synthesis.consistency_k,
+            "temperature": synthesis.temperature,
+            "window": synthesis.window,
+            "stride": last.stride,
+            "depth": last.depth,
+            "k": second.reward_k,
+            "max_new_tokens": last.max_new_tokens,
+            "engine_options": last.engine_options,
+        }
+        for stage, defaults in _LATER.items():
+            values = self.parameters[stage]
+            identity |= {f"{stage}.{name}": values[name] for name, value in defaults.items() if values[name] != value}
+        return identity
+
+    def sizes(self) -> dict[str, int]:
+        """Queries of each split, and candidates of each query."""
+        synthesis = self.config("01_synthesis")
+        counts = {split: getattr(synthesis, f"{split}_queries") for split in ("train", "validation", "test")}
+        return {**counts, "pool": synthesis.pool}
+
+    @property
+    def key(self) -> str:
+        """12 hexadecimal digits that name the setting in rows and folders."""
+        return hash_text(json.dumps(self.identity(), sort_keys=True, default=str))[:12]
+
+
+_LATER: Mapping[str, Mapping[str, Any]] = {
+    "01_synthesis": {"max_new_tokens": 4096, "import_from": "", "import_limit": 0, "teacher_model": ""},
+    "02_sft": {"sft_examples": 0},
+    "03_rl": {"rl_examples": 0, "rbo_p": 1.0, "reward_weights": PAPER_WEIGHTS},
+    "04_evaluation": {"max_passage_tokens": 512, "engine": "transformers", "temperature": 0.0},
+}
+"""Parameters that the first tables did not read, with the values that they took instead: part of the identity only
+where a profile has another value, so that rows of those tables still count."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +160,7 @@ class Table:
 
     def __init__(self, folder: str | Path, setting: Setting, say: Callable[[str], None] = print) -> None:
         self.folder, self.setting, self.say = Path(folder), setting, say
-        self.key = hash_text(json.dumps(asdict(setting), sort_keys=True, default=str))[:12]
+        self.key = setting.key
         self.path = self.folder / "rows.jsonl"
 
     def results(self) -> list[Result]:
@@ -138,7 +174,7 @@ class Table:
             raise InputError(f"unknown rows {unknown}", remedy=f"use some of {', '.join(RECIPES)}")
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.path.is_file():
-            repair_tail(self.path)  # killed while it wrote a row
+            cut_torn_tail(self.path)  # killed while it wrote a row
         done = {(r.row, r.seed) for r in self.results()}
         for seed in seeds:
             for name in rows:
@@ -146,19 +182,12 @@ class Table:
                     self.say(f"seed {seed}: {name}: there already")
                     continue
                 result = self._first_stage(seed) if name == FIRST_STAGE else self._make(RECIPES[name], seed)
-                self._keep(result)
+                append_jsonl(self.path, asdict(result), sort_keys=True)
                 mean = sum(result.values.values()) / len(result.values)
                 spent = sum(result.seconds.values())
                 self.say(f"seed {seed}: {name}: {METRIC} {mean:.4f}, {result.valid:.1%} valid, {spent:.0f} s")
         wanted = {(name, seed) for name in rows for seed in seeds}
         return [r for r in self.results() if (r.row, r.seed) in wanted]
-
-    def _keep(self, result: Result) -> None:
-        """Append one line, whole."""
-        with open(self.path, "a", encoding="utf-8") as handle:
-            handle.write(json.dumps(asdict(result), sort_keys=True) + "\n")
-            handle.flush()
-            os.fsync(handle.fileno())
 
     # --- the parts ---------------------------------------------------------------------------------------------------
     def _home(self, seed: int) -> Path:
@@ -166,68 +195,73 @@ class Table:
 
     def collection(self, seed: int) -> Path:
         """The collection folder of a seed, written once."""
-        folder = self._home(seed) / "collection"
-        if not (folder / "SOURCE.json").is_file():
-            load_callable(self.setting.corpus)(
-                folder, seed=seed, **self.setting.sizes, **dict(self.setting.corpus_options)
-            )
-        return folder
+        config = self.setting.config("01_synthesis")
+        own = self._home(seed) / "collection"
+        return corpus_folder(config.corpus, own, seed=seed, options=config.corpus_options, **self.setting.sizes())
 
     def examples(self, seed: int, recipe: Recipe) -> list[RankingExample]:
         """The teacher is asked once a seed; the filter and the choice of domains are applied to what it said."""
-        from rrlib.synthesis.pipeline import synthesize
-
-        s, folder = self.setting, self.collection(seed)
-        result = synthesize(
-            read_collection(folder, "train"),
-            load_callable(s.teacher)(folder, seed=seed, **dict(s.teacher_options)),
-            self._home(seed) / "teacher",
-            window=s.window,
-            seed=seed,
-            alpha=0.0,
-            k=s.consistency_k,
-            decoding=Decoding(max_new_tokens=4096, temperature=s.temperature),
-        )
-        alpha = s.alpha if recipe.alpha is None else recipe.alpha
+        config, folder = self.setting.config("01_synthesis", seed=seed), self.collection(seed)
+        source, client = read_collection(folder, "train"), teacher_of(config, folder)
+        result = stages.synthesis(config, source, client, self._home(seed) / "teacher", alpha=0.0)
+        alpha = config.alpha if recipe.alpha is None else recipe.alpha
         return [
             example
             for example in read_examples(result.examples)
-            if example.meta["consistency"] >= alpha and (not recipe.domains or example.meta["domain"] in recipe.domains)
+            if example.meta.get("consistency", 1.0) >= alpha
+            and (not recipe.domains or example.meta["domain"] in recipe.domains)
         ]
 
     def checkpoint(self, seed: int, recipe: Recipe, seconds: dict[str, float]) -> tuple[str, int]:
         """(the row's checkpoint, how many examples it was trained on); what was trained before is taken as it is."""
-        s, home = self.setting, self._home(seed)
-        model, count = resolve(s.model), 0
+        setting, home = self.setting, self._home(seed)
+        changes = {"seed": seed, "style": recipe.style}
+        first = setting.config("02_sft", **changes)
+        second = setting.config("03_rl", **changes, **({"reward_weights": recipe.weights} if recipe.weights else {}))
+        model, count = resolve(first.model), 0
         if not recipe.sft and not recipe.rl:
             return model, 0
         examples = self.examples(seed, recipe)
-        count = len(examples)
-        alpha = None if recipe.alpha == s.alpha else recipe.alpha  # the profile's, said or not, is one training
-        same = hash_text(json.dumps([alpha, recipe.domains, recipe.style]))[:8]
         if recipe.sft:
-            trained = train_sft(examples, model, home / f"sft-{same}", replace(s.sft, seed=seed), recipe.style)
-            model, seconds["sft"] = str(trained.checkpoint), trained.seconds
+            chosen = examples[: first.sft_examples or None]
+            # the profile's alpha, said or not, is one training
+            alpha = None if recipe.alpha == setting.config("01_synthesis").alpha else recipe.alpha
+            data = hash_text(json.dumps([alpha, recipe.domains, recipe.style]))[:8]
+            trained = stages.sft(first, chosen, model, home / f"sft-{data}", echo=self.say)
+            model, count, seconds["sft"] = str(trained.checkpoint), len(chosen), trained.seconds
         if recipe.rl:
-            reward = MultiViewReward(k=s.k, weights=recipe.weights, think=recipe.style != NO_REASONING)
-            folder = home / f"grpo-{_slug(recipe.name)}"
-            tuned = train_grpo(examples, model, folder, replace(s.grpo, seed=seed), reward, recipe.style)
-            model, seconds["rl"] = str(tuned.checkpoint), tuned.seconds
+            chosen = examples[: second.rl_examples or None]
+            tuned = stages.rl(second, chosen, model, home / f"grpo-{_slug(recipe.name)}", echo=self.say)
+            model, count, seconds["rl"] = str(tuned.checkpoint), count or len(chosen), tuned.seconds
         return model, count
 
-    def _make(self, recipe: Recipe, seed: int) -> Result:
-        from rrlib.evaluation import Experiment, Listwise, from_collection
+    def data(self, seed: int, split: str = "test") -> BenchmarkData:
+        """A split of a seed's collection, to be reranked with the setting's window, stride and depth."""
+        return from_collection(read_collection(self.collection(seed), split), **self.sizes())
 
-        s, seconds = self.setting, dict[str, float]()
+    def sizes(self) -> dict[str, Any]:
+        """Fields of Benchmark: window and stride are those of the examples and of the evaluation."""
+        window = self.setting.config("01_synthesis").window
+        return sizes_of(self.setting.config("04_evaluation", window=window))
+
+    def _make(self, recipe: Recipe, seed: int) -> Result:
+        seconds: dict[str, float] = {}
         model, count = self.checkpoint(seed, recipe, seconds)
+        config = self.setting.config("04_evaluation", seed=seed, style=recipe.style)
+        result = stages.evaluation(
+            config,
+            {recipe.name: listwise_of(config, model)},
+            self.data(seed),
+            self._home(seed) / "experiments" / _slug(recipe.name),
+            metrics=[METRIC],
+            resamples=1,
+            reported=False,
+            echo=None,
+        )
+        seconds["rerank"] = round(float(result.costs["seconds_all"].iloc[0]), 1)
         test = read_collection(self.collection(seed), "test")
-        data = from_collection(test, window=s.window, stride=s.stride, depth=s.depth)
-        decoding = Decoding(max_new_tokens=s.max_new_tokens)
-        system = Listwise(model, style=recipe.style, decoding=decoding, engine_options=s.engine_options)
-        output = self._home(seed) / "experiments" / _slug(recipe.name)
-        found = Experiment({recipe.name: system}, data, METRIC, resamples=1, reported=False, output=output)
-        seconds["rerank"] = round(float(found.costs["seconds_all"].iloc[0]), 1)
-        return self._result(recipe, seed, test, found.run(recipe.name), found.records(recipe.name), count, seconds)
+        run, records = result.run(recipe.name), result.records(recipe.name)
+        return self._result(recipe, seed, test, run, records, count, seconds)
 
     def _result(
         self,
@@ -235,19 +269,16 @@ class Table:
         seed: int,
         test: Collection,
         run: Run,
-        records: Sequence[Mapping[str, Any]],
+        records: Sequence[WindowRecord],
         examples: int,
         seconds: Mapping[str, float],
     ) -> Result:
-        from rrlib.prompts import get_style
-        from rrlib.responses import valid_share
-
         return Result(
             row=recipe.name,
             seed=seed,
             values=_rounded(per_query(test.qrels, run, [METRIC])[METRIC]),
             valid=valid_share(records, think=get_style(recipe.style).think),
-            tokens=sum(int(r["tokens_out"] or 0) for r in records) / len(records),
+            tokens=sum(r.tokens_out for r in records) / len(records),
             examples=examples,
             seconds=seconds,
             data_kind=test.data_kind,
@@ -259,27 +290,26 @@ class Table:
         (`no RL`) and SFT with GRPO (`full`). Raises InputError where its settings are others, MissingFileError where it
         is not finished."""
         folder = Path(run)
-        stages = ("01_synthesis", "02_sft", "03_rl", "04_evaluation")
-        manifests = {stage: read_json(folder / stage / "manifest.json") for stage in stages}
+        manifests = {stage: read_json(folder / stage / "manifest.json") for stage in STAGES}
         if not all(manifests.values()):
             raise MissingFileError("this run is not finished", path=folder, remedy="run the chain to its end")
-        parameters = [manifests[stage]["match"]["parameters"] for stage in stages]
-        seed = int(parameters[0]["seed"])
-        if setting_from(*parameters) != self.setting:
+        made_with = Setting({stage: manifests[stage]["match"]["parameters"] for stage in STAGES})
+        seed = int(made_with.parameters["01_synthesis"]["seed"])
+        if made_with.key != self.key:
             raise InputError("this run was made with other settings", path=folder, remedy="name another base profile")
         self.folder.mkdir(parents=True, exist_ok=True)
         done = {(r.row, r.seed) for r in self.results()}
         test = read_collection(folder / "01_synthesis" / "collection", "test")
-        metrics = {stage: read_json(folder / stage / "metrics.json") for stage in stages}
+        sft_metrics = read_json(folder / "02_sft" / "metrics.json")
         out = [self._first_stage(seed, test)]
         for row, system in (("backbone", "backbone"), ("no RL", "sft"), ("full", "sft+rl")):
-            records = [r for _, r in read_jsonl(folder / "04_evaluation" / "windows" / f"{system}.jsonl")]
-            run_ = read_run(folder / "04_evaluation" / "runs" / f"{system}.trec")
-            count = 0 if row == "backbone" else int(metrics["02_sft"]["examples"])
-            out.append(self._result(RECIPES[row], seed, test, run_, records, count, {}))
+            records = read_records(folder / "04_evaluation" / "windows" / f"{system}.jsonl")
+            ranked = read_run(folder / "04_evaluation" / "runs" / f"{system}.trec")
+            count = 0 if row == "backbone" else int(sft_metrics["examples"])
+            out.append(self._result(RECIPES[row], seed, test, ranked, records, count, {}))
         for result in out:
             if (result.row, seed) not in done:
-                self._keep(result)
+                append_jsonl(self.path, asdict(result), sort_keys=True)
         return out
 
     def _first_stage(self, seed: int, test: Collection | None = None) -> Result:
@@ -301,205 +331,12 @@ def read_results(path: str | Path) -> list[Result]:
     """Rows kept in a file, a line each; the last one counts where a row and seed stand twice."""
     if not Path(path).is_file():
         return []
-    found = {(row["row"], row["seed"], row["setting"]): Result(**row) for _, row in read_jsonl(path)}
-    return list(found.values())
-
-
-STORED = PACKAGE / "miniature" / "results" / "ablations.jsonl"
-
-
-def stored_results() -> list[Result]:
-    """The rows kept with the library: made by `rrlib run params/ablations.yaml` (docs/experiments.md has the date)."""
-    results = read_results(STORED)
-    if not results:
-        raise MissingFileError("no stored rows", path=STORED, remedy="set stored = False, or restore it from git")
-    return results
+    results = (Result(**row) for _, row in read_jsonl(path))
+    return list({(result.row, result.seed, result.setting): result for result in results}.values())
 
 
 def setting_of(profile: str | Path) -> Setting:
     """What all rows share: the values of a profile of the chain (a name in params/, or a path)."""
-    from rrlib.chain.params import load_profile, repository
-
     path = Path(profile)
-    loaded = load_profile(path if path.suffix else repository() / "params" / f"{profile}.yaml")
-    return setting_from(*(loaded.parameters(stage) for stage in STAGES))
-
-
-def setting_from(
-    synthesis: Mapping[str, Any], sft: Mapping[str, Any], rl: Mapping[str, Any], last: Mapping[str, Any]
-) -> Setting:
-    """What all rows share, from the parameters of notebooks 01 to 04; seeds are the rows' own."""
-    from rrlib.chain.from_profile import grpo_settings, sft_settings
-    from rrlib.chain.params import Config
-
-    return Setting(
-        corpus=synthesis["corpus"],
-        sizes={name: synthesis[f"{name}_queries"] for name in ("train", "validation", "test")}
-        | {"pool": synthesis["pool"]},
-        teacher=synthesis["teacher"],
-        model=sft["model"],
-        sft=replace(sft_settings(Config("02_sft", sft)), seed=0),
-        grpo=replace(grpo_settings(Config("03_rl", rl)), seed=0),
-        corpus_options=synthesis["corpus_options"],
-        teacher_options=synthesis["teacher_options"],
-        alpha=synthesis["alpha"],
-        consistency_k=synthesis["consistency_k"],
-        temperature=synthesis["temperature"],
-        window=synthesis["window"],
-        stride=last["stride"],
-        depth=last["depth"],
-        k=rl["reward_k"],
-        max_new_tokens=last["max_new_tokens"],
-        engine_options=last["engine_options"],
-    )
-
-
-def questions() -> pd.DataFrame:
-    """The rows, what each leaves out, and the paper's NDCG@10 x 100 on BRIGHT."""
-    import pandas as pd
-
-    return pd.DataFrame([{"row": r.name, "what": r.what, "paper": r.paper} for r in RECIPES.values()]).set_index("row")
-
-
-def row_means(results: Sequence[Result]) -> dict[str, dict[int, float]]:
-    """Row -> seed -> mean, rows in the order of the table."""
-    order = [FIRST_STAGE, *RECIPES]
-    names = sorted({r.row for r in results}, key=lambda row: order.index(row) if row in order else len(order))
-    return {name: {r.seed: _mean(r.values) for r in results if r.row == name} for name in names}
-
-
-def compared(table: pd.DataFrame) -> pd.DataFrame:
-    """Where this table and the paper disagree: the row, both differences, and a sentence on what it may come from."""
-    import pandas as pd
-
-    lines = []
-    for name, row in table.iterrows():
-        here, there = row.get("difference", float("nan")), row.get("paper", float("nan"))
-        if here != here or there != there:
-            continue
-        unsure = row["low"] <= 0.0 <= row["high"]
-        if unsure or (here > 0) != (there > 0):
-            verdict = "cannot be told from zero here" if unsure else "another sign than the paper's"
-            why = WHY.get(str(name), "")
-            lines.append(
-                {"row": name, "here": round(here, 3), "paper": there, "verdict": verdict, "may be because": why}
-            )
-    return pd.DataFrame(lines, columns=["row", "here", "paper", "verdict", "may be because"]).set_index("row")
-
-
-WHY: Mapping[str, str] = {
-    "no filter": "the filter takes the queries that this teacher gets wrong, and on those GRPO, whose labels were made "
-    "with the answer in view, has most to mend",
-    "NDCG-only reward": "RBO rewards likeness to the teacher's list, and this teacher's lists are often wrong; and the "
-    "order by NDCG and that by Recall hardly disagree here, where relevant passages are few and verdicts have three "
-    "values",
-    "no reasoning": "the judgements that the chain writes down can be learned by heart in a world of 64 concepts",
-    "no reasoning, SFT": "the judgements that the chain writes down can be learned by heart in a world of 64 concepts",
-    "no SFT": "the backbone knows the world and part of the format already, more than a general model knows of ranking",
-    "one domain": "the backbone knows all domains from its pretraining, so examples of one domain teach format and "
-    "procedure for all",
-    "no RL": "a teacher that errs at random leaves little to mend",
-}
-"""What may turn a sign in this world, said of a row only where its sign differs or cannot be told."""
-
-
-def table(results: Sequence[Result], baseline: str = "full", resamples: int = 10_000) -> pd.DataFrame:
-    """One line a row: mean over seeds, the seeds' means, and the difference to `baseline` with a 95% interval and p.
-
-    The statistics are those of every experiment (rrlib.evaluation.paired), with the seeds as sets: differences are
-    paired by query within the seeds that both rows have, the interval is a bootstrap over those queries, p that of the
-    paired randomisation test, corrected by Holm over the rows. So it says how sure the difference is for these
-    trainings; the column `seeds` shows how much it moves between trainings, with their names where a row lacks some.
-    `p (seeds)` asks what the next training would say: a paired t-test of the seeds' means, not corrected, nan with
-    fewer than two. With three it finds only what is large or very even. Without the baseline there are no differences.
-    paper: difference of NDCG@10 x 100 to the paper's full recipe on BRIGHT, as reported there.
-    """
-    import pandas as pd
-
-    from rrlib.evaluation.paired import means_in_words, paired_rows, sets_of
-    from rrlib.evaluation.significance import paired_t
-
-    if not results:
-        return pd.DataFrame()
-    values = sets_of(per_query_table(results), METRIC)
-    whole = RECIPES[baseline].paper if baseline in RECIPES else None
-    lines, seeds = [], len({r.seed for r in results})
-    every = paired_rows(values, baseline if baseline in values else next(iter(values)), resamples=resamples)
-    whole_means: Mapping[str, float] = next((f["by_set"] for f in every if f["system"] == baseline), {})
-    for found in every:
-        name, mine = found["system"], [r for r in results if r.row == found["system"]]
-        line: dict[str, Any] = {
-            "row": name,
-            METRIC: found["mean"],
-            "seeds": means_in_words(found, seeds).replace("seed ", ""),
-            "valid": sum(r.valid for r in mine) / len(mine) if name != FIRST_STAGE else float("nan"),
-            "tokens": sum(r.tokens for r in mine) / len(mine),
-            "n": found["n"],
-        }
-        if "p" in found and baseline in values:
-            line |= {
-                "difference": found["difference"],
-                "low": found["difference_low"],
-                "high": found["difference_high"],
-            }
-            line |= {"p": found["p"], "p (Holm)": found["p_holm"]}
-            shared = [(mean, whole_means[s]) for s, mean in found["by_set"].items() if s in whole_means]
-            line["p (seeds)"] = paired_t(*zip(*shared, strict=True)) if len(shared) > 1 else float("nan")
-        paper = PAPER_FIRST_STAGE if name == FIRST_STAGE else RECIPES[name].paper if name in RECIPES else None
-        if paper is not None and whole is not None and name != baseline:
-            line["paper"] = round(paper - whole, 2)
-        lines.append(line)
-    return pd.DataFrame(lines).set_index("row")
-
-
-def per_query_table(results: Sequence[Result]) -> pd.DataFrame:
-    """The rows in the shape of `ExperimentResult.per_query`: benchmark (`seed 7`: its queries are its own), qid, system
-    (the row), metric, value. Rows in the order of the table; the last result of a row and seed counts."""
-    import pandas as pd
-
-    latest = {(r.row, r.seed): r for r in results}
-    ordered = [latest[row, seed] for row, means in row_means(results).items() for seed in sorted(means)]
-    lines = [(f"seed {r.seed}", qid, r.row, METRIC, value) for r in ordered for qid, value in r.values.items()]
-    return pd.DataFrame(lines, columns=["benchmark", "qid", "system", "metric", "value"])
-
-
-def _mean(values: Mapping[str, float]) -> float:
-    return sum(values.values()) / len(values)
-
-
-def steps_table(results: Sequence[Result]) -> pd.DataFrame:
-    """Did each training help, seed by seed? One line a seed: the means of first stage, backbone, SFT and SFT with GRPO,
-    then what GRPO added to SFT with a 95% interval, both steps' p (paired randomisation, uncorrected, 10,000 draws:
-    0.0001 is the least), and the share of valid answers after SFT. Seeds that lack one of these rows are left out."""
-    import pandas as pd
-
-    from rrlib.evaluation.paired import in_words, paired_rows
-
-    by_seed: dict[int, dict[str, Result]] = {}
-    for result in results:
-        by_seed.setdefault(result.seed, {})[result.row] = result
-    lines = []
-    for seed, rows in sorted(by_seed.items()):
-        if not {FIRST_STAGE, "backbone", "no RL", "full"} <= rows.keys():
-            continue
-        queries = sorted(rows["full"].values)
-        values = {name: {"": [rows[name].values[q] for q in queries]} for name in (FIRST_STAGE, "no RL", "full")}
-        found = {row["system"]: row for row in paired_rows(values, "no RL")}
-        line: dict[str, Any] = {"seed": seed, FIRST_STAGE: found[FIRST_STAGE]["mean"]}
-        line |= {"backbone": _mean(rows["backbone"].values), "SFT": found["no RL"]["mean"]}
-        line |= {"SFT+GRPO": found["full"]["mean"], "GRPO adds": in_words(found["full"])}
-        line |= {"p, SFT": found[FIRST_STAGE]["p"], "p, GRPO": found["full"]["p"]}
-        lines.append(line | {"valid after SFT": rows["no RL"].valid, "n": len(queries)})
-    return pd.DataFrame(lines).set_index("seed") if lines else pd.DataFrame()
-
-
-def stored_page() -> str:
-    """The stored rows as Markdown, as in docs/ablations.md: `python -m rrlib.studies.ablations` prints it."""
-    from rrlib.studies.report import markdown, steps_markdown
-
-    results = stored_results()
-    return steps_markdown(steps_table(results)) + "\n" + markdown(table(results), results)
-
-
-if __name__ == "__main__":
-    print(stored_page())
+    loaded = load_profile(path if path.suffix in (".yaml", ".yml") else repository() / "params" / f"{profile}.yaml")
+    return Setting({stage: loaded.parameters(stage) for stage in STAGES})

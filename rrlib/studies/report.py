@@ -1,81 +1,163 @@
-"""Figures and the Markdown table of the ablations (rrlib.studies.ablations). Readable in grey, as all figures here."""
+"""Words and tables of the ablations (rrlib.studies.ablations): what the rows ask and say, as frames and Markdown.
+
+python -m rrlib.studies.report    # the stored rows, as in docs/ablations.md
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from rrlib.errors import InputError
-from rrlib.lesson.plots.basics import PALETTE, _canvas
-from rrlib.studies.ablations import METRIC, Result, row_means
+from rrlib.evaluation.paired import in_words, means_in_words, paired_rows, sets_of
+from rrlib.evaluation.significance import paired_t
+from rrlib.studies.ablations import FIRST_STAGE, METRIC, PAPER_FIRST_STAGE, RECIPES, Result
+from rrlib.studies.stored import stored_rows
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
+
+WHY: Mapping[str, str] = {
+    "no filter": "the filter takes the queries that this teacher gets wrong, and on those GRPO, whose labels were made "
+    "with the answer in view, has most to mend",
+    "NDCG-only reward": "RBO rewards likeness to the teacher's list, and this teacher's lists are often wrong; and the "
+    "order by NDCG and that by Recall hardly disagree here, where relevant passages are few and verdicts have three "
+    "values",
+    "no reasoning": "the judgements that the chain writes down can be learned by heart in a world of 64 concepts",
+    "no reasoning, SFT": "the judgements that the chain writes down can be learned by heart in a world of 64 concepts",
+    "no SFT": "the backbone knows the world and part of the format already, more than a general model knows of ranking",
+    "one domain": "the backbone knows all domains from its pretraining, so examples of one domain teach format and "
+    "procedure for all",
+    "no RL": "a teacher that errs at random leaves little to mend",
+}
+"""What may turn a sign in this world, said of a row only where its sign differs or cannot be told."""
 
 
-def differences(table: pd.DataFrame) -> Figure:
-    """Difference of each row to the full recipe with its interval; hollow: the paper's, in the same unit (fractions).
+def questions() -> pd.DataFrame:
+    """The rows, what each leaves out, and the paper's NDCG@10 x 100 on BRIGHT."""
+    import pandas as pd
 
-    table: of rrlib.studies.ablations.table. Raises InputError when no row has a difference.
+    return pd.DataFrame([{"row": r.name, "what": r.what, "paper": r.paper} for r in RECIPES.values()]).set_index("row")
+
+
+def row_means(results: Sequence[Result]) -> dict[str, dict[int, float]]:
+    """Row -> seed -> mean, rows in the order of the table."""
+    order = [FIRST_STAGE, *RECIPES]
+    names = sorted({r.row for r in results}, key=lambda row: order.index(row) if row in order else len(order))
+    return {name: {r.seed: _mean(r.values) for r in results if r.row == name} for name in names}
+
+
+def per_query_table(results: Sequence[Result]) -> pd.DataFrame:
+    """The rows in the shape of `ExperimentResult.per_query`: benchmark (`seed 7`: its queries are its own), qid, system
+    (the row), metric, value. Rows in the order of the table; the last result of a row and seed counts."""
+    import pandas as pd
+
+    latest = {(r.row, r.seed): r for r in results}
+    ordered = [latest[row, seed] for row, means in row_means(results).items() for seed in sorted(means)]
+    lines = [(f"seed {r.seed}", qid, r.row, METRIC, value) for r in ordered for qid, value in r.values.items()]
+    return pd.DataFrame(lines, columns=["benchmark", "qid", "system", "metric", "value"])
+
+
+def table(results: Sequence[Result], baseline: str = "full", resamples: int = 10_000) -> pd.DataFrame:
+    """One line a row: mean over seeds, the seeds' means, and the difference to `baseline` with a 95% interval and p.
+
+    The statistics are those of every experiment (rrlib.evaluation.paired), with the seeds as sets: differences are
+    paired by query within the seeds that both rows have, the interval is a bootstrap over those queries, p that of the
+    paired randomisation test, corrected by Holm over the rows. So it says how sure the difference is for these
+    trainings; the column `seeds` shows how much it moves between trainings, with their names where a row lacks some.
+    `p (seeds)` asks what the next training would say: a paired t-test of the seeds' means, not corrected, nan with
+    fewer than two. With three it finds only what is large or very even. Without the baseline there are no differences.
+    paper: difference of NDCG@10 x 100 to the paper's full recipe on BRIGHT, as reported there.
     """
-    rows = table[table["difference"].notna()] if "difference" in table else table.iloc[:0]
-    if rows.empty:
-        raise InputError("no row has a difference", remedy="make the row `full` and at least one other, on one seed")
-    figure, (axis,) = _canvas(7.2, 0.9 + 0.38 * len(rows))
-    places = list(range(len(rows)))[::-1]
-    errors = [rows["difference"] - rows["low"], rows["high"] - rows["difference"]]
-    axis.errorbar(
-        rows["difference"], places, xerr=errors, fmt="o", color=PALETTE[0], capsize=3, label="here, 95% interval"
-    )
-    if "paper" in rows:
-        told = rows["paper"].notna()
-        spots = [place for place, has in zip(places, told, strict=True) if has]
-        axis.plot(
-            rows.loc[told, "paper"] / 100, spots, "D", mfc="none", color=PALETTE[3], label="the paper's, on BRIGHT"
-        )
-    axis.axvline(0.0, color="0.3", linewidth=1, linestyle="--")
-    axis.set_yticks(places, list(rows.index))
-    axis.set(xlabel=f"{METRIC}, difference to the full recipe", ylim=(-0.6, len(rows) - 0.4))
-    axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(0.0, 1.0 + 0.9 / len(rows)), ncols=2)
-    return figure
+    import pandas as pd
+
+    if not results:
+        return pd.DataFrame()
+    values = sets_of(per_query_table(results), METRIC)
+    seeds = len({r.seed for r in results})
+    rows = paired_rows(values, baseline if baseline in values else next(iter(values)), resamples=resamples)
+    baseline_means: Mapping[str, float] = next((row["by_set"] for row in rows if row["system"] == baseline), {})
+    lines = []
+    for row in rows:
+        name = row["system"]
+        own = [r for r in results if r.row == name]
+        line: dict[str, Any] = {
+            "row": name,
+            METRIC: row["mean"],
+            "seeds": means_in_words(row, seeds).replace("seed ", ""),
+            "valid": sum(r.valid for r in own) / len(own) if name != FIRST_STAGE else float("nan"),
+            "tokens": sum(r.tokens for r in own) / len(own),
+            "n": row["n"],
+        }
+        if "p" in row and baseline in values:
+            line |= {"difference": row["difference"], "low": row["difference_low"], "high": row["difference_high"]}
+            shared = [(mean, baseline_means[s]) for s, mean in row["by_set"].items() if s in baseline_means]
+            line |= {"p": row["p"], "p (Holm)": row["p_holm"]}
+            line["p (seeds)"] = paired_t(*zip(*shared, strict=True)) if len(shared) > 1 else float("nan")
+        line |= _paper_difference(name, baseline)
+        lines.append(line)
+    return pd.DataFrame(lines).set_index("row")
 
 
-def seed_dots(results: Sequence[Result]) -> Figure:
-    """One dot a training: the mean of each row and seed, a bar from the least to the largest."""
-    means = row_means(results)
-    if not means:
-        raise InputError("no rows to show", remedy="make some rows first")
-    figure, (axis,) = _canvas(7.2, 0.9 + 0.34 * len(means))
-    for place, (_, seeds) in zip(range(len(means))[::-1], means.items(), strict=True):
-        values = list(seeds.values())
-        axis.plot([min(values), max(values)], [place, place], color="0.6", linewidth=2, zorder=1)
-        axis.plot(values, [place] * len(values), "o", color=PALETTE[0], markersize=5, zorder=2)
-    axis.set_yticks(range(len(means))[::-1], list(means))
-    axis.set(xlabel=f"{METRIC}, one dot a training", ylim=(-0.6, len(means) - 0.4))
-    return figure
+def _paper_difference(row: str, baseline: str) -> dict[str, float]:
+    """The column `paper` of a row, in points, where the paper has both."""
+    reported = {FIRST_STAGE: PAPER_FIRST_STAGE, **{name: recipe.paper for name, recipe in RECIPES.items()}}
+    here, there = reported.get(row), reported.get(baseline)
+    return {} if here is None or there is None or row == baseline else {"paper": round(here - there, 2)}
+
+
+def compared(table: pd.DataFrame) -> pd.DataFrame:
+    """Where this table and the paper disagree: the row, both differences, and a sentence on what it may come from."""
+    import pandas as pd
+
+    lines = []
+    for name, row in table.iterrows():
+        here, there = row.get("difference", float("nan")), row.get("paper", float("nan"))
+        if here != here or there != there:
+            continue
+        unsure = row["low"] <= 0.0 <= row["high"]
+        if unsure or (here > 0) != (there > 0):
+            verdict = "cannot be told from zero here" if unsure else "another sign than the paper's"
+            why = WHY.get(str(name), "")
+            lines.append(
+                {"row": name, "here": round(here, 3), "paper": there, "verdict": verdict, "may be because": why}
+            )
+    return pd.DataFrame(lines, columns=["row", "here", "paper", "verdict", "may be because"]).set_index("row")
+
+
+def steps_table(results: Sequence[Result]) -> pd.DataFrame:
+    """Did each training help, seed by seed? One line a seed: the means of first stage, backbone, SFT and SFT with GRPO,
+    then what GRPO added to SFT with a 95% interval, both steps' p (paired randomisation, uncorrected, 10,000 draws:
+    0.0001 is the least), and the share of valid answers after SFT. Seeds that lack one of these rows are left out."""
+    import pandas as pd
+
+    by_seed: dict[int, dict[str, Result]] = {}
+    for result in results:
+        by_seed.setdefault(result.seed, {})[result.row] = result
+    lines = []
+    for seed, rows in sorted(by_seed.items()):
+        if not {FIRST_STAGE, "backbone", "no RL", "full"} <= rows.keys():
+            continue
+        queries = sorted(rows["full"].values)
+        values = {name: {"": [rows[name].values[q] for q in queries]} for name in (FIRST_STAGE, "no RL", "full")}
+        by_row = {row["system"]: row for row in paired_rows(values, "no RL")}
+        line: dict[str, Any] = {"seed": seed, FIRST_STAGE: by_row[FIRST_STAGE]["mean"]}
+        line |= {"backbone": _mean(rows["backbone"].values), "SFT": by_row["no RL"]["mean"]}
+        line |= {"SFT+GRPO": by_row["full"]["mean"], "GRPO adds": in_words(by_row["full"])}
+        line |= {"p, SFT": by_row[FIRST_STAGE]["p"], "p, GRPO": by_row["full"]["p"]}
+        lines.append(line | {"valid after SFT": rows["no RL"].valid, "n": len(queries)})
+    return pd.DataFrame(lines).set_index("seed") if lines else pd.DataFrame()
 
 
 def markdown(table: pd.DataFrame, results: Sequence[Result]) -> str:
     """The table as Markdown, with what it is of."""
     seeds = sorted({r.seed for r in results})
     kinds = sorted({r.data_kind for r in results})
-    head = [
-        "row",
-        METRIC,
-        "by seed",
-        "difference [95% interval]",
-        "p (Holm)",
-        "p (seeds)",
-        "paper (points)",
-        "valid",
-        "n",
-    ]
+    head = f"row|{METRIC}|by seed|difference [95% interval]|p (Holm)|p (seeds)|paper (points)|valid|n".split("|")
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for name, row in table.iterrows():
         gap = row.get("difference")
         has = gap is not None and gap == gap
-        told = row.get("paper")
+        paper = row.get("paper")
         cells = [
             str(name),
             f"{row[METRIC]:.3f}",
@@ -83,7 +165,7 @@ def markdown(table: pd.DataFrame, results: Sequence[Result]) -> str:
             f"{gap:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]" if has else "",
             f"{row['p (Holm)']:.4f}" if has else "",
             _p(row["p (seeds)"]) if has else "",
-            f"{told:+.2f}" if told is not None and told == told else "",
+            f"{paper:+.2f}" if paper is not None and paper == paper else "",
             f"{row['valid']:.1%}" if row["valid"] == row["valid"] else "",
             str(int(row["n"])),
         ]
@@ -99,7 +181,7 @@ def _p(value: float) -> str:
 
 
 def steps_markdown(steps: pd.DataFrame) -> str:
-    """`rrlib.studies.ablations.steps_table` as Markdown."""
+    """`steps_table` as Markdown."""
     lines = ["| seed | " + " | ".join(map(str, steps.columns)) + " |", "|" + "---|" * (len(steps.columns) + 1)]
     for seed, row in steps.iterrows():
         cells = [str(seed)]
@@ -114,3 +196,17 @@ def steps_markdown(steps: pd.DataFrame) -> str:
                 cells.append(f"{value:.1%}" if "valid" in str(name) else f"{value:.3f}")
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join([*lines, ""])
+
+
+def stored_page() -> str:
+    """The stored rows as Markdown, as in docs/ablations.md."""
+    results = stored_rows()
+    return steps_markdown(steps_table(results)) + "\n" + markdown(table(results), results)
+
+
+def _mean(values: Mapping[str, float]) -> float:
+    return sum(values.values()) / len(values)
+
+
+if __name__ == "__main__":
+    print(stored_page())

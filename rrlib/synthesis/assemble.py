@@ -48,7 +48,7 @@ class Window:
     passages: tuple[Passage, ...]
     relevance: tuple[int, ...]
     roles: tuple[str, ...]
-    """`positive`, `hard` or `random`, aligned with `passages`."""
+    """`positive`, `hard`, `random`, or `retrieved` (not relevant, and as retrieved), aligned with `passages`."""
     conflicts: tuple[str, ...] = ()
     """Documents that the teacher called both positive and hard negative: they stand as positives."""
 
@@ -59,18 +59,18 @@ def assemble(
     mix: Mix,
     seed: int,
     qid: str,
-    hard_found: Sequence[Passage] = (),
+    traps: Sequence[Passage] = (),
 ) -> Window:
     """Fill one window from candidates in first-stage order (best first).
 
-    positives: document ids labelled relevant. hard_found: hard negatives that the teacher found elsewhere. Fewer
-    candidates than the window give a shorter list. The negatives are round(hard * slots) hard ones, those found
+    positives: document ids labelled relevant. traps: hard negatives that the teacher named elsewhere. Fewer candidates
+    than the window give a shorter list. The negatives are round(hard * slots) hard ones, those found
     elsewhere first and then the top of the list, the others drawn from what is left.
     """
     good = [p for p in candidates if p.docid in positives][: mix.max_positives or max(mix.window // 2, 1)]
-    found = [p for p in hard_found if p.docid not in positives]
-    known = {p.docid for p in found}
-    negatives = found + [p for p in candidates if p.docid not in positives and p.docid not in known]
+    negatives = [p for p in traps if p.docid not in positives]
+    used = {p.docid for p in negatives} | set(positives)
+    negatives += [p for p in candidates if p.docid not in used]
     slots = min(mix.window - len(good), len(negatives))
     hard = negatives[: min(round(mix.hard * slots), slots)]
     rest = negatives[len(hard) :]
@@ -78,5 +78,11 @@ def assemble(
     drawn = generator.sample(rest, slots - len(hard))
     rows = [(p, 1, "positive") for p in good] + [(p, 0, "hard") for p in hard] + [(p, 0, "random") for p in drawn]
     generator.shuffle(rows)
-    conflicts = tuple(p.docid for p in hard_found if p.docid in positives)
+    conflicts = tuple(p.docid for p in traps if p.docid in positives)
     return Window(tuple(r[0] for r in rows), tuple(r[1] for r in rows), tuple(r[2] for r in rows), conflicts)
+
+
+def as_listed(candidates: Sequence[Passage], positives: Collection[str]) -> Window:
+    """The window of candidates that are a list already: in their order, nothing left out; perhaps none relevant."""
+    labels = tuple(int(p.docid in positives) for p in candidates)
+    return Window(tuple(candidates), labels, tuple("positive" if label else "retrieved" for label in labels))

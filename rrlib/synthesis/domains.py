@@ -1,6 +1,8 @@
-"""The four domains side by side: where candidates come from, and what counts as relevant (paper 4.1, B.1).
+"""The domains side by side: where candidates come from, and what counts as relevant (paper 4.1, B.1).
 
-A recipe is data, so a fifth domain is one more entry: copy one, change its words, and name your data set in `also`.
+The paper's four (mathematics twice), and two whose texts people have judged.
+
+A recipe is data, so another domain is one more entry: copy one, change its words, and name your data set in `also`.
 `labels` says where the pointwise labels come from: the teacher who sees the gold answer, or the qrels of the
 collection (web search has human labels, so no selection is asked). `candidates` and `depth` are what `rrlib data
 prepare` does where nothing else is asked for.
@@ -92,6 +94,26 @@ _RECIPES = (
         candidates="bm25",
         depth=20,
         also=("ms-marco", "msmarco"),
+    ),
+    # Science facts (not in the paper). Queries: exam questions with the right answer; human entailment trees.
+    Recipe(
+        "science-facts",
+        task="A science question is given with its right answer, and facts are wanted that together prove the answer.",
+        relevant="A passage is relevant if it is a premise of the proof: a step from the question to the answer rests "
+        "on it. A true fact on the same subject that no step needs is not relevant.",
+        candidates="bm25",
+        depth=25,
+        also=("science", "entailmentbank"),
+    ),
+    # Key points (not in the paper). Queries: arguments of a debate; human matches.
+    Recipe(
+        "key-points",
+        task="An argument from a debate is given, and key points are wanted that say in short what it says.",
+        relevant="A passage is relevant if it captures the gist of the argument, or of a part of it. A key point of "
+        "the same debate, or of the same side, that the argument does not make is not relevant.",
+        candidates="bm25",
+        depth=25,
+        also=("argument", "argkp"),
     ),
 )
 

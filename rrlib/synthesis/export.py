@@ -1,4 +1,4 @@
-"""Examples out of the house: parquet, a `datasets.Dataset`, the released format, and a data card that says what it is.
+"""Examples out of the house: JSON lines, parquet, the released format, and a data card that says what it is.
 
 `import_examples` is the way in: foreign data becomes the same files that a run of the teacher leaves, so the stages
 behind do not ask where examples come from.
@@ -10,7 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rrlib.errors import InputError
 from rrlib.formats import example_from_json, example_to_json, read_jsonl, write_jsonl, write_lines
@@ -19,9 +19,6 @@ from rrlib.synthesis.filter import ALPHA, check_alpha, keeps, self_consistency
 from rrlib.synthesis.results import Results, SynthesisResult, Tally, write_summary
 from rrlib.synthesis.sources.released import ALL, read_released
 from rrlib.types import RankingExample
-
-if TYPE_CHECKING:
-    import datasets
 
 FORMATS = ("jsonl", "parquet", "released")
 
@@ -42,17 +39,8 @@ def examples_of(result: SynthesisResult) -> list[RankingExample]:
     return examples
 
 
-def to_dataset(examples: Iterable[RankingExample]) -> datasets.Dataset:
-    """A datasets.Dataset with the columns of our JSON lines; `meta` is a JSON string, as its keys differ by row."""
-    import datasets
-
-    rows = [_flat(example) for example in examples]
-    if not rows:
-        raise InputError("there are no examples", remedy="check the stage that wrote them")
-    return datasets.Dataset.from_list(rows)
-
-
 def _flat(example: RankingExample) -> dict[str, Any]:
+    """A row for a table: `meta` is a JSON string, as its keys differ by row."""
     row = example_to_json(example)
     return {**row, "meta": json.dumps(row["meta"], sort_keys=True)}
 
@@ -115,8 +103,8 @@ def write_released(examples: Iterable[RankingExample], folder: str | Path, style
     if not all_rows:
         raise InputError("there are no examples", remedy="check the stage that wrote them")
     for name, texts in (("id_query", queries), ("id_doc", docs)):
-        for domain, known in texts.items():
-            write_lines(root / name / f"{domain}.json", [json.dumps(known, ensure_ascii=True, indent=0)])
+        for domain, by_id in texts.items():
+            write_lines(root / name / f"{domain}.json", [json.dumps(by_id, ensure_ascii=True, indent=0)])
     write_lines(root / "sft.json", [json.dumps(sft, ensure_ascii=True, indent=1)])
     write_jsonl(root / "rl.jsonl", rl)
     write_jsonl(root / ALL, all_rows)
@@ -214,6 +202,7 @@ def data_card(out_dir: str | Path, name: str = "") -> str:
             f"threshold {summary['alpha']:g}.",
             "",
             "The order and the chain were written by the teacher without the gold answer, the labels with it in view. "
-            "A label is a model's judgement, not a person's, unless the domain's labels come from qrels.",
+            "A label is a model's judgement, not a person's, unless the domain's labels come from qrels or the teacher "
+            "is human.",
         ]
     )

@@ -8,11 +8,11 @@ same settings, share no query, and together hold every one. What comes out equal
 from __future__ import annotations
 
 import heapq
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from rrlib.disk import differences, read_json
 from rrlib.errors import InputError, MissingFileError
 from rrlib.formats import read_jsonl
 from rrlib.synthesis.results import Results, SynthesisResult, Tally, read_summary, write_summary
@@ -33,25 +33,8 @@ def merge(folders: Sequence[str | Path], out_dir: str | Path, allow_failed: bool
     summaries = [_summary(root) for root in roots]
     _same_settings(roots)
     shards = _all_there(roots, summaries)
+    _same_source(roots, summaries, allow_failed)
     first = summaries[0]["source"]
-    for root, summary in zip(roots, summaries, strict=True):
-        if (summary["source"]["queries"], summary["source"]["digest"]) != (first["queries"], first["digest"]):
-            raise InputError(
-                f"the source had {summary['source']['queries']} queries here, {first['queries']} in {roots[0]}, "
-                "or other ones",
-                path=root,
-                remedy="run this shard again on the same source",
-            )
-        for key in ("alpha", "k"):
-            if summary[key] != summaries[0][key]:
-                raise InputError(f"{key} is {summary[key]} here", path=root, remedy=f"finish all shards with one {key}")
-        failed = summary["dropped"].get("call_failed", 0)
-        if failed and not allow_failed:
-            raise InputError(
-                f"{failed} queries are without an answer",
-                path=root,
-                remedy="run this shard again, or allow failed ones",
-            )
     out, tally, digest = Path(out_dir), Tally(), 0
     if out.resolve() in {root.resolve() for root in roots}:
         raise InputError("the result would overwrite a shard", path=out, remedy="name another folder")
@@ -89,18 +72,36 @@ def _summary(root: Path) -> dict[str, Any]:
 
 
 def _same_settings(roots: Sequence[Path]) -> None:
-    headers = []
-    for root in roots:
-        try:
-            headers.append(json.loads((root / "store.json").read_text(encoding="utf-8")))
-        except (OSError, ValueError):
-            raise InputError("no store.json here", path=root, remedy="name the output folder of a shard") from None
+    headers = [read_json(root / "store.json") for root in roots]
     for root, header in zip(roots, headers, strict=True):
-        keys = (header.keys() | headers[0].keys()) - {"shard"}
-        changed = sorted(key for key in keys if header.get(key) != headers[0].get(key))
+        if not isinstance(header, dict):
+            raise InputError("no store.json here", path=root, remedy="name the output folder of a shard")
+        changed = [d for d in differences(headers[0], header) if d.key != "shard"]
         if changed:
-            told = "; ".join(f"{k}: {header.get(k)!r} here, {headers[0].get(k)!r} in {roots[0]}" for k in changed)
-            raise InputError(f"made with other settings ({told})", path=root, remedy="run it with the same settings")
+            listed = "; ".join(f"{d.key}: {d.current!r} here, {d.previous!r} in {roots[0]}" for d in changed)
+            raise InputError(f"made with other settings ({listed})", path=root, remedy="run it with the same settings")
+
+
+def _same_source(roots: Sequence[Path], summaries: Sequence[dict[str, Any]], allow_failed: bool) -> None:
+    first = summaries[0]["source"]
+    for root, summary in zip(roots, summaries, strict=True):
+        if (summary["source"]["queries"], summary["source"]["digest"]) != (first["queries"], first["digest"]):
+            raise InputError(
+                f"the source had {summary['source']['queries']} queries here, {first['queries']} in {roots[0]}, "
+                "or other ones",
+                path=root,
+                remedy="run this shard again on the same source",
+            )
+        for key in ("alpha", "k"):
+            if summary[key] != summaries[0][key]:
+                raise InputError(f"{key} is {summary[key]} here", path=root, remedy=f"finish all shards with one {key}")
+        failed = summary["dropped"].get("call_failed", 0)
+        if failed and not allow_failed:
+            raise InputError(
+                f"{failed} queries are without an answer",
+                path=root,
+                remedy="run this shard again, or allow failed ones",
+            )
 
 
 def _all_there(roots: Sequence[Path], summaries: Sequence[dict[str, Any]]) -> list[Shard]:

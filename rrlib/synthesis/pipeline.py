@@ -14,24 +14,25 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, closing
 from dataclasses import asdict
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from rrlib.engines.base import Decoding
-from rrlib.errors import InputError, StageError
+from rrlib.errors import InputError
 from rrlib.formats import Collection
 from rrlib.prompts import get_style
 from rrlib.synthesis import prompts
 from rrlib.synthesis.assemble import Mix
+from rrlib.synthesis.fates import Fate
 from rrlib.synthesis.filter import ALPHA, check_alpha
-from rrlib.synthesis.job import Job, pieces, window_of
+from rrlib.synthesis.flow import STEPS, Flow
+from rrlib.synthesis.job import Job
 from rrlib.synthesis.results import SynthesisResult, finish
-from rrlib.synthesis.sources.items import CollectionSource, Item, Shard, Source
-from rrlib.synthesis.teacher.ask import ChatClient, Teacher, Usage, request_hash, run_async
+from rrlib.synthesis.sources.items import CollectionSource, Item, Shard, Source, numbered
+from rrlib.synthesis.teacher.ask import ChatClient, Teacher, Usage, model_name, run_async
 from rrlib.synthesis.teacher.cache import ResponseCache
 from rrlib.synthesis.teacher.ledger import BudgetError, Ledger
 from rrlib.synthesis.teacher.prices import Price, price_of
@@ -39,8 +40,6 @@ from rrlib.synthesis.teacher.store import Store, StoreLock, check_header
 
 Progress = Callable[[int, int, Usage], None]
 """Called after each query with (queries done, queries in all, usage so far)."""
-
-STEPS = ("select", "hard", "rank")
 
 
 def synthesize(
@@ -100,43 +99,31 @@ def synthesize(
     """
     get_style(style)
     check_alpha(alpha)
-    mix = Mix(window, max_positives, hard_negatives)
+    flow = Flow(Mix(window, max_positives, hard_negatives), seed, depth, domains or {})
     if concurrency < 1:
         raise InputError(f"concurrency is {concurrency}", remedy="ask at least one call at a time")
     if limit is not None and limit < 1:
         raise InputError(f"limit is {limit}", remedy="give the number of queries, or leave it out for all")
     if isinstance(source, Collection):
-        source = CollectionSource(source, split, seed, limit, depth)
-    out, shard, settings = Path(out_dir), shard or Shard(), decoding or Decoding(temperature=0.6)
-    model = str(getattr(client, "model", type(client).__name__))
+        source, limit = CollectionSource(source, split, seed, limit, depth), None  # of queries, not of their windows
+    out, shard, decoding = Path(out_dir), shard or Shard(), decoding or Decoding(temperature=0.6)
+    model = model_name(client)
     price = price if price is not None else price_of(model)
     with ExitStack() as stack:
         stack.enter_context(StoreLock(out))
-        check_header(
-            out / "store.json",
-            {
-                "collection": source.name,
-                "prompt_version": prompts.VERSION,
-                "model": model,
-                "decoding": asdict(settings),
-                "seed": seed,
-                "depth": depth,
-                "shard": str(shard),
-                **asdict(mix),
-            },
-        )
-        stores = [stack.enter_context(_closing(Store(out / f"{step}.jsonl"))) for step in STEPS]
-        ledger = stack.enter_context(_closing(Ledger(out / "calls.jsonl", price, budget)))
-        saved = None if cache is None else ResponseCache(cache)
-        teacher = Teacher(client, settings, seed, ledger, patience, saved)
-        job = Job(source, teacher, mix, seed, alpha, depth, limit, shard, style, k, dict(domains or {}), *stores)
+        check_header(out / "store.json", _header(source, flow, client, decoding, shard))
+        stores = {step: stack.enter_context(closing(Store(out / f"{step}.jsonl"))) for step in STEPS}
+        ledger = stack.enter_context(closing(Ledger(out / "calls.jsonl", price, budget)))
+        answers = None if cache is None else ResponseCache(cache)
+        teacher = Teacher(client, decoding, seed, ledger, patience, answers)
+        job = Job(source, flow, teacher, stores, alpha, k, style, limit, shard)
         ledger.recover(job.stored_tokens)
-        stored = sum(map(len, stores))
+        stored = sum(map(len, stores.values()))
         try:
             run_async(_ask_all(job, concurrency, progress))
         except BudgetError as error:
             result = finish(job, out, stored)
-            done = result.summary["queries"] - result.summary["dropped"].get("call_failed", 0)
+            done = result.summary["queries"] - result.summary["dropped"].get(Fate.CALL_FAILED, 0)
             raise BudgetError(
                 f"{error}; {done} of {result.summary['queries']} queries are done, their examples are in "
                 f"{result.examples} -> raise the budget and run the same again to go on"
@@ -144,24 +131,19 @@ def synthesize(
         return finish(job, out, stored)
 
 
-class _closing:
-    """contextlib.closing that returns what it closes, typed loosely."""
-
-    def __init__(self, thing: Any) -> None:
-        self.thing = thing
-
-    def __enter__(self) -> Any:
-        return self.thing
-
-    def __exit__(self, *error: object) -> None:
-        self.thing.close()
-
-
-def items_of(job: Job) -> Iterator[tuple[int, Item]]:
-    """(position in the whole source, item) of every query of this job's shard."""
-    for position, item in enumerate(islice(iter(job.source), job.limit)):
-        if item.query.qid in job.shard:
-            yield position, item
+def _header(source: Source, flow: Flow, client: Any, decoding: Decoding, shard: Shard) -> dict[str, Any]:
+    """What the stored answers depend on: a store that was begun with something else is not gone on with."""
+    return {
+        "collection": source.name,
+        "prompt_version": prompts.VERSION,
+        "model": model_name(client),
+        "decoding": asdict(decoding),
+        "seed": flow.seed,
+        "depth": flow.depth,
+        "shard": str(shard),
+        **asdict(flow.mix),
+        **({"teacher": settings} if (settings := getattr(client, "settings", None)) else {}),
+    }
 
 
 # --- asking ----------------------------------------------------------------------------------------------------------
@@ -172,16 +154,16 @@ async def _ask_all(job: Job, concurrency: int, progress: Progress | None) -> Non
 
     The first error stops the taking; what is in flight is waited for and stored, and then the error is raised.
     """
-    whole = len(job.source) if job.limit is None else min(job.limit, len(job.source))
-    total = whole if job.shard.count == 1 else round(whole / job.shard.count)
-    waiting, done = items_of(job), 0
+    queries = len(job.source) if job.limit is None else min(job.limit, len(job.source))
+    total = queries if job.shard.count == 1 else round(queries / job.shard.count)
+    waiting, done = (item for _, item in numbered(job.source, job.limit, job.shard)), 0
     errors: list[BaseException] = []
 
     async def worker() -> None:
         nonlocal done
         try:
-            while not job.teacher.halted and (entry := next(waiting, None)) is not None:
-                await _ask_query(job, entry[1])
+            while not job.teacher.halted and (item := next(waiting, None)) is not None:
+                await _ask_query(job, item)
                 done += 1
                 if progress is not None:
                     progress(done, max(total, done), job.teacher.usage)
@@ -206,63 +188,25 @@ async def _ask_all(job: Job, concurrency: int, progress: Progress | None) -> Non
 
 async def _ask_query(job: Job, item: Item) -> None:
     """Every question about one query whose answer is not stored yet, one after another."""
-    recipe, qid, text = job.recipe(item), item.query.qid, item.query.text
-    if window_of(job, item)[1] == "no_candidates":
+    questions = job.flow.questions(item)
+    try:
+        question = next(questions)
+        while True:
+            question = questions.send(await job.ask(question))
+    except StopIteration:
         return
-    if recipe.labels == "teacher" and item.gold_answer:
-        for step, build in (("select", prompts.select_messages), ("hard", prompts.hard_messages)):
-            if step == "hard" and (not item.hard_pool or window_of(job, item)[1] not in ("", "call_failed")):
-                continue  # there is nothing to be the hard negative of
-            for key, piece in pieces(job, item, step):
-                messages = build(recipe, text, item.gold_answer, piece)
-                asked = {"step": step, "qid": qid, "docids": [p.docid for p in piece]}
-                if not await _ask_once(job, step, key, messages, asked):
-                    return
-    window, _ = window_of(job, item)
-    if window is None:
-        return
-    messages = prompts.rank_messages(recipe, text, window.passages)
-    shown: dict[str, Any] = {
-        "step": "rank",
-        "qid": qid,
-        "docids": [p.docid for p in window.passages],
-        "relevance": list(window.relevance),
-        "roles": list(window.roles),
-    }
-    await _ask_once(job, "rank", qid, messages, shown)
-
-
-async def _ask_once(job: Job, step: str, key: str, messages: Any, extra: Mapping[str, Any]) -> bool:
-    """Whether the answer to this question is in the store afterwards. A stored question is not asked again."""
-    store = job.stores[step]
-    known = store.get(key)
-    if known is not None:
-        if known["request"] != request_hash(messages):
-            raise StageError(
-                f"{store.path}: the stored answer {key!r} belongs to another question (the collection has changed) -> "
-                "use another folder, or start it afresh"
-            )
-        return True
-    if job.teacher.halted:
-        return False
-
-    def keep(record: dict[str, Any]) -> None:
-        store.append({**record, **extra, "id": key, "seed": job.seed, "prompt": [dict(m) for m in messages]})
-
-    return await job.teacher.ask(f"{step}/{key}", messages, keep)
 
 
 def follow(out_dir: str | Path, qid: str) -> dict[str, list[dict[str, Any]]]:
     """Every stored answer of one query, by step, with the prompt that was sent: for a notebook that follows it."""
-    found: dict[str, list[dict[str, Any]]] = {}
+    answers: dict[str, list[dict[str, Any]]] = {step: [] for step in STEPS}
     for step in STEPS:
         path = Path(out_dir) / f"{step}.jsonl"
-        found[step] = []
         if not path.exists() and (Path(out_dir) / "summary.json").exists():
             continue  # imported: nobody was asked
         if not path.exists():
             raise InputError(f"no store {path.name} here", path=out_dir, remedy="run synthesize first")
         with open(path, encoding="utf-8") as lines:
             records = (json.loads(line) for line in lines)
-            found[step] = [record for record in records if record["qid"] == qid]
-    return found
+            answers[step] = [record for record in records if record["qid"] == qid]
+    return answers

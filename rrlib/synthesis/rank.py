@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 from rrlib.prompts import format_response, get_style, neutralise
 from rrlib.responses import parse_lenient, parse_strict
+from rrlib.synthesis.fates import Fault
 from rrlib.synthesis.teacher.ask import looks_like_refusal, split_reply
 
 _WRAPPED = re.compile(r"<answer>(.*)</answer>", re.DOTALL)
-_FAULTS = {"out_of_range": "ids_out_of_range", "duplicates": "repeated_ids", "missing": "missing_ids"}
+_FAULTS = {"out_of_range": Fault.OUT_OF_RANGE, "duplicates": Fault.REPEATED, "missing": Fault.MISSING}
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,7 @@ class Ranking:
 
     gold: tuple[int, ...] = ()
     reasoning: str = ""
-    fault: str | None = None
+    fault: Fault | None = None
 
 
 def read_ranking(
@@ -33,7 +34,6 @@ def read_ranking(
     reasoning: str = "",
     finish_reason: str = "stop",
     style: str = "reasonrank",
-    specials: tuple[str, ...] = (),
 ) -> Ranking:
     """Read a teacher's ranking of n passages.
 
@@ -47,19 +47,17 @@ def read_ranking(
     wrapped = _WRAPPED.fullmatch(answer)
     body = (wrapped.group(1) if wrapped else answer).strip()
     parsed = parse_lenient(body, n, style="nothink")
-    if parsed.verdict not in ("ok", "repaired"):
-        return Ranking(reasoning=chain, fault="refusal" if looks_like_refusal(body) else "malformed")
-    if "text" in parsed.repairs or "ties" in parsed.repairs:
-        return Ranking(reasoning=chain, fault="refusal" if looks_like_refusal(body) else "malformed")
+    if parsed.verdict not in ("ok", "repaired") or "text" in parsed.repairs or "ties" in parsed.repairs:
+        return Ranking(reasoning=chain, fault=Fault.REFUSAL if looks_like_refusal(body) else Fault.MALFORMED)
     for repair, name in _FAULTS.items():
         if repair in parsed.repairs:
             return Ranking(reasoning=chain, fault=name)
     chosen = get_style(style)
     if chosen.think:
         if not chain:
-            return Ranking(fault="no_reasoning")
+            return Ranking(fault=Fault.NO_REASONING)
         target = format_response(chain, parsed.order, style)
-        outside = neutralise(re.sub(r"</?answer>", "", chain), specials)
-        if parse_strict(target, n).level != "valid" or outside != re.sub(r"</?answer>", "", chain):
-            return Ranking(reasoning=chain, fault="breaks_format")
+        without_tags = re.sub(r"</?answer>", "", chain)
+        if parse_strict(target, n).level != "valid" or neutralise(without_tags) != without_tags:
+            return Ranking(reasoning=chain, fault=Fault.BREAKS_FORMAT)
     return Ranking(parsed.order, chain)

@@ -15,8 +15,11 @@ from rrlib.errors import StageError
 from rrlib.formats import example_to_json
 from rrlib.formats.textio import dump_line
 from rrlib.synthesis import prompts
+from rrlib.synthesis.assemble import Window
+from rrlib.synthesis.fates import Fate, Step, faulty
 from rrlib.synthesis.filter import keeps, self_consistency
-from rrlib.synthesis.job import Job, window_of
+from rrlib.synthesis.flow import Answer, outcome_of
+from rrlib.synthesis.job import Job
 from rrlib.synthesis.rank import read_ranking
 from rrlib.synthesis.sources.items import Item, qid_hash
 from rrlib.types import RankingExample
@@ -67,13 +70,14 @@ class Results:
         return self
 
     def write(self, fate: Mapping[str, Any], example: Mapping[str, Any] | None) -> None:
-        """One query: its fate (position, qid, domain, fate, ...), and its example if it was kept."""
+        """One query: its row (position, qid, domain, fate, ...), and its example if it was kept."""
         if example is not None:
             self._files[0].write(dump_line(example) + "\n")
         else:
             row = {"qid": fate["qid"], "domain": fate["domain"], "reason": fate["fate"]}
-            kept = {"consistency": fate["consistency"]} if fate["fate"] == "below_alpha" else {}
-            self._files[1].write(dump_line(row | kept) + "\n")
+            if fate["fate"] == Fate.BELOW_ALPHA:
+                row["consistency"] = fate["consistency"]
+            self._files[1].write(dump_line(row) + "\n")
         self._files[2].write(dump_line(fate) + "\n")
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
@@ -106,7 +110,7 @@ class Tally:
         self.queries += 1
         self.general[fate["domain"]] += fate["recipe"] == "general"
         self.conflicts += fate.get("conflicts", 0)
-        if fate["fate"] == "kept":
+        if fate["fate"] == Fate.KEPT:
             self.domains[fate["domain"]] += 1
             self.licences[fate["licence"]] += 1
         else:
@@ -155,7 +159,7 @@ def finish(job: Job, out: Path, stored: int) -> SynthesisResult:
         "model": teacher.model,
         "prompt_version": prompts.VERSION,
         "decoding": asdict(teacher.decoding),
-        "seed": job.seed,
+        "seed": job.flow.seed,
         "data_kind": job.source.data_kind,
         "collection": job.source.name,
         "shard": str(job.shard),
@@ -194,9 +198,9 @@ def _rounded(numbers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def judge(job: Job, position: int, item: Item) -> tuple[dict[str, Any], RankingExample | None]:
-    """The fate of a query, and its example if it was kept."""
-    recipe = job.recipe(item)
-    fate: dict[str, Any] = {
+    """The fate of a query as a row of fates.jsonl, and its example if it was kept."""
+    recipe = job.flow.recipe(item)
+    row: dict[str, Any] = {
         "position": position,
         "qid": item.query.qid,
         "domain": item.domain,
@@ -204,34 +208,41 @@ def judge(job: Job, position: int, item: Item) -> tuple[dict[str, Any], RankingE
         "licence": item.licence,
         "fate": "",
     }
-    window, fate["fate"] = window_of(job, item)
-    if window is None:
-        return fate, None
-    if window.conflicts:
-        fate["conflicts"] = len(window.conflicts)
-    record = job.rank.get(item.query.qid)
-    if record is None:
-        return {**fate, "fate": "call_failed"}, None
+    outcome = outcome_of(job.flow.questions(item), job.stored)
+    window, record = outcome.window, outcome.ranking
+    if window is not None and window.conflicts:
+        row["conflicts"] = len(window.conflicts)
+    if window is None or record is None:
+        return row | {"fate": outcome.fate}, None
     if "simulated" in record:
-        fate["simulated"] = record["simulated"]
-    read = read_ranking(
+        row["simulated"] = record["simulated"]
+    ranking = read_ranking(
         record["text"],
         len(window.passages),
         reasoning=record["reasoning"],
         finish_reason=record["finish_reason"],
         style=job.style,
     )
-    if read.fault:
-        return {**fate, "fate": f"rank: {read.fault}"}, None
-    value = fate["consistency"] = self_consistency(read.gold, window.relevance, job.k)
+    if ranking.fault:
+        return row | {"fate": faulty(Step.RANK, ranking.fault)}, None
+    value = 1.0  # a list without a relevant passage contradicts nothing, and has no consistency
+    if any(window.relevance):
+        value = row["consistency"] = self_consistency(ranking.gold, window.relevance, job.k)
     if item.labels:  # human judgements, where there are any: an opinion on the list that the teacher had no part in
         grades = [max(item.labels.get(p.docid, 0), 0) for p in window.passages]
-        fate["quality"], fate["first_right"] = self_consistency(read.gold, grades, job.k), grades[read.gold[0]] > 0
+        row["quality"], row["first_right"] = self_consistency(ranking.gold, grades, job.k), grades[ranking.gold[0]] > 0
     if not keeps(value, job.alpha):
-        return {**fate, "fate": "below_alpha"}, None
+        return row | {"fate": Fate.BELOW_ALPHA}, None
+    meta = _meta(job, item, window, record, value)
+    example = RankingExample(item.query, window.passages, window.relevance, ranking.gold, ranking.reasoning, meta)
+    return row | {"fate": Fate.KEPT}, example
+
+
+def _meta(job: Job, item: Item, window: Window, record: Answer, consistency: float) -> dict[str, Any]:
+    """Where an example comes from: its texts, its teacher, its labels."""
     meta = {
         "domain": item.domain,
-        "recipe": recipe.name,
+        "recipe": job.flow.recipe(item).name,
         "collection": job.source.name,
         "data_kind": job.source.data_kind,
         "licence": item.licence,
@@ -239,11 +250,8 @@ def judge(job: Job, position: int, item: Item) -> tuple[dict[str, Any], RankingE
         "teacher_kind": record["teacher_kind"],
         "prompt_version": record["prompt_version"],
         "decoding": record["decoding"],
-        "seed": job.seed,
-        "consistency": value,
+        "seed": job.flow.seed,
+        **({"consistency": consistency} if any(window.relevance) else {}),
         "roles": list(window.roles),
     }
-    if window.conflicts:
-        meta["positive_and_hard"] = list(window.conflicts)
-    example = RankingExample(item.query, window.passages, window.relevance, read.gold, read.reasoning, meta)
-    return {**fate, "fate": "kept"}, example
+    return meta | ({"positive_and_hard": list(window.conflicts)} if window.conflicts else {})

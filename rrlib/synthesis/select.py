@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rrlib.synthesis.fates import Fault
 from rrlib.synthesis.teacher.ask import looks_like_refusal, split_reply
 from rrlib.types import Passage
 
@@ -24,7 +25,7 @@ class Selection:
     """positions: 0-based positions of the chosen passages, ascending. fault: why the answer cannot be used."""
 
     positions: tuple[int, ...] = ()
-    fault: str | None = None
+    fault: Fault | None = None
 
 
 def read_selection(text: str, n: int, *, reasoning: str = "", finish_reason: str = "stop") -> Selection:
@@ -40,10 +41,10 @@ def read_selection(text: str, n: int, *, reasoning: str = "", finish_reason: str
     if _NONE.fullmatch(body):
         return Selection()
     if not _LIST.fullmatch(body):
-        return Selection(fault="refusal" if looks_like_refusal(answer) else "malformed")
+        return Selection(fault=Fault.REFUSAL if looks_like_refusal(answer) else Fault.MALFORMED)
     ids = {int(number) for number in re.findall(r"\d+", body)}
     if min(ids) < 1 or max(ids) > n:
-        return Selection(fault="ids_out_of_range")
+        return Selection(fault=Fault.OUT_OF_RANGE)
     return Selection(tuple(sorted(i - 1 for i in ids)))
 
 
@@ -52,7 +53,7 @@ def chunks(passages: Sequence[Passage], window: int) -> list[Sequence[Passage]]:
     return [passages[start : start + window] for start in range(0, len(passages), window)]
 
 
-def selected_docids(records: Sequence[Mapping[str, Any]]) -> tuple[list[str], str | None]:
+def selected_docids(records: Sequence[Mapping[str, Any]]) -> tuple[list[str], Fault | None]:
     """The chosen documents over all pieces of a query, in first-stage order, or the fault of the first bad piece."""
     chosen: list[str] = []
     for record in records:

@@ -4,7 +4,6 @@ Thin over TRL's trainers; what is ours are the checks before work starts and the
 defaults are wrong for this method and some are wrong in silence.
 """
 
-import logging
+from rrlib.training.patches import hush_triton
 
-# trl looks for vllm; where it is installed on a CPU, it remarks that there is no Triton, in every notebook.
-logging.getLogger("vllm.triton_utils.importing").setLevel(logging.ERROR)
+hush_triton()

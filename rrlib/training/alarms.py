@@ -14,6 +14,7 @@ import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +37,30 @@ _WINDOW = 3
 """Rows that are averaged where a single one is noise."""
 
 
+class AlarmKind(StrEnum):
+    """What can go wrong."""
+
+    NOT_FINITE = "not_finite"
+    """Loss or gradient is no number."""
+    CUT_OFF = "cut_off"
+    """All completions ran into their limit."""
+    NO_SPREAD = "no_spread"
+    """In every group, all rollouts earn the same."""
+    KL = "kl"
+    """The policy is far from its start, or goes away from it fast."""
+    LENGTH = "length"
+    """Completions are twice as long as at first, or half as long."""
+    REWARD = "reward"
+    """The reward is below where it began."""
+    STALE_WEIGHTS = "stale_weights"
+    """The rollout engine samples from other weights than those that are trained."""
+
+
 @dataclass(frozen=True, slots=True)
 class Alarm:
     """What went wrong, at which step (optimiser update), by which number of the log, and what to change."""
 
-    kind: str
+    kind: AlarmKind
     step: int
     key: str
     value: float
@@ -67,17 +87,17 @@ def find_alarms(rows: Sequence[Mapping[str, Any]]) -> Iterator[Alarm]:
         value = row.get(key)
         if isinstance(value, float) and not math.isfinite(value):
             yield Alarm(
-                "not_finite", step, key, value, f"{key} is not finite", "lower learning_rate, or set dtype fp32"
+                AlarmKind.NOT_FINITE, step, key, value, f"{key} is not finite", "lower learning_rate, or set dtype fp32"
             )
     if (_finite(row, "completions/clipped_ratio") or 0.0) >= 1.0:
         yield Alarm(
-            "cut_off", step, "completions/clipped_ratio", 1.0, "all completions were cut off",
+            AlarmKind.CUT_OFF, step, "completions/clipped_ratio", 1.0, "all completions were cut off",
             "raise max_completion, or train SFT until answers are closed",
         )  # fmt: skip
     key = "groups/no_spread" if "groups/no_spread" in row else "frac_reward_zero_std"
     if (_finite(row, key) or 0.0) >= 1.0:
         yield Alarm(
-            "no_spread", step, key, 1.0, "no group has a spread of rewards, so nothing is learned",
+            AlarmKind.NO_SPREAD, step, key, 1.0, "no group has a spread of rewards, so nothing is learned",
             "train SFT further, raise temperature or rollouts, or choose harder prompts",
         )  # fmt: skip
     yield from _running_away(rows, row, step)
@@ -86,7 +106,7 @@ def find_alarms(rows: Sequence[Mapping[str, Any]]) -> Iterator[Alarm]:
     limit = min(SYNC_GAP, max(SYNC_FLOOR, SYNC_GROWTH * statistics.median(before))) if before else SYNC_GAP
     if gap is not None and gap > limit:
         yield Alarm(
-            "stale_weights", step, key, gap,
+            AlarmKind.STALE_WEIGHTS, step, key, gap,
             "the rollouts come from other weights than those that are trained",
             "turn use_vllm off, and report the versions of vllm and trl",
         )  # fmt: skip
@@ -97,7 +117,7 @@ def _running_away(rows: Sequence[Mapping[str, Any]], row: Mapping[str, Any], ste
     grown = kl is not None and len(before) >= _WINDOW and kl > max(KL_FLOOR, KL_GROWTH * statistics.median(before))
     if kl is not None and (kl > KL_LIMIT or grown):
         yield Alarm(
-            "kl", step, "kl", kl, "the policy runs away from its start",
+            AlarmKind.KL, step, "kl", kl, "the policy runs away from its start",
             "lower rl_learning_rate or raise beta, and go back to an earlier checkpoint",
         )  # fmt: skip
     lengths = _trail(rows, "completions/mean_length")
@@ -107,16 +127,20 @@ def _running_away(rows: Sequence[Mapping[str, Any]], row: Mapping[str, Any], ste
             remedy = (
                 "look at the completions; lower rl_learning_rate, or use loss dr_grpo, which does not favour length"
             )
-            yield Alarm("length", step, "completions/mean_length", lengths[-1], "completions grow and grow", remedy)
+            yield Alarm(
+                AlarmKind.LENGTH, step, "completions/mean_length", lengths[-1], "completions grow and grow", remedy
+            )
         elif ratio <= 1 / LENGTH_GROWTH:
             remedy = "look at the completions: is the reasoning gone? lower rl_learning_rate or raise beta"
-            yield Alarm("length", step, "completions/mean_length", lengths[-1], "completions shrink and shrink", remedy)
+            yield Alarm(
+                AlarmKind.LENGTH, step, "completions/mean_length", lengths[-1], "completions shrink and shrink", remedy
+            )
     rewards = _trail(rows, "reward")
     if len(rewards) >= 3 * _WINDOW:
         fall = statistics.mean(rewards[:_WINDOW]) - statistics.mean(rewards[-_WINDOW:])
         if fall > REWARD_FALL:
             remedy = "go back to an earlier checkpoint, and lower rl_learning_rate"
-            yield Alarm("reward", step, "reward", rewards[-1], "the reward is below where it began", remedy)
+            yield Alarm(AlarmKind.REWARD, step, "reward", rewards[-1], "the reward is below where it began", remedy)
 
 
 class Alarms:
@@ -124,12 +148,12 @@ class Alarms:
 
     def __init__(self) -> None:
         self.rows: list[Mapping[str, Any]] = []
-        self.told: dict[str, Alarm] = {}
+        self.alarms: dict[AlarmKind, Alarm] = {}
         self.path: Path | None = None
 
     def begin(self, path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         """Start, or go on after a resume: `rows` are the log so far, and what they raised is not told again."""
-        self.rows, self.told, self.path = [], {}, path
+        self.rows, self.alarms, self.path = [], {}, path
         path.unlink(missing_ok=True)
         for row in rows:
             self.tell(row, aloud=False)
@@ -137,9 +161,9 @@ class Alarms:
     def tell(self, row: Mapping[str, Any], aloud: bool = True) -> list[Alarm]:
         """The alarms that are new with this row."""
         self.rows.append(row)
-        new = [alarm for alarm in find_alarms(self.rows) if alarm.kind not in self.told]
+        new = [alarm for alarm in find_alarms(self.rows) if alarm.kind not in self.alarms]
         for alarm in new:
-            self.told[alarm.kind] = alarm
+            self.alarms[alarm.kind] = alarm
             if aloud:
                 _LOGGER.warning("%s", alarm)
             if self.path is not None:
@@ -152,4 +176,5 @@ def read_alarms(output: str | Path) -> list[Alarm]:
     """The alarms of a training, in the order in which they came; empty when there were none."""
     path = Path(output) / "alarms.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    return [Alarm(**json.loads(line)) for line in lines]
+    rows = [json.loads(line) for line in lines]
+    return [Alarm(**{**row, "kind": AlarmKind(row["kind"])}) for row in rows]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import importlib.metadata
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from rrlib.training.trainer import Facts
+from rrlib.gguf import is_gguf
 
 _WHAT = {
     "sft": "supervised fine-tuning on a teacher's reasoning and ranked lists; loss on the response alone",
@@ -22,9 +22,25 @@ _SHOWN = (
 _PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate")
 
 
-def model_card(facts: Facts, info: Mapping[str, Any], log: Sequence[Mapping[str, Any]]) -> str:
+@dataclass(frozen=True)
+class Facts:
+    """What the model card says of a training.
+
+    stage: sft or grpo. model: the checkpoint it starts from, as given. n_examples: trained on. dropped: left out as too
+    long. settings: name -> value. info: as it came out (device, longest prompt, ...).
+    """
+
+    stage: str
+    model: str
+    n_examples: int
+    dropped: int
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+
+def model_card(facts: Facts, log: Sequence[Mapping[str, Any]]) -> str:
     """The text of README.md, with the header that model hubs read. No time and no path of a machine stands in it."""
-    base = _base_name(facts.model)
+    base, info = _base_name(facts.model), facts.info
     lines = [
         "---",
         "library_name: transformers",
@@ -68,6 +84,8 @@ def model_card(facts: Facts, info: Mapping[str, Any], log: Sequence[Mapping[str,
 
 
 def _base_name(model: str) -> str:
+    if is_gguf(model):
+        return Path(model).name
     if model.startswith("package:") or not Path(model).is_dir():
         return model.removeprefix("package:")
     path = Path(model)
@@ -75,12 +93,12 @@ def _base_name(model: str) -> str:
 
 
 def _ends(log: Sequence[Mapping[str, Any]]) -> list[tuple[str, float, float]]:
-    found = []
+    ends = []
     for key in _SHOWN:
         values = [row[key] for row in log if isinstance(row.get(key), int | float) and math.isfinite(row[key])]
         if values:
-            found.append((key, float(values[0]), float(values[-1])))
-    return found
+            ends.append((key, float(values[0]), float(values[-1])))
+    return ends
 
 
 def _number(value: float) -> str:

@@ -9,16 +9,15 @@ behind a finished prompt. So no token can merge across the boundary, and templat
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from rrlib.errors import InputError
 from rrlib.prompts import PromptBuilder, format_target, get_style
 from rrlib.types import Passage, RankingExample
 
-IGNORED = -100
-"""Label of a token without loss."""
+Ids = Sequence[int]
 
 _PROBE = "rrlib probe"
 
@@ -34,17 +33,14 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One example as ids: the prompt, and the response with its end-of-turn token (empty for GRPO)."""
+    """One example as ids: the prompt, the response with its end-of-turn token, and a label for each token of both
+    (training.sft.target). Response and labels are empty for GRPO."""
 
     example: RankingExample
     prompt: str
     prompt_ids: tuple[int, ...]
     response_ids: tuple[int, ...] = ()
-
-    @property
-    def labels(self) -> list[int]:
-        """One label a token: IGNORED on the whole prompt, the ids themselves on the whole response."""
-        return [IGNORED] * len(self.prompt_ids) + list(self.response_ids)
+    labels: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +53,26 @@ class Encoded:
     """Longest prompt."""
     response_tokens: int
     """Longest response."""
+
+
+def load_tokenizer(model: str) -> Any:
+    """The tokenizer of a checkpoint. Raises InputError when there is none, or none with a chat template."""
+    from rrlib.engines.hf import load_tokenizer as load
+
+    tokenizer = load(model)
+    if not tokenizer.chat_template:
+        raise InputError("the tokenizer has no chat template", path=model, remedy="use an instruct checkpoint")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def model_length(model: str) -> int:
+    """How many positions the model was made for."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(model)
+    return int(getattr(config, "max_position_embeddings", None) or 1 << 30)
 
 
 def encode_prompt(tokenizer: Any, builder: PromptBuilder, query: str, passages: Sequence[Passage]) -> tuple[str, Any]:
@@ -90,12 +106,12 @@ def encode_examples(
     builder: PromptBuilder,
     limits: Limits,
     *,
-    responses: bool,
+    target: Callable[[Ids, Ids], list[int]] | None,
     too_long: Literal["refuse", "drop"] = "refuse",
 ) -> Encoded:
     """Encode all examples and check all lengths.
 
-    responses: with the SFT target (reasoning + list), or prompts alone (GRPO).
+    target: (prompt ids, response ids) -> labels, for SFT on reasoning + list; None = prompts alone (GRPO).
     too_long: `refuse` raises InputError that names the offenders; `drop` leaves them out and counts them.
 
     Raises InputError also when nothing is left, when a response holds a special token of the tokenizer, and when a
@@ -106,21 +122,22 @@ def encode_examples(
     _tell_apart(examples, builder)
     rows: list[Row] = []
     long: list[str] = []
-    stop = end_of_turn(tokenizer) if responses else None
+    stop = end_of_turn(tokenizer) if target is not None else None
     for example in examples:
-        own = builder.in_style(str(example.meta.get("style") or builder.style.name))  # see rrlib.training.mix
-        if own is not builder and stop is None:
+        styled = builder.in_style(str(example.meta.get("style") or builder.style.name))  # see rrlib.training.mix
+        if styled is not builder and target is None:
             raise InputError(
-                f"example {example.query.qid} is of style {own.style.name!r}, GRPO of {builder.style.name!r}",
+                f"example {example.query.qid} is of style {styled.style.name!r}, GRPO of {builder.style.name!r}",
                 remedy="train one mode at a time: pass that style, or examples without one",
             )
-        text, prompt_ids = encode_prompt(tokenizer, own, example.query.text, example.passages)
-        response_ids = _response_ids(example, tokenizer, own, stop) if stop is not None else []
-        why = _excess(len(prompt_ids), len(response_ids), limits)
-        if why:
-            long.append(f"{example.query.qid}: {why}")
+        text, prompt_ids = encode_prompt(tokenizer, styled, example.query.text, example.passages)
+        response_ids = _response_ids(example, tokenizer, styled, stop) if stop is not None else []
+        excess = _excess(len(prompt_ids), len(response_ids), limits)
+        if excess:
+            long.append(f"{example.query.qid}: {excess}")
         else:
-            rows.append(Row(example, text, tuple(prompt_ids), tuple(response_ids)))
+            labels = target(prompt_ids, response_ids) if target is not None else []
+            rows.append(Row(example, text, tuple(prompt_ids), tuple(response_ids), labels))
     if long and too_long == "refuse":
         shown = "; ".join(long[:5]) + (f"; and {len(long) - 5} more" if len(long) > 5 else "")
         raise InputError(

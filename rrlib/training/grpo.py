@@ -1,128 +1,36 @@
 """Stage two: reinforcement learning with the multi-view reward (paper section 4.2), GRPO as verl 0.4 ran it.
 
-The defaults are the paper's: 16 prompts a step, 8 rollouts each, two updates per rollout batch (mini-batch of 8
-prompts), 200 steps, lr 1e-6 constant, KL 0.001 against the SFT checkpoint, clip 0.2, entropy 0, prompts up to 20480
-and responses up to 3072 tokens. TRL's own defaults differ in nearly all of it, so each is set below: its schedule is
-linear, its loss is DAPO's, its KL has a bias correction, its beta is 0.
+The loss is written out in objective.py. The defaults of GRPOSettings are the paper's: 16 prompts a step, 8 rollouts
+each, two updates per rollout batch (mini-batch of 8 prompts), 200 steps, lr 1e-6 constant, KL 0.001 against the SFT
+checkpoint, clip 0.2, entropy 0, prompts up to 20480 and responses up to 3072 tokens. TRL's own defaults differ in
+nearly all of it, so each is set below: its schedule is linear, its loss is DAPO's, its KL has a bias correction, its
+beta is 0.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from rrlib.engines.graphs import GraphDecoder
 from rrlib.errors import InputError
 from rrlib.prompts import PromptBuilder, format_response
 from rrlib.resources import resolve
 from rrlib.reward import MultiViewReward
-from rrlib.training.common import (
-    Common,
-    OnLog,
-    check_attention,
-    choose_bf16,
-    choose_device,
-    load_tokenizer,
-    lora_config,
-    model_length,
-    one_of,
-    require,
-    tamed_trl,
-    training_arguments,
-    world_size,
-)
-from rrlib.training.completions import read_completions
-from rrlib.training.data import Encoded, Limits, encode_examples
-from rrlib.training.probe import probe
-from rrlib.training.resume import TrainResult, begin, fingerprint, locked
-from rrlib.training.rollouts import small_model_logprobs, small_model_rollouts
-from rrlib.training.schedule import Batches, batches
-from rrlib.training.trainer import Facts, log_writer, run_trainer
+from rrlib.training.config import GRPOSettings, world_size
+from rrlib.training.data import Encoded, Limits, encode_examples, load_tokenizer, model_length
+from rrlib.training.patches import prepare_vllm
+from rrlib.training.resume import TrainResult
+from rrlib.training.rollouts import check_prefix, graphed_rollouts, shared_prefix_logprobs, shared_prefix_rollouts
+from rrlib.training.schedule import batches
+from rrlib.training.trainer import OnLog, Training, training_arguments
+from rrlib.training.trl_reward import answer_decoder, trl_reward, trl_reward_parts
 from rrlib.types import RankingExample
 
-__all__ = ["Batches", "GRPOSettings", "answer_decoder", "batches", "encode_for_grpo", "read_completions", "train_grpo"]
-
-
-@dataclass(frozen=True)
-class GRPOSettings(Common):
-    """Settings of GRPO; see Common for the rest. A step here is one rollout batch, as in the paper.
-
-    prompts: prompts per step. rollouts: completions per prompt. updates: optimiser updates per step.
-    steps: rollout batches. beta: weight of the KL to the starting checkpoint. clip: of the ratio; clip_high: of the
-    ratio upwards where it differs (DAPO: 0.28), 0 = as clip; dual_clip: upper bound of the ratio for negative
-    advantages (verl: 3). max_prompt, max_completion: tokens; longer prompts are refused or dropped, longer completions
-    are cut and earn -1. save_every: steps between two resume points.
-
-    Beyond the paper, off by default:
-    loss: `grpo` (mean over a sequence, then over sequences: the paper's run), `dr_grpo` (arXiv 2503.20783: divided by a
-        constant length, and advantages not by the group's spread), `dapo` (arXiv 2503.14476: mean over all tokens).
-    normalize: `total` normalises the reward within a group, `views` each view on its own before they are summed (GDPO,
-        arXiv 2601.05242).
-    mask_truncated: completions that were cut off teach nothing, instead of earning -1 (they stay in the group's mean).
-
-    use_vllm: rollouts by vLLM, else by transformers. vllm_mode: `colocate` (in the trainer's processes, with
-        vllm_memory of each GPU, split over vllm_tensor_parallel GPUs; with vllm_sleep it gives its memory back while
-        the update runs, as verl does) or `server` (vllm_server: its base URL).
-    vllm_correction: weigh tokens by the ratio of trainer's and vLLM's probabilities (truncated at 3, token by token);
-        off as in the paper's run.
-    """
-
-    learning_rate: float = 1e-6
-    weight_decay: float = 0.01
-    prompts: int = 16
-    rollouts: int = 8
-    updates: int = 2
-    steps: int = 200
-    beta: float = 0.001
-    clip: float = 0.2
-    dual_clip: float = 3.0
-    entropy: float = 0.0
-    temperature: float = 1.0
-    max_prompt: int = 20480
-    max_completion: int = 3072
-    save_every: int = 25
-    clip_high: float = 0.0
-    loss: Literal["grpo", "dr_grpo", "dapo"] = "grpo"
-    normalize: Literal["total", "views"] = "total"
-    mask_truncated: bool = False
-    use_vllm: bool = False
-    vllm_mode: Literal["colocate", "server"] = "colocate"
-    vllm_server: str = "http://localhost:8000"
-    vllm_memory: float = 0.5
-    vllm_tensor_parallel: int = 1
-    vllm_sleep: bool = False
-    vllm_correction: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name, low in (
-            ("prompts", 1),
-            ("rollouts", 2),
-            ("updates", 1),
-            ("steps", 1),
-            ("beta", 0),
-            ("max_prompt", 1),
-            ("max_completion", 1),
-            ("save_every", 1),
-            ("clip_high", 0),
-            ("vllm_tensor_parallel", 1),
-        ):
-            require(self, name, low)
-        one_of(self, loss=("grpo", "dr_grpo", "dapo"), normalize=("total", "views"), vllm_mode=("colocate", "server"))
-        if not 0.0 < self.vllm_memory < 1.0:
-            raise InputError(f"vllm_memory is {self.vllm_memory}", remedy="it is a share of a GPU, such as 0.5")
-        if self.normalize == "views" and self.loss == "dr_grpo":
-            raise InputError(
-                "loss dr_grpo leaves out the spread by which normalize: views divides", remedy="choose one of them"
-            )
-        if self.temperature <= 0:
-            raise InputError(f"temperature is {self.temperature}", remedy="rollouts are sampled: 1.0 in the paper")
-        if (self.prompts * self.rollouts) % self.updates:
-            raise InputError(
-                f"{self.prompts} prompts x {self.rollouts} rollouts do not split into {self.updates} updates"
-            )
+if TYPE_CHECKING:
+    from transformers import Trainer
 
 
 def encode_for_grpo(
@@ -130,18 +38,21 @@ def encode_for_grpo(
 ) -> Encoded:
     """The prompts GRPO would roll out, with every length checked. Raises InputError naming offenders."""
     path = resolve(model)
-    tokenizer = load_tokenizer(path)
-    room = model_length(path) - settings.max_completion
+    return _encode(examples, load_tokenizer(path), model_length(path), settings, style)
+
+
+def _encode(
+    examples: Sequence[RankingExample], tokenizer: Any, positions: int, settings: GRPOSettings, style: str
+) -> Encoded:
+    room = positions - settings.max_completion
     if room < 1:
         raise InputError(
-            f"max_completion is {settings.max_completion}, but the model has {model_length(path)} positions",
+            f"max_completion is {settings.max_completion}, but the model has {positions} positions",
             remedy="leave room for the prompt",
         )
     limit = min(settings.max_prompt, room)
-    builder = PromptBuilder(tokenizer, style, settings.max_passage_tokens)
-    encoded = encode_examples(
-        examples, tokenizer, builder, Limits(limit, limit, limit), responses=False, too_long=settings.too_long
-    )
+    builder, limits = PromptBuilder(tokenizer, style, settings.max_passage_tokens), Limits(limit, limit, limit)
+    encoded = encode_examples(examples, tokenizer, builder, limits, target=None, too_long=settings.too_long)
     if len(encoded.rows) < settings.prompts:
         raise InputError(
             f"{len(encoded.rows)} examples for {settings.prompts} prompts a step: no step would ever be full",
@@ -165,7 +76,7 @@ def train_grpo(
     Parameters
     ----------
     examples: pointwise labels and gold list are used, reasoning is not.
-    model: checkpoint folder, hub name or `package:` reference; it is also the reference of the KL term.
+    model: checkpoint folder, hub name, `.gguf` file or `package:` reference; it is also the reference of the KL term.
     output, on_log, style: as for train_sft. Completions stay in `output/trainer/completions/*.parquet`.
     settings: defaults are the paper's for Qwen2.5-7B.
     reward: its cut-off k should be window - stride (default 10, as 20 - 10).
@@ -176,56 +87,88 @@ def train_grpo(
     Raises InputError for bad settings, prompts that are too long, or a reward that does not read the style's format;
     StageError for a folder begun with other inputs.
     """
-    settings, reward = settings or GRPOSettings(), reward or MultiViewReward()
-    path, out = resolve(model), Path(output)
-    device = choose_device(settings)
-    check_attention(settings, device)
-    encoded = encode_for_grpo(examples, path, settings, style)
-    _check_reward(encoded, reward, style)
-    inputs = fingerprint(
-        settings, path, examples, stage="grpo", style=style, reward=reward.signature, processes=world_size()
-    )
+    return _GRPO(examples, model, output, settings or GRPOSettings(), reward or MultiViewReward(), style, on_log).run()
 
-    from datasets import Dataset
 
-    if settings.use_vllm:
-        from rrlib.training.patches import prepare_vllm
+class _GRPO(Training):
+    stage = "grpo"
+    settings: GRPOSettings
 
-        prepare_vllm(device, settings.vllm_mode)
-    tokenizer = load_tokenizer(path)
-    bf16 = choose_bf16(settings, device)
-    decode = answer_decoder(tokenizer)
-    parts = reward.trl_parts(decode) if settings.normalize == "views" else ([reward.trl(decode)], [1.0])
-    with tamed_trl(), locked(out):
-        limit = model_length(path)
-        config = grpo_config(settings, out, device, bf16, world_size(), limit, reward_weights=parts[1])
-        with config.main_process_first(local=False):  # one process clears the folder, then the others look at it
-            done, resume = begin(out, inputs)
-        if done is not None:
-            return done
-        trainer = _trainer_class()(
-            model=path,  # a path, since TRL reloads the reference from it
-            reward_funcs=parts[0],
-            args=config,
-            train_dataset=Dataset.from_dict(_columns(encoded)),
-            processing_class=tokenizer,
-            peft_config=lora_config(settings),
-            callbacks=[log_writer(out, on_log)],
+    def __init__(
+        self,
+        examples: Sequence[RankingExample],
+        model: str | Path,
+        output: str | Path,
+        settings: GRPOSettings,
+        reward: MultiViewReward,
+        style: str,
+        on_log: OnLog | None,
+    ) -> None:
+        super().__init__(examples, model, output, settings, style, on_log)
+        self.reward, decode = reward, answer_decoder(self.tokenizer)
+        if settings.normalize == "views":
+            self.reward_functions, self.reward_weights = trl_reward_parts(reward, decode)
+        else:
+            self.reward_functions, self.reward_weights = [trl_reward(reward, decode)], [1.0]
+        _check_reward(self.encoded, reward, style)
+        if settings.rollout_engine == "prefix":
+            check_prefix(self.path)
+        if settings.use_vllm:
+            prepare_vllm(self.device, settings.vllm_mode)
+
+    def encode(self) -> Encoded:
+        return _encode(self.examples, self.tokenizer, self.positions, self.settings, self.style)
+
+    def config(self) -> Any:
+        return grpo_config(
+            self.settings,
+            self.output,
+            self.device,
+            self.bf16,
+            world_size(),
+            self.positions,
+            reward_weights=self.reward_weights,
         )
-        info = {
-            "device": device,
-            "bf16": bf16,
-            "processes": world_size(),
-            "style": style,
-            "reward": reward.signature,
-            "prompt_tokens_max": encoded.prompt_tokens,
-            "completions_per_step": settings.prompts * settings.rollouts,
-            "parameters": sum(p.numel() for p in trainer.model.parameters()),
+
+    def trainer(self, **shared: Any) -> Trainer:
+        from datasets import Dataset
+
+        rows = self.encoded.rows
+        columns = {
+            "prompt": [row.prompt for row in rows],
+            "qid": [row.example.query.qid for row in rows],
+            "relevance": [list(row.example.relevance) for row in rows],
+            "gold": [list(row.example.gold) for row in rows],
         }
-        row = encoded.rows[0]
-        trainer.add_callback(probe(trainer, tokenizer, row, out, settings.max_completion, settings.updates))
-        facts = Facts("grpo", str(model), len(encoded.rows), encoded.dropped, asdict(settings), info)
-        return run_trainer(trainer, tokenizer, out, resume, facts)
+        dataset = Dataset.from_dict(columns)
+        trainer = _trainer_class()(reward_funcs=self.reward_functions, train_dataset=dataset, **shared)
+        trainer.rollout_engine = self.settings.rollout_engine
+        return trainer
+
+    def probe_limits(self) -> tuple[int, int]:
+        return self.settings.max_completion, self.settings.updates
+
+    def inputs(self) -> dict[str, Any]:
+        return {"reward": self.reward.signature}
+
+    def info(self) -> dict[str, Any]:
+        return {
+            "reward": self.reward.signature,
+            "prompt_tokens_max": self.encoded.prompt_tokens,
+            "completions_per_step": self.settings.prompts * self.settings.rollouts,
+        }
+
+
+def _check_reward(encoded: Encoded, reward: MultiViewReward, style: str) -> None:
+    """The reward must find the style's own target valid; else every rollout would earn -1, whatever is learned."""
+    example = encoded.rows[0].example
+    target = format_response(example.reasoning or "because", example.gold, style)
+    record = reward.score(target, example.relevance, example.gold)
+    if record.level != "valid":
+        raise InputError(
+            f"the reward does not read what the style {style!r} writes ({record.why})",
+            remedy="use a style with answer tags, and MultiViewReward(think=...) as the style has it",
+        )
 
 
 def grpo_config(
@@ -245,7 +188,6 @@ def grpo_config(
     from trl import GRPOConfig
 
     split = batches(settings, processes)
-    server = {"vllm_server_base_url": settings.vllm_server} if settings.vllm_mode == "server" else {}
     return GRPOConfig(
         **training_arguments(settings, output, device, bf16),
         gradient_accumulation_steps=split.accumulation,
@@ -268,133 +210,108 @@ def grpo_config(
         top_k=0,
         max_completion_length=settings.max_completion,
         mask_truncated_completions=settings.mask_truncated,
-        use_vllm=settings.use_vllm,
-        vllm_mode=settings.vllm_mode,
-        vllm_max_model_length=min(settings.max_prompt + settings.max_completion, positions),
-        vllm_gpu_memory_utilization=settings.vllm_memory,
-        vllm_tensor_parallel_size=settings.vllm_tensor_parallel,
-        vllm_enable_sleep_mode=settings.vllm_sleep,
-        vllm_importance_sampling_correction=settings.vllm_correction,
-        vllm_importance_sampling_mode="token_truncate",
         log_completions=True,
         logging_steps=split.logging_steps,
         save_strategy="steps",
         save_steps=split.save_steps,
-        **server,
+        **_vllm_arguments(settings, positions),
         **more,
     )
 
 
+def _vllm_arguments(settings: GRPOSettings, positions: int) -> dict[str, Any]:
+    return {
+        "use_vllm": settings.use_vllm,
+        "vllm_mode": settings.vllm_mode,
+        "vllm_max_model_length": min(settings.max_prompt + settings.max_completion, positions),
+        "vllm_gpu_memory_utilization": settings.vllm_memory,
+        "vllm_tensor_parallel_size": settings.vllm_tensor_parallel,
+        "vllm_enable_sleep_mode": settings.vllm_sleep,
+        "vllm_importance_sampling_correction": settings.vllm_correction,
+        "vllm_importance_sampling_mode": "token_truncate",
+        **({"vllm_server_base_url": settings.vllm_server} if settings.vllm_mode == "server" else {}),
+    }
+
+
 def _trainer_class() -> type:
-    """GRPOTrainer with our prompt tokens, and a log that also says where the time goes, how groups spread, and whether
-    vLLM samples from the weights that are trained."""
-    import torch
     from trl import GRPOTrainer
 
-    class RankingGRPOTrainer(GRPOTrainer):  # type: ignore[misc]
-        _began: float | None = None  # when the running rollout batch began
-        _spent = 0.0  # seconds of it in generation and scoring
-
-        def _note(self, **values: float) -> None:
-            mode = "train" if self.model.training else "eval"
-            for name, value in values.items():
-                self._metrics[mode][name.replace("__", "/")].append(value)
-
-        def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
-            # The prompts are templated strings: encoded as the engines do it, without a second BOS token.
-            return self.processing_class(text=prompts, add_special_tokens=False)["input_ids"], None, {}
-
-        def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
-            start = time.perf_counter()
-            self._began = self._began or start
-            generated = small_model_rollouts(self, *args, **kwargs) or super()._generate_single_turn(*args, **kwargs)
-            seconds = time.perf_counter() - start
-            self._spent += seconds
-            self._note(time__generate=seconds)
-            return generated
-
-        def _get_per_token_logps_and_entropies(
-            self, model: Any, input_ids: Any, attention_mask: Any, logits_to_keep: int, *args: Any, **kwargs: Any
-        ) -> Any:
-            entropy = bool(kwargs.get("compute_entropy"))
-            plain = not args and not kwargs.get("compute_aux_loss")
-            own = plain and small_model_logprobs(self, model, input_ids, attention_mask, logits_to_keep, entropy)
-            return own or super()._get_per_token_logps_and_entropies(
-                model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
-            )
-
-        def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Any:
-            start = time.perf_counter()
-            rewards_GF = super()._calculate_rewards(*args, **kwargs)
-            seconds = time.perf_counter() - start
-            self._spent += seconds
-            totals = (
-                (rewards_GF * self.reward_weights.to(rewards_GF.device)).nansum(dim=1).view(-1, self.num_generations)
-            )
-            still = torch.isclose(totals.std(dim=1), torch.zeros((), device=totals.device), atol=1e-7)
-            self._note(time__score=seconds, groups__no_spread=still.float().mean().item())
-            return rewards_GF
-
-        def _generate_and_score_completions(self, inputs: Any) -> Any:
-            batch = super()._generate_and_score_completions(inputs)
-            if self.use_vllm and not self.vllm_importance_sampling_correction:
-                self._note(**self._sampling_gap(batch))
-            return batch
-
-        @torch.no_grad()
-        def _sampling_gap(self, batch: Any) -> dict[str, float]:
-            # TRL logs this only together with its correction. One pass is enough to see stale weights.
-            rows = slice(self.args.per_device_train_batch_size)
-            ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)[rows]
-            mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)[rows]
-            keep = batch["completion_ids"].shape[1]
-            trained, _, _ = self._get_per_token_logps_and_entropies(self.model, ids, mask, keep, batch_size=len(ids))
-            real = batch["completion_mask"][rows].bool()
-            gap = (trained - batch["sampling_per_token_logps"][rows]).abs()[real]
-            gap = self.accelerator.gather(gap[~gap.isnan()].mean().reshape(1))
-            return {"sampling__sampling_logp_difference__mean": gap.nanmean().item()}
-
-        def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-            if self._began is not None:  # the rest of a rollout batch: log probabilities, backward, optimiser
-                self._note(time__update=time.perf_counter() - self._began - self._spent)
-                self._began, self._spent = None, 0.0
-            super().log(logs, start_time)
-
-    return RankingGRPOTrainer
+    return type("RankingGRPOTrainer", (RankingRollouts, GRPOTrainer), {})
 
 
-def answer_decoder(tokenizer: Any) -> Callable[[list[int]], str]:
-    """ids -> text for the reward: end and padding tokens go, every other token stays visible.
+class RankingRollouts:
+    """What we change of TRL's GRPOTrainer, to be put before it: our prompt tokens, shared prefixes, and a log that also
+    says where the time goes, how groups spread, and whether vLLM samples from the weights that are trained."""
 
-    TRL decodes with all special tokens skipped, which would hide a chat marker in the middle of a response, and the
-    tags themselves where a tokenizer has them as special tokens.
-    """
-    ends = {tokenizer.eos_token_id, tokenizer.pad_token_id}
+    rollout_engine = "auto"
+    graph_decoder: GraphDecoder | None = None
+    _began: float | None = None  # when the running rollout batch began
+    _spent = 0.0  # seconds of it in generation and scoring
 
-    def decode(ids: list[int]) -> str:
-        stop = next((i for i, token in enumerate(ids) if token in ends), len(ids))
-        text: str = tokenizer.decode(ids[:stop], skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        return text
+    def _note(self: Any, **values: float) -> None:
+        mode = "train" if self.model.training else "eval"
+        for name, value in values.items():
+            self._metrics[mode][name.replace("__", "/")].append(value)
 
-    return decode
+    def _tokenize_prompts(self: Any, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
+        # The prompts are templated strings: encoded as the engines do it, without a second BOS token.
+        return self.processing_class(text=prompts, add_special_tokens=False)["input_ids"], None, {}
 
+    def _generate_single_turn(self: Any, *args: Any, **kwargs: Any) -> Any:
+        start = time.perf_counter()
+        self._began = self._began or start
+        generated = shared_prefix_rollouts(self, *args, **kwargs) or graphed_rollouts(self, args[0])
+        generated = generated or super()._generate_single_turn(*args, **kwargs)  # type: ignore[misc]
+        seconds = time.perf_counter() - start
+        self._spent += seconds
+        self._note(time__generate=seconds)
+        return generated
 
-def _check_reward(encoded: Encoded, reward: MultiViewReward, style: str) -> None:
-    """The reward must find the style's own target valid; else every rollout would earn -1, whatever is learned."""
-    example = encoded.rows[0].example
-    target = format_response(example.reasoning or "because", example.gold, style)
-    record = reward.score(target, example.relevance, example.gold)
-    if record.level != "valid":
-        raise InputError(
-            f"the reward does not read what the style {style!r} writes ({record.why})",
-            remedy="use a style with answer tags, and MultiViewReward(think=...) as the style has it",
+    def _get_per_token_logps_and_entropies(
+        self: Any, model: Any, input_ids: Any, attention_mask: Any, logits_to_keep: int, *args: Any, **kwargs: Any
+    ) -> Any:
+        entropy = bool(kwargs.get("compute_entropy"))
+        plain = not args and not kwargs.get("compute_aux_loss")
+        shared = plain and shared_prefix_logprobs(self, model, input_ids, attention_mask, logits_to_keep, entropy)
+        return shared or super()._get_per_token_logps_and_entropies(  # type: ignore[misc]
+            model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
         )
 
+    def _calculate_rewards(self: Any, *args: Any, **kwargs: Any) -> Any:
+        start = time.perf_counter()
+        rewards_NF = super()._calculate_rewards(*args, **kwargs)  # type: ignore[misc]  # (rollouts, reward functions)
+        seconds = time.perf_counter() - start
+        self._spent += seconds
+        totals_N = (rewards_NF * self.reward_weights.to(rewards_NF.device)).nansum(dim=1)
+        spread_K = totals_N.view(-1, self.num_generations).std(dim=1)  # (groups,)
+        no_spread_K = spread_K.isclose(spread_K.new_zeros(()), atol=1e-7)
+        self._note(time__score=seconds, groups__no_spread=no_spread_K.float().mean().item())
+        return rewards_NF
 
-def _columns(encoded: Encoded) -> dict[str, list[Any]]:
-    return {
-        "prompt": [row.prompt for row in encoded.rows],
-        "qid": [row.example.query.qid for row in encoded.rows],
-        "relevance": [list(row.example.relevance) for row in encoded.rows],
-        "gold": [list(row.example.gold) for row in encoded.rows],
-    }
+    def _generate_and_score_completions(self: Any, inputs: Any) -> Any:
+        batch = super()._generate_and_score_completions(inputs)  # type: ignore[misc]
+        if self.use_vllm and not self.vllm_importance_sampling_correction:
+            self._note(sampling__sampling_logp_difference__mean=self._sampling_gap(batch))
+        return batch
+
+    def _sampling_gap(self: Any, batch: Any) -> float:
+        """How far the log-probabilities of vLLM and of the trainer lie apart, by token. TRL logs this only together
+        with its correction. One pass is enough to see stale weights."""
+        import torch
+
+        rows = slice(self.args.per_device_train_batch_size)
+        ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)[rows]  # (B, P + T)
+        mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)[rows]
+        width = batch["completion_ids"].shape[1]  # T
+        with torch.no_grad():
+            trained, _, _ = self._get_per_token_logps_and_entropies(self.model, ids, mask, width, batch_size=len(ids))
+            real = batch["completion_mask"][rows].bool()
+            gap = (trained - batch["sampling_per_token_logps"][rows]).abs()[real]  # (real tokens,)
+            gap = self.accelerator.gather(gap[~gap.isnan()].mean().reshape(1))
+        return float(gap.nanmean().item())
+
+    def log(self: Any, logs: dict[str, float], start_time: float | None = None) -> None:
+        if self._began is not None:  # the rest of a rollout batch: log probabilities, backward, optimiser
+            self._note(time__update=time.perf_counter() - self._began - self._spent)
+            self._began, self._spent = None, 0.0
+        super().log(logs, start_time)  # type: ignore[misc]

@@ -18,14 +18,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rrlib.disk import write_json
 from rrlib.errors import InputError, MissingFileError, MissingPackageError, StageError
-from rrlib.resources import PACKAGE
+from rrlib.resources import PACKAGE, repository
 from rrlib.reward import MultiViewReward
-from rrlib.training.common import OnLog, choose_device, require
-from rrlib.training.grpo import GRPOSettings, train_grpo
-from rrlib.training.resume import TrainResult, load_result, write_json
+from rrlib.training.config import Count, CountOrOff, GRPOSettings, SFTSettings, check, choose_device
+from rrlib.training.grpo import train_grpo
+from rrlib.training.resume import TrainResult, load_result
 from rrlib.training.schedule import batches, sft_schedule
-from rrlib.training.sft import SFTSettings, train_sft
+from rrlib.training.sft import train_sft
+from rrlib.training.trainer import OnLog
 from rrlib.types import RankingExample
 
 Echo = Callable[[str], None]
@@ -44,16 +46,15 @@ class Launch:
     number of this one (0 first), host and port of the first; all of them see the same output folder.
     """
 
-    processes: int = 1
+    processes: Count = 1
     accelerate: str = ""
-    nodes: int = 1
-    node: int = 0
+    nodes: Count = 1
+    node: CountOrOff = 0
     address: str = ""
-    port: int = 29500
+    port: Count = 29500
 
     def __post_init__(self) -> None:
-        for name, low in (("processes", 1), ("nodes", 1), ("node", 0), ("port", 1)):
-            require(self, name, low)
+        check(self)
         if self.node >= self.nodes:
             raise InputError(f"node {self.node} of {self.nodes} nodes", remedy="count from 0")
         if self.nodes > 1 and not self.address:
@@ -67,8 +68,6 @@ class Launch:
 
 def accelerate_file(name: str) -> Path:
     """The file of an accelerate configuration: `fsdp2` is params/accelerate/fsdp2.yaml. MissingFileError otherwise."""
-    from rrlib.chain.params import repository
-
     path = Path(name)
     if path.suffix in (".yaml", ".yml", ".json"):
         if path.is_file():
@@ -77,8 +76,8 @@ def accelerate_file(name: str) -> Path:
     folder = repository() / "params" / "accelerate"
     path = folder / f"{name}.yaml"
     if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
-        raise MissingFileError(f"no accelerate configuration {name!r}", path=path, remedy=f"use one of {known}")
+        names = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
+        raise MissingFileError(f"no accelerate configuration {name!r}", path=path, remedy=f"use one of {names}")
     return path
 
 
@@ -183,6 +182,8 @@ def write_job(
             "output": str(output.resolve()),
             "style": style,
         },
+        sort_keys=True,
+        default=str,
     )
     return folder / "job.json"
 
@@ -196,20 +197,19 @@ def _run(
     on_log: OnLog | None,
     echo: Echo,
 ) -> None:
-    root = str(PACKAGE.parent)
-    paths = [root, os.environ.get("PYTHONPATH", "")]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in paths if p)}
-    env.setdefault("OMP_NUM_THREADS", "1")
-    if launch.total == 1:
-        env["CUDA_VISIBLE_DEVICES"] = env.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     total = _updates(settings, examples, launch.total)
     echo(f"{launch.total} processes: {' '.join(line[2:])}")
-    told: dict[str, Any] = {}
+    failure: dict[str, Any] = {}
     tail: list[str] = []
     with (
         open(job.with_name("output.log"), "a", encoding="utf-8") as log,
         subprocess.Popen(
-            line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env, start_new_session=True
+            line,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=_environment(launch),
+            start_new_session=True,
         ) as process,
     ):
         try:
@@ -222,16 +222,26 @@ def _run(
                         on_log(row)
                     echo(progress(row, total))
                 elif text.startswith(ERROR):
-                    told = told or json.loads(text[len(ERROR) :])
-                elif not told and text.strip():
+                    failure = failure or json.loads(text[len(ERROR) :])
+                elif not failure and text.strip():
                     tail = [*tail[-19:], text.rstrip()]
         except BaseException:
             _end(process)
             raise
     if process.returncode:
-        kind = InputError if told.get("input") else StageError
-        seen = told.get("message") or "\n".join(tail)
-        raise kind(seen if told else f"the workers ended with code {process.returncode} -> {seen}")
+        kind = InputError if failure.get("input") else StageError
+        message = failure.get("message") or "\n".join(tail)
+        raise kind(message if failure else f"the workers ended with code {process.returncode} -> {message}")
+
+
+def _environment(launch: Launch) -> dict[str, str]:
+    """Of the workers: this library on their path, one thread, and one GPU where there is one process."""
+    paths = [str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in paths if p)}
+    env.setdefault("OMP_NUM_THREADS", "1")
+    if launch.total == 1:
+        env["CUDA_VISIBLE_DEVICES"] = env.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    return env
 
 
 def _end(process: subprocess.Popen[str]) -> None:
@@ -261,6 +271,6 @@ _SHOWN: Mapping[str, str] = {
 
 def progress(row: Mapping[str, Any], total: int = 0) -> str:
     """One row of the log as one line: `step 4/400  loss 0.0123  reward 0.81 ...`."""
-    known = [f"{name} {float(row[key]):.4g}" for key, name in _SHOWN.items() if isinstance(row.get(key), int | float)]
+    numbers = [f"{name} {float(row[key]):.4g}" for key, name in _SHOWN.items() if isinstance(row.get(key), int | float)]
     of = f"/{total}" if total else ""
-    return "  ".join([f"step {row.get('step')}{of}", *known, f"{float(row.get('seconds', 0.0)):.0f} s"])
+    return "  ".join([f"step {row.get('step')}{of}", *numbers, f"{float(row.get('seconds', 0.0)):.0f} s"])

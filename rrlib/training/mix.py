@@ -58,11 +58,11 @@ def own_chain(reasoning: str, position: int, size: int) -> str:
 
     position: 0-based. size: passages of the window; identifiers above it are no mentions.
     """
-    found = [m for m in _MENTION.finditer(reasoning) if 1 <= int(m.group(1)) <= size]
-    if not found:
+    mentions = [m for m in _MENTION.finditer(reasoning) if 1 <= int(m.group(1)) <= size]
+    if not mentions:
         return reasoning.strip()
-    parts = [reasoning[: found[0].start()]]
-    for mention, following in zip(found, [*found[1:], None], strict=True):
+    parts = [reasoning[: mentions[0].start()]]
+    for mention, following in zip(mentions, [*mentions[1:], None], strict=True):
         if int(mention.group(1)) == position + 1:
             parts.append(reasoning[mention.end() : following.start() if following else len(reasoning)])
     return " ".join(" ".join(parts).split())
@@ -87,8 +87,8 @@ def pointwise_examples(
             rng = random.Random(f"{seed}/{example.query.qid}")
             good = [i for i in chosen if example.relevance[i] > 0]
             bad = [i for i in chosen if example.relevance[i] <= 0]
-            kept = rng.sample(good, min(len(good), max(1, per_list // 2)))
-            chosen = sorted(kept + rng.sample(bad, min(len(bad), max(0, per_list - len(kept)))))
+            chosen_good = rng.sample(good, min(len(good), max(1, per_list // 2)))
+            chosen = sorted(chosen_good + rng.sample(bad, min(len(bad), max(0, per_list - len(chosen_good)))))
         for i in chosen:
             out.append(
                 RankingExample(

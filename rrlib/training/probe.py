@@ -7,6 +7,7 @@ numbers of the training: with and without them, and after a resume, its steps ar
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,47 +25,17 @@ def probe(trainer: Trainer, tokenizer: Any, row: Row, output: Path, max_new_toke
     row: the query that is asked. updates: optimiser updates between two places where all processes stand still
     together (1 for SFT, those of a rollout batch for GRPO); the middle is moved to such a place.
     """
-    import torch
     from transformers import TrainerCallback
-    from trl.distributed import DistributedBackend
-    from trl.models.utils import unwrap_model_for_generation
-
-    path = output / FILE
 
     def answer(step: int) -> None:
-        if step in {known["step"] for known in read_answers(output)}:
+        if step in {record["step"] for record in read_answers(output)}:
             return
-        args, device = trainer.args, trainer.accelerator.device
-        ids = torch.tensor([row.prompt_ids], device=device)
-        with (
-            unwrap_model_for_generation(
-                trainer.model_wrapped,
-                trainer.accelerator,
-                gradient_checkpointing_kwargs=args.gradient_checkpointing_kwargs,
-            ) as model,
-            torch.no_grad(),
-            DistributedBackend(trainer.accelerator).summon_full_params(trainer.model_wrapped, recurse=False),
-        ):
-            training = model.training
-            model.eval()
-            out = model.generate(
-                input_ids=ids,
-                attention_mask=torch.ones_like(ids),
-                max_new_tokens=max_new_tokens,
-                do_sample=False,
-                temperature=None,
-                top_p=None,
-                top_k=None,
-                eos_token_id=tokenizer.eos_token_id,
-                pad_token_id=tokenizer.pad_token_id,
-            )
-            model.train(training)
-        new = out[0, ids.shape[1] :].tolist()
+        ids = _greedy(trainer, tokenizer, row.prompt_ids, max_new_tokens)
         if trainer.is_world_process_zero():
-            text = tokenizer.decode(new, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+            text = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
             query = row.example.query
-            record = {"step": step, "qid": query.qid, "query": query.text, "text": text, "tokens": len(new)}
-            with open(path, "a", encoding="utf-8") as handle:
+            record = {"step": step, "qid": query.qid, "query": query.text, "text": text, "tokens": len(ids)}
+            with open(output / FILE, "a", encoding="utf-8") as handle:
                 handle.write(json.dumps(record, ensure_ascii=False) + "\n")
         trainer.accelerator.wait_for_everyone()
 
@@ -84,14 +55,48 @@ def probe(trainer: Trainer, tokenizer: Any, row: Row, output: Path, max_new_toke
     return Probe()
 
 
+def _greedy(trainer: Trainer, tokenizer: Any, prompt_ids: Sequence[int], max_new_tokens: int) -> list[int]:
+    """The model's most likely answer, with weights gathered from all processes; its mode is left as it was."""
+    import torch
+    from trl.distributed import DistributedBackend
+    from trl.models.utils import unwrap_model_for_generation
+
+    ids = torch.tensor([list(prompt_ids)], device=trainer.accelerator.device)  # (1, P)
+    with (
+        unwrap_model_for_generation(
+            trainer.model_wrapped,
+            trainer.accelerator,
+            gradient_checkpointing_kwargs=trainer.args.gradient_checkpointing_kwargs,
+        ) as model,
+        torch.no_grad(),
+        DistributedBackend(trainer.accelerator).summon_full_params(trainer.model_wrapped, recurse=False),
+    ):
+        training = model.training
+        model.eval()
+        out = model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            temperature=None,
+            top_p=None,
+            top_k=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )  # (1, P + new)
+        model.train(training)
+    new: list[int] = out[0, ids.shape[1] :].tolist()
+    return new
+
+
 def read_answers(output: str | Path) -> list[dict[str, Any]]:
     """The answers kept by a training, in the order of their steps; empty when there are none."""
     path = Path(output) / FILE
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    found = []
+    records = []
     for line in lines:
         try:
-            found.append(json.loads(line))
+            records.append(json.loads(line))
         except ValueError:  # the process was killed while it wrote this line
             continue
-    return sorted(found, key=lambda record: int(record["step"]))
+    return sorted(records, key=lambda record: int(record["step"]))

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rrlib.disk import Lock, differences, read_json, write_json
 from rrlib.errors import StageError
 from rrlib.resources import model_hash
 from rrlib.types import RankingExample
@@ -59,34 +60,34 @@ def begin(output: Path, inputs: Mapping[str, Any]) -> tuple[TrainResult | None, 
 
     A finished run of other inputs is cleared away. An unfinished one is refused: raises StageError naming the keys.
     """
-    known = _read_json(output / "inputs.json")
-    finished = _read_json(output / "result.json")
-    changed = sorted(k for k in known.keys() | inputs.keys() if known.get(k) != inputs.get(k)) if known else []
-    checkpoint = last_checkpoint(output / "trainer", int(known.get("processes", 1)))
-    if finished and known and not changed and (output / "checkpoint").is_dir():
+    previous = read_json(output / "inputs.json") or {}
+    finished = bool(read_json(output / "result.json"))
+    changed = differences(previous, inputs) if previous else []
+    checkpoint = last_checkpoint(output / "trainer", int(previous.get("processes", 1)))
+    if finished and previous and not changed and (output / "checkpoint").is_dir():
         return load_result(output), None
-    if known and changed and not finished and checkpoint:
-        told = "; ".join(f"{k}: was {known.get(k)!r}, is {inputs.get(k)!r}" for k in changed)
+    if changed and not finished and checkpoint:
+        listed = "; ".join(f"{d.key}: was {d.previous!r}, is {d.current!r}" for d in changed)
         raise StageError(
-            f"{output}: an unfinished training was begun with other inputs ({told}) -> "
+            f"{output}: an unfinished training was begun with other inputs ({listed}) -> "
             "go back to them, or remove the folder (--fresh)"
         )
-    if finished or changed or not known:
+    if finished or changed or not previous:
         for name in ("trainer", "checkpoint", "checkpoint.part"):
             shutil.rmtree(output / name, ignore_errors=True)
         for name in ("result.json", "log.jsonl", "alarms.jsonl", "answers.jsonl"):
             (output / name).unlink(missing_ok=True)
         checkpoint = None
     output.mkdir(parents=True, exist_ok=True)
-    write_json(output / "inputs.json", dict(inputs))
+    write_json(output / "inputs.json", dict(inputs), sort_keys=True, default=str)
     return None, checkpoint
 
 
 def last_checkpoint(folder: Path, processes: int = 1) -> str | None:
     """The newest whole checkpoint of TRL in a folder, of a training by so many processes. Half-written ones (killed
     while saving) are removed."""
-    found = sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]), reverse=True)
-    for path in found:
+    newest_first = sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]), reverse=True)
+    for path in newest_first:
         if _is_whole(path, processes):
             return str(path)
         shutil.rmtree(path, ignore_errors=True)
@@ -96,7 +97,7 @@ def last_checkpoint(folder: Path, processes: int = 1) -> str | None:
 def _is_whole(path: Path, processes: int) -> bool:
     """trainer_state.json is written last; beside it must lie an optimiser (plain, FSDP's shards, or DeepSpeed's) and
     the random numbers of every process."""
-    state = _read_json(path / "trainer_state.json")
+    state = read_json(path / "trainer_state.json") or {}
     optimiser = any((path / name).exists() for name in ("optimizer.pt", "optimizer.bin", "optimizer_0", "latest"))
     randoms = list(path.glob("rng_state*.pth"))
     return state.get("global_step") == int(path.name.rpartition("-")[2]) and optimiser and len(randoms) == processes
@@ -109,48 +110,25 @@ def locked(output: Path) -> Iterator[None]:
     Raises StageError when another process trains there. Only the first process of a distributed training takes it.
     """
     output.mkdir(parents=True, exist_ok=True)
-    try:
-        import fcntl
-    except ImportError:  # no such locks on this system
-        yield
-        return
     if os.environ.get("RANK", "0") != "0":
         yield
         return
-    with (output / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise StageError(f"{output}: another process trains here -> wait for it, or end it") from error
+    with Lock(output / ".lock", f"{output}: another process trains here -> wait for it, or end it"):
         yield
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def write_json(path: Path, data: Mapping[str, Any]) -> None:
-    scratch = path.with_suffix(".part")
-    scratch.write_text(json.dumps(data, indent=1, sort_keys=True, default=str) + "\n", encoding="utf-8")
-    os.replace(scratch, path)
 
 
 def load_result(output: str | Path) -> TrainResult:
     """The result of a finished training, read back from its folder. Raises StageError when it is not finished."""
     output = Path(output)
-    found = _read_json(output / "result.json")
-    if not found or not (output / "checkpoint").is_dir():
+    stored = read_json(output / "result.json")
+    if not stored or not (output / "checkpoint").is_dir():
         raise StageError(f"{output}: this training is not finished")
     lines = (output / "log.jsonl").read_text(encoding="utf-8").splitlines()
     return TrainResult(
         output / "checkpoint",
         [json.loads(line) for line in lines],
-        float(found["seconds"]),
-        int(found["n_examples"]),
-        int(found["dropped"]),
-        found.get("info", {}),
+        float(stored["seconds"]),
+        int(stored["n_examples"]),
+        int(stored["dropped"]),
+        stored.get("info", {}),
     )

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 from rrlib.errors import InputError
 
 if TYPE_CHECKING:
-    from rrlib.training.grpo import GRPOSettings
-    from rrlib.training.sft import SFTSettings
+    from rrlib.training.config import GRPOSettings, SFTSettings
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,70 +1,39 @@
 """Stage one: imitate the teacher (paper section 4.2). Language-model loss on the response alone.
 
-The defaults are the paper's for Qwen2.5-7B-Instruct in full: lr 5e-6, batch 1 x 8 accumulation per GPU, 5 epochs, bf16,
-cut-off 23552 tokens, cosine with 10% warm-up. Where the paper and the released configuration differ: LoRA on the 32B
-model ran 4 epochs after the paper, 7 after the released file.
+What is learned stands in `target`. The defaults of SFTSettings are the paper's for Qwen2.5-7B-Instruct in full: lr
+5e-6, batch 1 x 8 accumulation per GPU, 5 epochs, bf16, cut-off 23552 tokens, cosine with 10% warm-up. Where the paper
+and the released configuration differ: LoRA on the 32B model ran 4 epochs after the paper, 7 after the released file.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rrlib.errors import InputError
 from rrlib.prompts import PromptBuilder
 from rrlib.resources import resolve
-from rrlib.training.common import (
-    Common,
-    OnLog,
-    check_attention,
-    choose_bf16,
-    choose_device,
-    load_tokenizer,
-    lora_config,
-    model_length,
-    one_of,
-    require,
-    tamed_trl,
-    training_arguments,
-    world_size,
-)
-from rrlib.training.data import Encoded, Limits, encode_examples
-from rrlib.training.probe import probe
-from rrlib.training.resume import TrainResult, begin, fingerprint, locked
-from rrlib.training.trainer import Facts, log_writer, run_trainer
+from rrlib.training.config import SFTSettings
+from rrlib.training.data import Encoded, Limits, encode_examples, load_tokenizer, model_length
+from rrlib.training.resume import TrainResult
+from rrlib.training.trainer import OnLog, Training, training_arguments
 from rrlib.types import RankingExample
 
+if TYPE_CHECKING:
+    from transformers import Trainer
 
-@dataclass(frozen=True)
-class SFTSettings(Common):
-    """Settings of supervised fine-tuning; see Common for the rest.
+IGNORED = -100
+"""Label of a token that is not learned: torch's cross entropy leaves it out."""
 
-    accumulation: forward passes per update, so an update sees micro_batch * accumulation * GPUs rows.
-    epochs: passes over the data, fractions allowed. max_steps: stop after so many updates, 0 = by epochs.
-    schedule: `cosine`, `linear` or `constant`. warmup: share of the updates, in [0, 1).
-    max_length: limit on prompt + response in tokens; longer examples are refused or dropped, never cut.
-    save_every: updates between two resume points, 0 = at the end of each epoch.
+
+def target(prompt_ids: Sequence[int], response_ids: Sequence[int]) -> list[int]:
+    """The label of each token of prompt + response: nothing of the prompt is learned, all of the response is.
+
+    The response is `<think> reasoning </think> <answer> [2] > [1] > ... </answer>` (rrlib.prompts.format_target) and
+    the end-of-turn token, so that the model learns to stop. The loss of an update is the mean of -log p(label | all
+    tokens before it) over all labels that are not IGNORED, of all its rows together.
     """
-
-    accumulation: int = 8
-    epochs: float = 5.0
-    max_steps: int = 0
-    schedule: str = "cosine"
-    warmup: float = 0.1
-    max_length: int = 23552
-    save_every: int = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name, low in (("accumulation", 1), ("max_steps", 0), ("max_length", 2), ("save_every", 0)):
-            require(self, name, low)
-        if self.epochs <= 0:
-            raise InputError(f"epochs is {self.epochs}", remedy="give a positive number of passes")
-        if not 0.0 <= self.warmup < 1.0:
-            raise InputError(f"warmup is {self.warmup}", remedy="it is a share of the updates, such as 0.1")
-        one_of(self, schedule=("cosine", "linear", "constant"))
+    return [IGNORED] * len(prompt_ids) + list(response_ids)  # (prompt + response,)
 
 
 def encode_for_sft(
@@ -72,12 +41,16 @@ def encode_for_sft(
 ) -> Encoded:
     """The rows SFT would train on, with every length checked; costs no model. Raises InputError naming offenders."""
     path = resolve(model)
-    tokenizer = load_tokenizer(path)
-    total = min(settings.max_length, model_length(path))
+    return _encode(examples, load_tokenizer(path), model_length(path), settings, style)
+
+
+def _encode(
+    examples: Sequence[RankingExample], tokenizer: Any, positions: int, settings: SFTSettings, style: str
+) -> Encoded:
+    total = min(settings.max_length, positions)
     builder = PromptBuilder(tokenizer, style, settings.max_passage_tokens)
-    return encode_examples(
-        examples, tokenizer, builder, Limits(total, total, total), responses=True, too_long=settings.too_long
-    )
+    limits = Limits(total, total, total)
+    return encode_examples(examples, tokenizer, builder, limits, target=target, too_long=settings.too_long)
 
 
 def train_sft(
@@ -94,7 +67,7 @@ def train_sft(
     Parameters
     ----------
     examples: with reasoning, unless the style has no think block.
-    model: checkpoint folder, hub name or `package:` reference.
+    model: checkpoint folder, hub name, `.gguf` file or `package:` reference.
     output: folder of this training. Called again with the same inputs it continues at its last resume point,
         bit for bit on a CPU; once finished it returns the stored result. Under torchrun or accelerate, all processes
         call this, with one folder that all of them see.
@@ -105,44 +78,39 @@ def train_sft(
     Returns the final checkpoint and the log (loss, mean_token_accuracy, learning_rate, grad_norm, seconds per step).
     Raises InputError for bad settings or examples that are too long, StageError for a folder begun with other inputs.
     """
-    from datasets import Dataset
-    from trl import SFTTrainer
+    return _SFT(examples, model, output, settings or SFTSettings(), style, on_log).run()
 
-    settings = settings or SFTSettings()
-    path, out = resolve(model), Path(output)
-    device = choose_device(settings)
-    check_attention(settings, device)
-    encoded = encode_for_sft(examples, path, settings, style)
-    inputs = fingerprint(settings, path, examples, stage="sft", style=style, processes=world_size())
-    tokenizer = load_tokenizer(path)
-    bf16 = choose_bf16(settings, device)
-    with tamed_trl(), locked(out):
-        config = sft_config(settings, out, device, bf16)
-        with config.main_process_first(local=False):  # one process clears the folder, then the others look at it
-            done, resume = begin(out, inputs)
-        if done is not None:
-            return done
-        trainer = SFTTrainer(
-            model=path,
-            args=config,
-            train_dataset=Dataset.from_dict(_columns(encoded)),
-            processing_class=tokenizer,
-            peft_config=lora_config(settings),
-            callbacks=[log_writer(out, on_log)],
-        )
-        info = {
-            "device": device,
-            "bf16": bf16,
-            "processes": world_size(),
-            "style": style,
-            "prompt_tokens_max": encoded.prompt_tokens,
-            "response_tokens_max": encoded.response_tokens,
-            "parameters": sum(p.numel() for p in trainer.model.parameters()),
+
+class _SFT(Training):
+    stage = "sft"
+    settings: SFTSettings
+
+    def encode(self) -> Encoded:
+        return _encode(self.examples, self.tokenizer, self.positions, self.settings, self.style)
+
+    def config(self) -> Any:
+        return sft_config(self.settings, self.output, self.device, self.bf16)
+
+    def trainer(self, **shared: Any) -> Trainer:
+        from datasets import Dataset
+        from trl import SFTTrainer
+
+        rows = self.encoded.rows
+        columns = {
+            "input_ids": [[*row.prompt_ids, *row.response_ids] for row in rows],
+            "labels": [row.labels for row in rows],
         }
-        room = min(2 * encoded.response_tokens, model_length(path) - encoded.prompt_tokens)
-        trainer.add_callback(probe(trainer, tokenizer, encoded.rows[0], out, max(room, 1), 1))
-        facts = Facts("sft", str(model), len(encoded.rows), encoded.dropped, asdict(settings), info)
-        return run_trainer(trainer, tokenizer, out, resume, facts)
+        return SFTTrainer(train_dataset=Dataset.from_dict(columns), **shared)
+
+    def probe_limits(self) -> tuple[int, int]:
+        room = min(2 * self.encoded.response_tokens, self.positions - self.encoded.prompt_tokens)
+        return max(room, 1), 1
+
+    def info(self) -> dict[str, Any]:
+        return {
+            "prompt_tokens_max": self.encoded.prompt_tokens,
+            "response_tokens_max": self.encoded.response_tokens,
+        }
 
 
 def sft_config(settings: SFTSettings, output: Path, device: str, bf16: bool) -> Any:
@@ -163,10 +131,3 @@ def sft_config(settings: SFTSettings, output: Path, device: str, bf16: bool) -> 
         logging_steps=1,
         dataset_kwargs={"skip_prepare_dataset": True},  # our ids and labels go in as they are
     )
-
-
-def _columns(encoded: Encoded) -> dict[str, list[Any]]:
-    return {
-        "input_ids": [[*row.prompt_ids, *row.response_ids] for row in encoded.rows],
-        "labels": [row.labels for row in encoded.rows],
-    }

@@ -21,8 +21,9 @@ def work(job: Path) -> None:
     """Do what job.json says, together with the other processes."""
     from rrlib.formats import read_examples
     from rrlib.reward import MultiViewReward
-    from rrlib.training.grpo import GRPOSettings, train_grpo
-    from rrlib.training.sft import SFTSettings, train_sft
+    from rrlib.training.config import GRPOSettings, SFTSettings
+    from rrlib.training.grpo import train_grpo
+    from rrlib.training.sft import train_sft
 
     read: dict[str, Any] = json.loads(job.read_text(encoding="utf-8"))
     examples = read_examples(job.with_name("examples.jsonl"))

@@ -15,6 +15,7 @@ import numpy as np
 import seaborn as sns
 
 from rrlib.errors import InputError
+from rrlib.responses import Verdict
 from rrlib.types import Qrels
 
 if TYPE_CHECKING:
@@ -36,8 +37,8 @@ def _canvas(width: float = 6.4, height: float = 3.4, columns: int = 1) -> tuple[
 
 def _series(history: Sequence[Mapping[str, Any]], key: str) -> tuple[list[float], list[float]]:
     """Steps and values of one key of a trainer's log history; entries without it, or not finite, are left out."""
-    found = [(float(h["step"]), float(h[key])) for h in history if key in h and "step" in h and np.isfinite(h[key])]
-    return [step for step, _ in found], [value for _, value in found]
+    points = [(float(h["step"]), float(h[key])) for h in history if key in h and "step" in h and np.isfinite(h[key])]
+    return [step for step, _ in points], [value for _, value in points]
 
 
 def _smooth(values: Sequence[float], width: int) -> np.ndarray:
@@ -46,69 +47,17 @@ def _smooth(values: Sequence[float], width: int) -> np.ndarray:
     return np.convolve(np.asarray(values, dtype=float), kernel, mode="same") / weight
 
 
-def loss_curve(history: Sequence[Mapping[str, Any]], title: str = "Training loss") -> Figure:
-    """Loss against optimizer step, each step in light and a running mean in full colour; logarithmic when it falls far.
-
-    history: a trainer's log history (dicts with `step`, `loss`, perhaps `eval_loss`). InputError without any loss.
-    """
-    steps, losses = _series(history, "loss")
-    if not steps:
-        raise InputError("no loss in this log", remedy="give a trainer's log history")
-    figure, (axis,) = _canvas()
-    axis.plot(steps, losses, color=PALETTE[0], alpha=0.35, linewidth=1)
-    width = max(1, len(losses) // 15)
-    axis.plot(steps, _smooth(losses, width), color=PALETTE[0], linewidth=2, label="training (running mean)")
-    held = _series(history, "eval_loss")
-    if held[0]:
-        axis.plot(*held, color=PALETTE[1], marker="s", linestyle="--", label="held out")
-    if min(losses) > 0 and max(losses) / min(losses) > 20:
-        axis.set_yscale("log")
-    axis.set(xlabel="optimizer step", ylabel="loss per token (nats)", title=title)
-    axis.legend(frameon=False)
-    return figure
-
-
-def reward_views(history: Sequence[Mapping[str, Any]], title: str = "What the policy earns") -> Figure:
-    """Mean reward of the rollouts, and its views (NDCG, Recall, RBO of the valid ones), against optimizer step.
-
-    history: log history of GRPO with `reward` and `view/ndcg`, `view/recall`, `view/rbo`.
-    """
-    figure, axes = _canvas(8.6, 3.4, 2)
-    found = {name: _series(history, key) for name, key in _VIEW_KEYS.items()}
-    if not found["total reward"][0]:
-        raise InputError("no reward in this log", remedy="give the log history of a GRPO run")
-    for index, (name, (steps, values)) in enumerate(found.items()):
-        if not steps:
-            continue
-        axis = axes[0] if index == 0 else axes[1]
-        width = max(1, len(values) // 10)
-        style = {"color": PALETTE[index], "linestyle": _DASHES[index], "marker": _MARKERS[index], "markersize": 4}
-        axis.plot(steps, values, color=PALETTE[index], alpha=0.25, linewidth=1)
-        label = name if index else None  # the left panel's axis says what it shows
-        axis.plot(steps, _smooth(values, width), label=label, markevery=max(1, len(steps) // 12), **style)
-    axes[0].set(xlabel="optimizer step", ylabel="mean reward of the rollouts", title=title)
-    axes[1].set(xlabel="optimizer step", ylabel="mean over valid rollouts", title="Views of the reward")
-    if axes[1].get_lines():
-        figure.legend(frameon=False, ncols=3, loc="outside lower right")
-    else:
-        axes[1].text(0.5, 0.5, "no rollout was valid", transform=axes[1].transAxes, ha="center", style="italic")
-    return figure
-
-
-_VIEW_KEYS = {"total reward": "reward", "NDCG": "view/ndcg", "Recall": "view/recall", "RBO": "view/rbo"}
-
-
 def format_shares(history: Sequence[Mapping[str, Any]], title: str = "Format of the rollouts") -> Figure:
     """Stacked shares of valid, bad list and bad format rollouts against optimizer step."""
     names = {"share/valid": "valid", "share/bad_list": "bad list", "share/bad_format": "bad format"}
-    kept = [h for h in history if all(key in h for key in names)]
-    if not kept:
+    rows = [h for h in history if all(key in h for key in names)]
+    if not rows:
         raise InputError("no format shares in this log", remedy="give the log history of a GRPO run")
     figure, (axis,) = _canvas(6.4, 2.8)
-    steps, bottom = np.array([float(h["step"]) for h in kept]), np.zeros(len(kept))
+    steps, bottom = np.array([float(h["step"]) for h in rows]), np.zeros(len(rows))
     width = 0.8 * (float(np.diff(steps).min()) if len(steps) > 1 else 1.0)
     for index, (key, name) in enumerate(names.items()):
-        values = np.array([float(h[key]) for h in kept])
+        values = np.array([float(h[key]) for h in rows])
         axis.bar(
             steps,
             values,
@@ -167,13 +116,13 @@ def rollout_group(rewards: Sequence[float], advantages: Sequence[float], levels:
 
 def means_with_intervals(rows: Sequence[Mapping[str, Any]], metric: str, order: Sequence[str] = ()) -> Figure:
     """Mean of each system with its 95% interval. rows: results rows (system, metric, mean, low, high, n), fractions."""
-    mine = {str(row["system"]): row for row in rows if row["metric"] == metric}
-    if not mine:
+    row_of = {str(row["system"]): row for row in rows if row["metric"] == metric}
+    if not row_of:
         raise InputError(f"no row has the metric {metric!r}", remedy="name a metric of the table")
-    names = [name for name in (order or mine) if name in mine]
+    names = [name for name in (order or row_of) if name in row_of]
     figure, (axis,) = _canvas(6.4, 0.55 * len(names) + 1.3)
     for place, name in enumerate(names):
-        row = mine[name]
+        row = row_of[name]
         spread = [[row["mean"] - row["low"]], [row["high"] - row["mean"]]]
         axis.errorbar(
             row["mean"], place, xerr=spread, color=PALETTE[0], marker="o", capsize=4, linestyle="none", linewidth=2
@@ -184,9 +133,10 @@ def means_with_intervals(rows: Sequence[Mapping[str, Any]], metric: str, order: 
     axis.set_yticks(range(len(names)), names)
     axis.set_ylim(len(names) - 0.5, -0.6)
     axis.set_xlim(
-        max(0.0, min(r["low"] for r in mine.values()) - 0.05), min(1.02, max(r["high"] for r in mine.values()) + 0.05)
+        max(0.0, min(r["low"] for r in row_of.values()) - 0.05),
+        min(1.02, max(r["high"] for r in row_of.values()) + 0.05),
     )
-    axis.set(xlabel=f"{metric}, mean over {mine[names[0]]['n']} queries with 95% interval")
+    axis.set(xlabel=f"{metric}, mean over {row_of[names[0]]['n']} queries with 95% interval")
     return figure
 
 
@@ -229,12 +179,12 @@ def verdict_shares(shares: Mapping[str, Mapping[str, float]], title: str = "How 
     """One stacked bar a system: share of its responses by verdict (fractions that sum to 1)."""
     if not shares:
         raise InputError("no responses to draw", remedy="give shares of at least one system")
-    known = ("ok", "repaired", "no_answer", "truncated", "empty", "failed")
+    places: dict[str, int] = {verdict: place for place, verdict in enumerate(Verdict)}
     names = list(dict.fromkeys(verdict for row in shares.values() for verdict in row))
     figure, (axis,) = _canvas(6.4, 0.5 * len(shares) + 1.3)
     left = np.zeros(len(shares))
     for verdict in names:
-        place = known.index(verdict) if verdict in known else len(known)
+        place = places.get(verdict, len(places))
         values = np.array([row.get(verdict, 0.0) for row in shares.values()])
         hatch = ("", "//", "xx", "..", "\\\\", "oo", "++")[place]
         colour = PALETTE[(0, 2, 1, 7, 4, 3, 5)[place]]

@@ -43,7 +43,7 @@ def sorted_differences(differences: Mapping[str, Sequence[float]], baseline: str
 def length_and_quality(table: pd.DataFrame, metric: str, bins: int = 5) -> Figure:
     """Value against tokens written: each query in light, and the mean of equally full bins with its standard error.
 
-    table: columns system, tokens, value (rrlib.chain.evaluation.length_table).
+    table: columns system, tokens, value (rrlib.lesson.tables.length_table).
     """
     if table.empty:
         raise InputError("no queries to draw", remedy="give a system that asked a model")
@@ -65,20 +65,20 @@ def length_and_quality(table: pd.DataFrame, metric: str, bins: int = 5) -> Figur
 def window_movement(traces: Sequence[Sequence[int]], title: str = "Relevant passages through the windows") -> Figure:
     """The rank of every relevant passage after each window: single ones in light, the quartiles in full.
 
-    traces: ranks (1 = best) of equally many windows each (rrlib.chain.evaluation.window_traces); shorter ones are left
+    traces: ranks (1 = best) of equally many windows each (rrlib.lesson.tables.window_traces); shorter ones are left
     out of the quartiles.
     """
     if not traces:
         raise InputError("no relevant passage to follow", remedy="give records of queries with relevant candidates")
     figure, (axis,) = _canvas(6.4, 3.6)
     longest = max(len(trace) for trace in traces)
-    whole = np.array([trace for trace in traces if len(trace) == longest], dtype=float)
-    shift = np.random.default_rng(0).uniform(-0.3, 0.3, size=len(whole))  # equal ranks lie side by side
-    for trace, by in zip(whole[:400], shift, strict=False):
+    ranks = np.array([trace for trace in traces if len(trace) == longest], dtype=float)  # (passages, windows + 1)
+    shift = np.random.default_rng(0).uniform(-0.3, 0.3, size=len(ranks))  # equal ranks lie side by side
+    for trace, by in zip(ranks[:400], shift, strict=False):
         axis.plot(range(longest), trace + by, color=PALETTE[7], alpha=0.15, linewidth=0.8)
     for quantile, dash, label in ((0.25, ":", "best quarter"), (0.5, "-", "median"), (0.75, "--", "worst quarter")):
         axis.plot(
-            range(longest), np.quantile(whole, quantile, axis=0), dash, color=PALETTE[0], linewidth=2, label=label
+            range(longest), np.quantile(ranks, quantile, axis=0), dash, color=PALETTE[0], linewidth=2, label=label
         )
     axis.invert_yaxis()
     axis.set(xlabel="windows ranked (tail to head)", ylabel="rank", title=title, xticks=range(longest))
@@ -91,18 +91,18 @@ def ceiling_and_gap(rows: Sequence[Mapping[str, Any]], metric: str) -> Figure:
 
     rows: of ExperimentResult.rows (system, metric, mean, low, high, ceiling, gap_closed), of one benchmark.
     """
-    mine = [row for row in rows if row["metric"] == metric]
-    if not mine:
+    of_metric = [row for row in rows if row["metric"] == metric]
+    if not of_metric:
         raise InputError(f"no row has the metric {metric!r}", remedy="name a metric of the table")
-    figure, (axis,) = _canvas(6.4, 0.45 * len(mine) + 1.4)
-    names = [str(row["system"]) for row in mine]
-    for place, row in enumerate(mine):
+    figure, (axis,) = _canvas(6.4, 0.45 * len(of_metric) + 1.4)
+    names = [str(row["system"]) for row in of_metric]
+    for place, row in enumerate(of_metric):
         axis.barh(place, row["mean"], color=PALETTE[0], alpha=0.8)
         axis.plot([row["low"], row["high"]], [place, place], color="black", linewidth=1.5)
         share = row["gap_closed"]
         label = "" if share is None or np.isnan(share) else f"{share:.0%} of the gap"
         axis.annotate(label, (row["high"], place), xytext=(5, 0), textcoords="offset points", va="center", fontsize=8)
-    ceiling = float(mine[0]["ceiling"])
+    ceiling = float(of_metric[0]["ceiling"])
     axis.axvline(ceiling, color=PALETTE[1], linestyle="--", linewidth=1.5, label=f"ceiling {ceiling:.3f}")
     axis.set_yticks(range(len(names)), names)
     axis.invert_yaxis()

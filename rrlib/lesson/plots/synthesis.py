@@ -22,24 +22,24 @@ def filter_curves(frame: pd.DataFrame, alpha: float, grid: Sequence[float] = ())
     frame: of rrlib.lesson.story.fates. Where the teacher does not tell what it believed, the share of kept lists
     alone is drawn. InputError where no list could be read.
     """
-    known = frame[frame["consistency"].notna()]
-    if known.empty:
+    lists = frame[frame["consistency"].notna()]
+    if lists.empty:
         raise InputError("no lists to draw", remedy="run the synthesis first")
     alphas = np.asarray(grid or np.linspace(0.0, 1.0, 41))
-    kept = [known[known["consistency"] >= a] for a in alphas]
-    told = bool(known["wrong"].notna().any())
-    figure, axes = _canvas(8.6 if told else 5.2, 3.4, 2 if told else 1)
-    axes[0].plot(alphas, [len(k) / len(known) for k in kept], color=PALETTE[0], linewidth=2)
+    passing = [lists[lists["consistency"] >= a] for a in alphas]
+    tells = bool(lists["wrong"].notna().any())
+    figure, axes = _canvas(8.6 if tells else 5.2, 3.4, 2 if tells else 1)
+    axes[0].plot(alphas, [len(p) / len(lists) for p in passing], color=PALETTE[0], linewidth=2)
     axes[0].set(
         xlabel="alpha", ylabel="share of lists kept", xlim=(0, 1), ylim=(0, 1.03), title="What each alpha keeps"
     )
-    if told:
-        wrong = known[known["wrong"] == 1.0]
+    if tells:
+        wrong = lists[lists["wrong"] == 1.0]
         styles = zip(("-", "--", "-.", ":"), ("o", "s", "^", "D"), strict=True)
         kinds = ["", *wrong["error"].value_counts().index[:3]]
         for index, (kind, (dash, marker)) in enumerate(zip(kinds, styles, strict=False)):
-            chosen = [k[(k["wrong"] == 1.0) & ((k["error"] == kind) | (kind == ""))] for k in kept]
-            shares = [len(c) / len(k) if len(k) else np.nan for c, k in zip(chosen, kept, strict=True)]
+            chosen = [p[(p["wrong"] == 1.0) & ((p["error"] == kind) | (kind == ""))] for p in passing]
+            shares = [len(c) / len(p) if len(p) else np.nan for c, p in zip(chosen, passing, strict=True)]
             label = kind or "all wrong beliefs"
             axes[1].plot(alphas, shares, dash, marker=marker, markevery=8, color=PALETTE[index], label=label)
         axes[1].set(xlabel="alpha", ylabel="share of the kept lists", xlim=(0, 1), title="Wrong beliefs that stay")

@@ -85,10 +85,10 @@ def reward_window(
     default.
     """
     shown = [seen] if isinstance(seen, Outlook) else list(seen)
-    given = dict(weights or {"ndcg": 1.0, "recall": 0.2, "rbo": 0.1})
+    weight_of = dict(weights or {"ndcg": 1.0, "recall": 0.2, "rbo": 0.1})
     rows = {
         (list(names) or [f"at {_and(o.places)}" for o in shown])[i]: [
-            value * given.get(view, 0.0) for value, view in zip(o.views, VIEWS, strict=True)
+            value * weight_of.get(view, 0.0) for value, view in zip(o.views, VIEWS, strict=True)
         ]
         for i, o in enumerate(shown)
     }
@@ -179,9 +179,9 @@ def player(frames: Mapping[str, Sequence[Frame]], step: int, relevance: Sequence
         raise InputError(f"step {step} of {len(frames)} strategies", remedy="give a strategy and a step of 0 or more")
     n = len(relevance)
     figure, axes = _canvas(max(5.0, 2.1 * len(frames)), 0.8 + 0.155 * n, len(frames))
-    for axis, (name, own) in zip(axes, frames.items(), strict=True):
-        frame = own[min(step, len(own) - 1)]
-        asked = {p: i for i, w in enumerate(frame.windows) for p in w.positions} if step < len(own) else {}
+    for axis, (name, played) in zip(axes, frames.items(), strict=True):
+        frame = played[min(step, len(played) - 1)]
+        asked = {p: i for i, w in enumerate(frame.windows) for p in w.positions} if step < len(played) else {}
         for place, item in enumerate(frame.order):
             dark = relevance[item] > 0
             cell = Rectangle((0.35, place), 1.0, 0.86, facecolor=DARK if dark else LIGHT, edgecolor=EDGE, linewidth=0.6)
@@ -193,7 +193,7 @@ def player(frames: Mapping[str, Sequence[Frame]], step: int, relevance: Sequence
             if place in asked:
                 side = Rectangle((0.12, place), 0.14, 0.95, facecolor="black" if asked[place] % 2 == 0 else "#888888")
                 axis.add_patch(side)
-        done = " (done)" if step >= len(own) - 1 else ""
+        done = " (done)" if step >= len(played) - 1 else ""
         axis.set_title(f"{name}\n{counted(frame.calls, 'call')}, depth {frame.depth}{done}", fontsize=9)
         axis.set(xlim=(0, 1.5), ylim=(n, -0.1))
         _bare(axis)
@@ -233,24 +233,25 @@ def response_reading(
 
 
 def citation_map(reasoning: str, relevance: Sequence[int], upto: int | None = None) -> Figure:
-    """Where a chain of thought cites which passage: x the place in the chain, y the passage; stars are relevant.
+    """Where a chain of thought cites which passage: x the place in it, y the passage; stars are relevant.
 
     upto: only the first so many citations are drawn (all by default). Passages that are never cited are named so.
     """
     size = len(relevance)
-    found = citations(reasoning, size)
-    shown = found if upto is None else found[: max(0, upto)]
+    cited = citations(reasoning, size)
+    shown = cited if upto is None else cited[: max(0, upto)]
     figure, (axis,) = _canvas(6.4, 1.2 + 0.2 * size)
     length = max(1, len(reasoning))
     for relevant, marker, colour, label in ((1, "*", DARK, "relevant"), (0, "o", "#999999", "not relevant")):
-        mine = [c for c in shown if int(relevance[c.n - 1] > 0) == relevant]
+        dots = [c for c in shown if int(relevance[c.n - 1] > 0) == relevant]
         axis.scatter(
-            [100 * c.start / length for c in mine], [c.n for c in mine], marker=marker, s=130 if relevant else 36,
+            [100 * c.start / length for c in dots], [c.n for c in dots], marker=marker, s=130 if relevant else 36,
             color=colour, edgecolor="black", linewidth=0.6, label=label, zorder=3,
         )  # fmt: skip
-    cited = {c.n for c in found}
+    numbers = {c.n for c in cited}
     ticks = [
-        f"[{i}]" + ("★" if relevance[i - 1] > 0 else "") + ("" if i in cited else " never") for i in range(1, size + 1)
+        f"[{i}]" + ("★" if relevance[i - 1] > 0 else "") + ("" if i in numbers else " never")
+        for i in range(1, size + 1)
     ]
     axis.set_yticks(range(1, size + 1), ticks)
     axis.set(xlim=(-2, 102), ylim=(size + 0.6, 0.4), xlabel="place in the reasoning (% of its characters)")
@@ -276,10 +277,10 @@ def group_update(
     records = rule.score_group(texts, relevance, gold)
     orders = [parse_strict(text, len(relevance), rule.think).order for text in texts]
     rewards = [r.total for r in records]
-    given = advantages(rewards, scale)
+    advantage = advantages(rewards, scale)  # (G,)
     figure, axes = _canvas(9.6, 3.1, 3)
     places = np.arange(1, len(texts) + 1)
-    for axis, name, values in ((axes[0], "reward", np.array(rewards)), (axes[1], "advantage", given)):
+    for axis, name, values in ((axes[0], "reward", np.array(rewards)), (axes[1], "advantage", advantage)):
         bars = axis.bar(places, values, color=[PALETTE[0] if v >= 0 else PALETTE[1] for v in values], edgecolor="black")
         for i, bar in enumerate(bars):
             bar.set(hatch="" if records[i].level == "valid" else "//", linewidth=2.4 if i == chosen else 0.6)
@@ -290,7 +291,7 @@ def group_update(
     axes[0].set_title("What each earned")
     axes[1].set_title("Above the mean, or below")
     size = np.arange(1, len(relevance) + 1)
-    force = pull(orders, given.tolist()) if any(order is not None for order in orders) else np.zeros(len(relevance))
+    force = pull(orders, advantage.tolist()) if any(order is not None for order in orders) else np.zeros(len(relevance))
     bars = axes[2].bar(
         size, force, color=[DARK if r > 0 else LIGHT for r in relevance], edgecolor="black", linewidth=0.6
     )
@@ -308,8 +309,8 @@ def per_query(
 ) -> dict[str, tuple[float, float]]:
     """NDCG@k of both runs for every query of the qrels, in order of their difference (worst first). 0 where missing."""
     old, new = (next(iter(scores(qrels, ranking_to_run(run), [f"nDCG@{k}"]).values())) for run in (before, after))
-    found = {qid: (old[qid], new[qid]) for qid in qrels}
-    return dict(sorted(found.items(), key=lambda item: (item[1][1] - item[1][0], item[0])))
+    pairs = {qid: (old[qid], new[qid]) for qid in qrels}
+    return dict(sorted(pairs.items(), key=lambda item: (item[1][1] - item[1][0], item[0])))
 
 
 def run_compare(
@@ -324,14 +325,14 @@ def run_compare(
 
     before, after: qid -> document ids, best first. qid: the query on the right (default: the one that gained most).
     """
-    found = per_query(before, after, qrels, k)
-    chosen = qid if qid is not None else list(found)[-1]
-    if chosen not in found:
-        raise InputError(f"query {chosen!r} is not in the qrels", remedy=f"name one of {', '.join(list(found)[:5])}")
+    pairs = per_query(before, after, qrels, k)
+    chosen = qid if qid is not None else list(pairs)[-1]
+    if chosen not in pairs:
+        raise InputError(f"query {chosen!r} is not in the qrels", remedy=f"name one of {', '.join(list(pairs)[:5])}")
     figure, (axis, slope) = _canvas(9.6, 4.4, 2)
-    gaps = [new - old for old, new in found.values()]
+    gaps = [new - old for old, new in pairs.values()]
     bars = axis.bar(range(len(gaps)), gaps, color=[PALETTE[0] if g >= 0 else PALETTE[1] for g in gaps], width=0.9)
-    place = list(found).index(chosen)
+    place = list(pairs).index(chosen)
     for bar, gap in zip(bars, gaps, strict=True):
         bar.set_hatch("" if gap >= 0 else "//")
     axis.axhline(0, color="black", linewidth=0.8)
@@ -348,7 +349,7 @@ def run_compare(
     axis.margins(y=0.18)
     axis.set_xticks([])
     _slopes(slope, before.get(chosen, ()), after.get(chosen, ()), qrels[chosen], labels)
-    old, new = found[chosen]
+    old, new = pairs[chosen]
     slope.set_title(f"query {chosen}: {old:.3f} to {new:.3f}")
     return figure
 

@@ -109,8 +109,8 @@ def _band(axis: Axes, bands: pd.DataFrame | None, name: str, colour: int) -> Non
     if bands is not None:
         steps = bands.index.to_numpy(dtype=float)
         low, high = (bands[f"{name}/{end}"].to_numpy(dtype=float) for end in ("low", "high"))
-        known = np.isfinite(low) & np.isfinite(high)
-        axis.fill_between(steps[known], low[known], high[known], color=PALETTE[colour], alpha=0.12, linewidth=0)
+        finite = np.isfinite(low) & np.isfinite(high)
+        axis.fill_between(steps[finite], low[finite], high[finite], color=PALETTE[colour], alpha=0.12, linewidth=0)
 
 
 class Live:
@@ -139,8 +139,8 @@ class Live:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self._figure is not None and kind is None:
             self._figure.update({"text/plain": ""}, raw=True)
-            told = "\n".join(f"alarm at {alarm}" for alarm in read_alarms(self.output))
-            self._text.update({"text/plain": told or "no alarms"}, raw=True)
+            alarms = "\n".join(f"alarm at {alarm}" for alarm in read_alarms(self.output))
+            self._text.update({"text/plain": alarms or "no alarms"}, raw=True)
 
     def __call__(self, row: dict[str, Any]) -> None:
         """A row of the log: `on_log` of a training."""

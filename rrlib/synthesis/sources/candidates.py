@@ -61,8 +61,7 @@ def _cut(text: str, most: int) -> list[str]:
 def retrieved_items(queries: Iterable[SourceQuery], retriever: Retriever, depth: int) -> Iterator[Item]:
     """Items whose candidates are retrieved. A query is never its own candidate, nor is what it excludes."""
     for query in queries:
-        found = retriever.search(query.text, depth, query.excluded | {query.qid})
-        yield _item(query, tuple(found))
+        yield _item(query, tuple(retriever.search(query.text, depth, query.excluded | {query.qid})))
 
 
 def linked_items(
@@ -82,20 +81,20 @@ def linked_items(
         candidates = _passages(linked)[: depth or None]
         if not candidates:
             continue
-        known = {passage.text for passage in candidates}
-        found = search.search(query.text, results) if search is not None else ()
-        pool = tuple(p for p in _passages(found) if p.text not in known)
+        candidate_texts = {passage.text for passage in candidates}
+        web_results = search.search(query.text, results) if search is not None else ()
+        pool = tuple(p for p in _passages(web_results) if p.text not in candidate_texts)
         yield _item(query, tuple(candidates), pool)
 
 
 def _passages(pages: Iterable[Page]) -> list[Passage]:
     """All passages of some pages; a page met twice counts once."""
-    found: dict[str, Passage] = {}
+    passages: dict[str, Passage] = {}
     for page in pages:
         name = hashlib.sha256(page.url.encode("utf-8", "replace")).hexdigest()[:16]
         for passage in cut_passages(page.text, name, page.title):
-            found.setdefault(passage.docid, passage)
-    return list(found.values())
+            passages.setdefault(passage.docid, passage)
+    return list(passages.values())
 
 
 def _item(query: SourceQuery, candidates: tuple[Passage, ...], pool: tuple[Passage, ...] = ()) -> Item:

@@ -3,56 +3,52 @@
 from __future__ import annotations
 
 import re
-from html.parser import HTMLParser
+import warnings
 
-_BLOCKS = {"p", "div", "li", "ul", "ol", "pre", "blockquote", "table", "tr", "section", "article", "br", "hr"} | {
-    f"h{i}" for i in range(1, 7)
-}
+from bs4 import BeautifulSoup, NavigableString, PageElement, ParserRejectedMarkup, Tag
+
+_MARKS = dict.fromkeys(("p", "div", "ul", "ol", "pre", "blockquote", "table", "section", "article", "hr"), "\n\n")
+_MARKS |= {f"h{i}": "\n\n" for i in range(1, 7)} | dict.fromkeys(("li", "tr", "br"), "\n")
+"""What stands for the edges of an element; it breaks a line, or begins a paragraph."""
+
 _SILENT = {"script", "style", "noscript", "svg", "nav", "header", "footer", "aside", "form", "template", "head"}
-_VOID = {"br", "hr", "img", "input", "meta", "link", "wbr"}
-
-
-class _Reader(HTMLParser):
-    def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
-        self.parts: list[str] = []
-        self.links: dict[str, None] = {}
-        self.title = ""
-        self._silent = self._pre = 0
-        self._in_title = False
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self._in_title = self._in_title or tag == "title"
-        self._silent += tag in _SILENT
-        self._pre += tag == "pre"
-        if tag in _BLOCKS:
-            self.parts.append("\n" if tag in ("br", "li", "tr") else "\n\n")
-        href = dict(attrs).get("href") if tag == "a" else None
-        if href and href.startswith(("http://", "https://")):
-            self.links[href.partition("#")[0]] = None
-
-    def handle_endtag(self, tag: str) -> None:
-        self._in_title = self._in_title and tag != "title"
-        self._silent = max(0, self._silent - (tag in _SILENT))
-        self._pre = max(0, self._pre - (tag == "pre"))
-        if tag in _BLOCKS and tag not in _VOID:
-            self.parts.append("\n" if tag in ("li", "tr") else "\n\n")
-
-    def handle_data(self, data: str) -> None:
-        if self._in_title:
-            self.title += data
-        elif not self._silent:
-            self.parts.append(data if self._pre else re.sub(r"\s+", " ", data))
 
 
 def read_html(html: str) -> tuple[str, tuple[str, ...], str]:
     """(text, links, title) of an HTML fragment or page. Never raises: broken markup is read as far as it goes.
 
     links: absolute http(s) addresses in their order, each once, without their fragment. Scripts, styles and the
-    frame of a page (navigation, header, footer) are left out.
+    frame of a page (navigation, header, footer) are left out of the text.
     """
-    reader = _Reader()
-    reader.feed(html)
-    reader.close()
-    text = re.sub(r"[ \t]*\n[ \t]*", "\n", "".join(reader.parts))
-    return re.sub(r"\n{3,}", "\n\n", text).strip(), tuple(reader.links), " ".join(reader.title.split())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a text looks like an address or a file name: it is a text
+        try:
+            soup = BeautifulSoup(html, "html.parser")
+        except ParserRejectedMarkup:
+            soup = BeautifulSoup(html.replace("<!", "&lt;!"), "html.parser")
+    addresses = (str(link["href"]) for link in soup.find_all("a", href=True))
+    links = dict.fromkeys(a.partition("#")[0] for a in addresses if a.startswith(("http://", "https://")))
+    text = re.sub(r"[ \t]*\n[ \t]*", "\n", _text(soup))
+    title = " ".join(soup.title.get_text().split()) if soup.title else ""
+    for tree in (*soup.contents, soup):  # it is full of circles: freed at once, or a long dump would pile them up
+        tree.decompose()
+    return re.sub(r"\n{3,}", "\n\n", text).strip(), tuple(links), title
+
+
+def _text(soup: BeautifulSoup) -> str:
+    """The texts of a tree in their order, with marks at the edges of its blocks. A stack, since trees may be deep."""
+    parts: list[str] = []
+    waiting: list[tuple[PageElement | str, bool]] = [(soup, False)]  # (element or mark, inside <pre>)
+    while waiting:
+        element, verbatim = waiting.pop()
+        if isinstance(element, Tag):
+            if element.name in _SILENT or element.name == "title":
+                continue
+            mark, verbatim = _MARKS.get(element.name, ""), verbatim or element.name == "pre"
+            parts.append(mark)
+            if not element.is_empty_element:
+                waiting.append((mark, True))
+            waiting.extend((child, verbatim) for child in reversed(element.contents))
+        elif isinstance(element, str) and type(element) in (str, NavigableString):  # its subclasses are comments
+            parts.append(element if verbatim else re.sub(r"\s+", " ", element))
+    return "".join(parts)

@@ -11,7 +11,8 @@ import hashlib
 import json
 import random
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +20,7 @@ from rrlib.errors import InputError, MissingFileError
 from rrlib.formats import Collection, make_candidates, read_jsonl, write_jsonl, write_lines
 from rrlib.formats.collection import DATA_KINDS
 from rrlib.formats.fields import as_id, record_passage
+from rrlib.synthesis.sources.windows import Windowing, windows_of
 from rrlib.types import Passage, Query
 
 UNKNOWN_LICENCE = "unknown"
@@ -30,7 +32,8 @@ class Item:
 
     candidates: passages in first-stage order (best first), each document once. hard_pool: passages among which the
     teacher looks for hard negatives (web results); empty = the top of the candidates serves. labels: human judgements
-    by document id, where there are any. gold_answer: the accepted answer, or the solution of a problem.
+    by document id, where there are any. gold_answer: the accepted answer, or the solution of a problem. listed: the
+    candidates are the list to rank as they stand; nothing is drawn, added or shuffled.
     """
 
     query: Query
@@ -40,6 +43,7 @@ class Item:
     hard_pool: tuple[Passage, ...] = ()
     labels: Mapping[str, int] | None = None
     licence: str = UNKNOWN_LICENCE
+    listed: bool = False
 
 
 class Source(Protocol):
@@ -78,6 +82,13 @@ class Shard:
         return f"{self.number}/{self.count}"
 
 
+def numbered(source: Source, limit: int | None, shard: Shard) -> Iterator[tuple[int, Item]]:
+    """(position in the source, item) of the first `limit` items (None = all), those of the shard alone."""
+    for position, item in enumerate(islice(iter(source), limit)):
+        if item.query.qid in shard:
+            yield position, item
+
+
 def qid_hash(qid: str) -> int:
     """64 bits of a query id, the same on every machine."""
     return int.from_bytes(hashlib.sha256(qid.encode("utf-8", "surrogatepass")).digest()[:8], "big")
@@ -88,6 +99,8 @@ class CollectionSource:
 
     seed, limit: the queries come in a seeded order, the first `limit` of them, so a larger limit only adds queries. A
     query whose metadata names another split is left out, whatever the caller read: no test query is trained on.
+    windowing: instead of an item a query, one for each window of its list as retrieved, with the id `<qid>/<number>`;
+    None = as `windows` in the collection's SOURCE.json says. It needs human labels.
     Raises InputError, before anything is asked, for a collection without run, queries, or a candidate's text.
     """
 
@@ -98,13 +111,16 @@ class CollectionSource:
         seed: int = 0,
         limit: int | None = None,
         depth: int | None = None,
+        windowing: Windowing | None = None,
     ) -> None:
         if collection.run is None:
             raise InputError(
                 f"collection {collection.name!r} has no first-stage run for split {split!r}",
                 remedy=f"add runs/{split}.trec, or read the collection with split={split!r}",
             )
-        self.collection, self.depth = collection, depth
+        self.collection, self.depth, self.seed = collection, depth, seed
+        settings = collection.source.get("windows")
+        self.windowing = windowing if settings is None or windowing is not None else Windowing.of(settings)
         self.name, self.data_kind = collection.name, collection.data_kind
         self.licence = str(collection.source.get("licence") or UNKNOWN_LICENCE)
         self.queries = _of_split(collection, split, seed, limit)
@@ -119,20 +135,28 @@ class CollectionSource:
                     )
 
     def __len__(self) -> int:
-        return len(self.queries)
+        return len(self.queries) if self.windowing is None else sum(1 for _ in self)
 
     def __iter__(self) -> Iterator[Item]:
-        return map(self._item, self.queries)
+        for item in map(self._item, self.queries):
+            if self.windowing is None:
+                yield item
+                continue
+            qid, labels = item.query.qid, item.labels or {}
+            relevant = {docid for docid, grade in labels.items() if grade > 0}
+            for number, passages in enumerate(windows_of(item.candidates, relevant, self.windowing, self.seed, qid)):
+                query = Query(f"{qid}/{number}", item.query.text)
+                yield replace(item, query=query, candidates=passages, listed=True)
 
     def _item(self, query: Query) -> Item:
-        known = self.collection.metadata.get(query.qid, {})
+        metadata = self.collection.metadata.get(query.qid, {})
         return Item(
             query,
             self._candidates(query),
-            domain=str(known.get("domain") or ""),
-            gold_answer=str(known.get("gold_answer") or "").strip(),
+            domain=str(metadata.get("domain") or ""),
+            gold_answer=str(metadata.get("gold_answer") or "").strip(),
             labels=self.collection.qrels.get(query.qid),
-            licence=str(known.get("licence") or self.licence),
+            licence=str(metadata.get("licence") or self.licence),
         )
 
     def _candidates(self, query: Query) -> tuple[Passage, ...]:
@@ -207,9 +231,9 @@ def item_from_json(row: Mapping[str, Any], path: Path | None = None, line: int |
 
     def passages(key: str) -> tuple[Passage, ...]:
         rows = row.get(key) or []
-        if not isinstance(rows, list) or not all(isinstance(one, dict) for one in rows):
+        if not isinstance(rows, list) or not all(isinstance(passage, dict) for passage in rows):
             raise InputError(f"`{key}` is not a list of objects", path=path, line=line, remedy="see rrlib data prepare")
-        return tuple(record_passage(one, path or "items", line or 0) for one in rows)
+        return tuple(record_passage(passage, path or "items", line or 0) for passage in rows)
 
     labels = row.get("labels")
     if labels is not None and not (isinstance(labels, dict) and all(isinstance(v, int) for v in labels.values())):
@@ -227,6 +251,7 @@ def item_from_json(row: Mapping[str, Any], path: Path | None = None, line: int |
         passages("hard_pool"),
         labels,
         texts["licence"] or UNKNOWN_LICENCE,
+        row.get("listed") is True,
     )
 
 
@@ -245,7 +270,7 @@ def item_to_json(item: Item) -> dict[str, Any]:
         "hard_pool": rows(item.hard_pool),
         "labels": None if item.labels is None else dict(item.labels),
         "licence": item.licence,
-    }
+    } | ({"listed": True} if item.listed else {})
 
 
 def write_items(folder: str | Path, items: Iterable[Item], *, name: str, data_kind: str, **origin: Any) -> Path:

@@ -51,9 +51,9 @@ def read_triples(path: str | Path) -> dict[str, dict[str, int]]:
                     line=lines.lineno,
                     remedy="a line reads: qid positive negative (ids, not texts: qidpidtriples.*.tsv)",
                 )
-            mine = labels.setdefault(cells[0], {})
-            mine[cells[1]] = 1
-            mine.setdefault(cells[2], 0)
+            grades = labels.setdefault(cells[0], {})
+            grades[cells[1]] = 1
+            grades.setdefault(cells[2], 0)
     if not labels:
         raise InputError("there are no triples", path=path, remedy="a line reads: qid positive negative")
     return labels
@@ -75,8 +75,8 @@ def read_bright(examples: str | Path, domain: str, notes: list[str] | None = Non
     Columns: id, query, gold_ids (labels of 1), excluded_ids, gold_answer. `N/A` among the excluded ids means none.
     """
     for row in _parquet(examples, domain, ("id", "query", "gold_ids")):
-        excluded = {str(one) for one in row.get("excluded_ids") or () if one != "N/A"}
-        gold = [str(one) for one in row["gold_ids"] or ()]
+        excluded = {str(docid) for docid in row.get("excluded_ids") or () if docid != "N/A"}
+        gold = [str(docid) for docid in row["gold_ids"] or ()]
         answer = str(row.get("gold_answer") or "")
         yield SourceQuery(
             f"{domain}-{row['id']}",
@@ -126,13 +126,13 @@ def read_beir(folder: str | Path, split: str = "train", domain: str = "") -> Ite
     """
     collection = read_collection(folder, split)
     for qid, query in collection.queries.items():
-        known = collection.metadata.get(qid, {})
+        metadata = collection.metadata.get(qid, {})
         yield SourceQuery(
             qid,
             query.text,
-            str(known.get("gold_answer") or ""),
-            str(known.get("domain") or domain),
+            str(metadata.get("gold_answer") or ""),
+            str(metadata.get("domain") or domain),
             labels=collection.qrels.get(qid, {}),
             excluded=frozenset(collection.excluded.get(qid, ())),
-            licence=str(known.get("licence") or collection.source.get("licence") or "unknown"),
+            licence=str(metadata.get("licence") or collection.source.get("licence") or "unknown"),
         )

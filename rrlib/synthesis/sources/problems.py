@@ -36,8 +36,8 @@ def read_leetcode(path: str | Path, domain: str = "leetcode", licence: str = "un
         text = _plain(_string(record, _PROBLEM, place, "problem"))
         title = str(record.get("title") or "").strip()
         solution = _string(record, _SOLUTION, place, "solution")
-        whole = f"{title}\n\n{text}" if title and not text.startswith(title) else text
-        yield SourceQuery(f"{domain}-{qid}", whole, solution, domain, licence=str(record.get("licence") or licence))
+        problem = f"{title}\n\n{text}" if title and not text.startswith(title) else text
+        yield SourceQuery(f"{domain}-{qid}", problem, solution, domain, licence=str(record.get("licence") or licence))
 
 
 def read_math(path: str | Path, domain: str = "math-qa", licence: str = "MIT") -> Iterator[SourceQuery]:
@@ -73,12 +73,6 @@ def read_theorems(path: str | Path, prefix: str = "theorem") -> Iterator[Passage
         proof = proof.get("contents", "") if isinstance(proof, dict) else proof
         text = "\n\n".join(part for part in (statement, _joined(proof)) if part)
         yield Passage(f"{prefix}-{docid}", text, str(record.get("title") or ""))
-
-
-def problem_passages(queries: Iterator[SourceQuery]) -> Iterator[Passage]:
-    """Solved problems as passages (problem, then solution): the corpus in which others look for their method."""
-    for query in queries:
-        yield Passage(query.qid, f"{query.text}\n\n{query.gold_answer}")
 
 
 # --- files -----------------------------------------------------------------------------------------------------------

@@ -120,13 +120,13 @@ class Texts:
 
     def _texts(self, path: Path) -> dict[str, Any]:
         if path not in self._read:
-            found: dict[str, Any] = {}
+            texts: dict[str, Any] = {}
             for _, row in _json_rows(path):
                 if "id" in row and ("text" in row or "contents" in row):
-                    found[str(row["id"])] = row.get("text", row.get("contents"))
+                    texts[str(row["id"])] = row.get("text", row.get("contents"))
                 else:
-                    found.update((str(key), value) for key, value in row.items())
-            self._read[path] = found
+                    texts.update((str(key), value) for key, value in row.items())
+            self._read[path] = texts
         return self._read[path]
 
 
@@ -156,7 +156,7 @@ def _ids(row: Mapping[str, Any], key: str, path: Path, line: int) -> list[str]:
     value = row.get(key)
     if not isinstance(value, Sequence) or isinstance(value, str):
         raise InputError(f"`{key}` is not a list", path=path, line=line, remedy="fetch the file again")
-    return [str(one) for one in value]
+    return [str(docid) for docid in value]
 
 
 def _labels(initial: Sequence[str], relevant: Sequence[str]) -> tuple[int, ...]:
@@ -233,11 +233,11 @@ def _from_rl(row: Mapping[str, Any], line: int) -> RankingExample:
     truth = find("ground_truth")
     held = truth if isinstance(truth, Mapping) else {}
     initial, final, relevant = (held.get(k, find(k)) for k in ("initial_list", "final_list", "relevant_docids"))
-    docids = [str(one) for one in initial] if initial is not None else [f"rl-{line}#{i}" for i in range(len(texts))]
+    docids = [str(docid) for docid in initial] if initial is not None else [f"rl-{line}#{i}" for i in range(len(texts))]
     if len(docids) != len(texts):
         raise _Unusable("initial_list and the prompt differ in length")
     if final is not None:
-        gold = _order(docids, [str(one) for one in final])
+        gold = _order(docids, [str(docid) for docid in final])
     else:
         gold = tuple(int(n) - 1 for n in _LIST.findall(str(truth or "")))
         if sorted(gold) != list(range(len(texts))):
@@ -249,7 +249,7 @@ def _from_rl(row: Mapping[str, Any], line: int) -> RankingExample:
         **SOURCE,
     }
     passages = tuple(Passage(docid, text) for docid, text in zip(docids, texts, strict=True))
-    labels = _labels(docids, [str(one) for one in relevant if one is not None] if relevant is not None else [])
+    labels = _labels(docids, [str(docid) for docid in relevant if docid is not None] if relevant is not None else [])
     qid = str(find("qid") or f"rl-{line}")
     return RankingExample(Query(qid, query), passages, labels, gold, str(row.get("reasoning") or ""), meta)
 

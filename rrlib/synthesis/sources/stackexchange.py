@@ -60,11 +60,12 @@ def _posts(
             if kind == "1" and row.get("AcceptedAnswerId", "").isdigit():
                 if min_score is None or int(row.get("Score") or 0) >= min_score:
                     licence = row.get("ContentLicense") or LICENCE
-                    kept = (int(row["AcceptedAnswerId"]), number, row.get("Title", ""), row.get("Body", ""), licence)
-                    waiting.execute("INSERT OR REPLACE INTO q VALUES (?, ?, ?, ?, ?)", kept)
+                    texts = (row.get("Title", ""), row.get("Body", ""), licence)
+                    question = (int(row["AcceptedAnswerId"]), number, *texts)
+                    waiting.execute("INSERT OR REPLACE INTO q VALUES (?, ?, ?, ?, ?)", question)
             elif kind == "2" and number.isdigit():
-                found = waiting.execute("SELECT * FROM q WHERE answer = ?", (int(number),)).fetchone()
-                if found is None:
+                question = waiting.execute("SELECT * FROM q WHERE answer = ?", (int(number),)).fetchone()
+                if question is None:
                     continue
                 waiting.execute("DELETE FROM q WHERE answer = ?", (int(number),))
                 answer, links, _ = read_html(row.get("Body", ""))
@@ -72,7 +73,7 @@ def _posts(
                 if with_links and not links:
                     no_link += 1
                     continue
-                _, qid, title, body, licence = found
+                _, qid, title, body, licence = question
                 text = f"{title}\n\n{read_html(body)[0]}".strip()
                 yield SourceQuery(f"{domain}-{qid}", text, answer, domain, links, licence=licence)
         left = waiting.execute("SELECT COUNT(*) FROM q").fetchone()[0]

@@ -11,6 +11,7 @@ import os
 import urllib.parse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -125,25 +126,21 @@ class JsonSearch:
         try:
             response = httpx.get(address, headers=headers, timeout=self.timeout, follow_redirects=True)
             response.raise_for_status()
-            found: Any = response.json()
+            answer: Any = response.json()
         except (httpx.HTTPError, ValueError) as error:
-            told = str(error).replace(key, "(key)") if key else str(error)
-            raise EngineError(f"web search: {type(error).__name__}: {told}") from None
+            message = str(error).replace(key, "(key)") if key else str(error)
+            raise EngineError(f"web search: {type(error).__name__}: {message}") from None
         for name in filter(None, self.results.split(".")):
-            found = found.get(name, []) if isinstance(found, dict) else []
-        pages = []
-        for row in found if isinstance(found, list) else []:
-            page = self._page(row)
-            if page is not None:
-                pages.append(page)
-        return pages[:k]
+            answer = answer.get(name, []) if isinstance(answer, dict) else []
+        pages = (self._page(row) for row in (answer if isinstance(answer, list) else []))
+        return list(islice((page for page in pages if page is not None), k))
 
     def _page(self, row: Any) -> Page | None:
         if not isinstance(row, dict) or not row.get(self.fields["url"]):
             return None
         url = str(row[self.fields["url"]])
-        whole = self.pages.get(url) if self.pages is not None else None
-        if whole is not None:
-            return whole
+        page = self.pages.get(url) if self.pages is not None else None
+        if page is not None:
+            return page
         text = str(row.get(self.fields.get("text", "")) or "")
         return Page(url, text, str(row.get(self.fields.get("title", "")) or "")) if text.strip() else None

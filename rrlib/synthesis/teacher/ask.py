@@ -20,10 +20,11 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
 from rrlib.engines.base import Decoding, Message, Reply
+from rrlib.engines.client import FatalCallError
 from rrlib.engines.limits import size_of
-from rrlib.engines.openai import FatalCallError
 from rrlib.errors import EngineError
 from rrlib.synthesis import prompts
+from rrlib.synthesis.fates import Fault
 from rrlib.synthesis.teacher.cache import ResponseCache
 from rrlib.synthesis.teacher.ledger import BudgetError, Ledger
 
@@ -33,10 +34,15 @@ T = TypeVar("T")
 class ChatClient(Protocol):
     """Anything that answers messages. `model`, where it has one, names it in every record.
 
-    A client whose `chat` takes `watch` (see rrlib.engines.openai.Watch) has its retries booked one by one.
+    A client whose `chat` takes `watch` (see rrlib.engines.client.Watch) has its retries booked one by one.
     """
 
     async def chat(self, messages: Sequence[Message], decoding: Decoding) -> Reply: ...
+
+
+def model_name(client: Any) -> str:
+    """What a record calls the client's model: its own name for it, or the name of its class."""
+    return str(getattr(client, "model", type(client).__name__))
 
 
 @dataclass
@@ -85,7 +91,7 @@ class Teacher:
     @property
     def model(self) -> str:
         """The name of the model as the client knows it."""
-        return str(getattr(self.client, "model", type(self.client).__name__))
+        return model_name(self.client)
 
     def decoding_for(self, key: str) -> Decoding:
         """The settings of one call: its sampling seed follows from the run's seed and the call's id."""
@@ -98,22 +104,22 @@ class Teacher:
         else ends the run; the books are kept in every case.
         """
         decoding = self.decoding_for(key)
-        known = self.cache.get(self.client, messages, decoding) if self.cache is not None else None
+        cached = self.cache.get(self.client, messages, decoding) if self.cache is not None else None
         most = self.ledger.most(size_of(messages), decoding.max_new_tokens)
-        if known is None:
+        if cached is None:
             await self.ledger.begin(key, most)
         try:
             start = time.perf_counter()
-            reply = known if known is not None else await self._call(key, messages, decoding, most)
-            seconds = 0.0 if known is not None else reply.seconds or time.perf_counter() - start
+            reply = cached if cached is not None else await self._call(key, messages, decoding, most)
+            seconds = 0.0 if cached is not None else reply.seconds or time.perf_counter() - start
             if reply.error is None:
-                if known is None and self.cache is not None:
+                if cached is None and self.cache is not None:
                     self.cache.put(self.client, messages, decoding, reply)
                 keep(self._record(key, messages, decoding, reply))
-                self.ledger.end(key, reply.tokens_in, reply.tokens_out, seconds, known is not None)
+                self.ledger.end(key, reply.tokens_in, reply.tokens_out, seconds, cached is not None)
         finally:
             self.ledger.release(key)  # or others would wait for its money for ever
-        self._count(reply, seconds, known is not None)
+        self._count(reply, seconds, cached is not None)
         return reply.error is None
 
     async def _call(self, key: str, messages: Sequence[Message], decoding: Decoding, most: float | None) -> Reply:
@@ -194,7 +200,7 @@ def request_hash(messages: Sequence[Message]) -> str:
     return hashlib.sha256(json.dumps([dict(m) for m in messages], sort_keys=True).encode()).hexdigest()[:16]
 
 
-def split_reply(text: str, reasoning: str, finish_reason: str) -> tuple[str, str, str | None]:
+def split_reply(text: str, reasoning: str, finish_reason: str) -> tuple[str, str, Fault | None]:
     """(reasoning, answer, fault) of a reply: the reasoning comes in a field of its own, or inline in <think>.
 
     fault: `cut_off` (by the token limit, or inside <think>), `empty`, or None.
@@ -204,9 +210,9 @@ def split_reply(text: str, reasoning: str, finish_reason: str) -> tuple[str, str
     chain = (reasoning.strip() or inline.strip()) if closed else reasoning.strip()
     answer = tail.strip()
     if finish_reason == "length" or (not closed and "<think>" in text):
-        return chain, answer, "cut_off"
+        return chain, answer, Fault.CUT_OFF
     if not answer:
-        return chain, answer, "empty"
+        return chain, answer, Fault.EMPTY
     return chain, answer, None
 
 

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rrlib.chain.manifest import write_json
+from rrlib.disk import read_json, write_json
 from rrlib.engines.base import Decoding, Message, Reply
 from rrlib.errors import StageError
 
@@ -41,11 +41,10 @@ class ResponseCache:
 
     def get(self, client: Any, messages: Sequence[Message], decoding: Decoding) -> Reply | None:
         """The stored reply, marked `cached` in its `extra`, with no seconds and no retries; None if there is none."""
+        row = read_json(self.path(client, messages, decoding))
         try:
-            row = json.loads(self.path(client, messages, decoding).read_text(encoding="utf-8"))
-            extra = {**row.pop("extra"), "cached": True}
-            return Reply(**row, extra=extra)
-        except (OSError, ValueError, TypeError, KeyError):
+            return Reply(**{**row, "extra": {**row["extra"], "cached": True}})
+        except (TypeError, KeyError):
             return None  # not there, or damaged: asked again
 
     def put(self, client: Any, messages: Sequence[Message], decoding: Decoding, reply: Reply) -> None:

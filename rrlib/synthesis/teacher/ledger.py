@@ -17,7 +17,7 @@ from typing import Any
 
 from rrlib.errors import EngineError, InputError
 from rrlib.synthesis.teacher.prices import Price
-from rrlib.synthesis.teacher.store import Log
+from rrlib.synthesis.teacher.store import open_rows
 
 MOST_BYTES_PER_TOKEN = 2.0
 """For the most that a prompt may cost: no text we know has shorter tokens on average."""
@@ -58,17 +58,17 @@ class Ledger:
                 remedy="give its price in dollars a million tokens (--price-in and --price-out, or --prices FILE)",
             )
         self.price, self.budget = price, budget
-        known = 0.0 if price is not None else None
-        self.account = Account(usd=known, possible_usd=known)
+        nothing = 0.0 if price is not None else None
+        self.account = Account(usd=nothing, possible_usd=nothing)
         self._open: dict[str, float | None] = {}
         self._held: dict[str, float] = {}
         self._changed = asyncio.Event()
-        self._log = Log(path, self._seen)
+        self._rows = open_rows(path, self._seen)
 
     @property
     def torn(self) -> int:
         """1 if a torn last line was cut off at opening."""
-        return self._log.torn
+        return int(self._rows.torn > 0)
 
     @property
     def spent(self) -> float:
@@ -99,7 +99,7 @@ class Ledger:
             account.possible_usd = (account.possible_usd or 0.0) + possible
 
     def _write(self, row: dict[str, Any]) -> None:
-        self._log.append(row)
+        self._rows.append(row)
         self._seen(0, row)
 
     def recover(self, cost_if_stored: Callable[[str], tuple[int, int] | None]) -> int:
@@ -173,4 +173,4 @@ class Ledger:
 
     def close(self) -> None:
         """Close the file; safe to call twice."""
-        self._log.close()
+        self._rows.close()

@@ -14,9 +14,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from rrlib.engines.base import Decoding, Reply
-from rrlib.engines.openai import EXTRA_FIELD
+from rrlib.engines.client import EXTRA_FIELD
 from rrlib.errors import EngineError, RRLibError
-from rrlib.synthesis.teacher.ask import ChatClient
+from rrlib.synthesis.teacher.ask import ChatClient, model_name
 
 MOST_BYTES = 50_000_000
 """Of a request."""
@@ -42,7 +42,7 @@ class TeacherServer(ThreadingHTTPServer):
         delay: float = 0,
     ) -> None:
         self.client, self.inline_think, self.delay = client, inline_think, delay
-        self.model = str(getattr(client, "model", type(client).__name__))
+        self.model = model_name(client)
         try:
             super().__init__((host, port), _Handler)
         except OSError as error:

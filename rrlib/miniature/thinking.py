@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 YES, MAYBE, NO = "yes", "maybe", "no"
 UNKNOWN = "unclear"
-"""What the chain writes for a passage or a cue that is not of the world."""
+"""What is written for a passage or a cue that is not of the world."""
 
 
 def cue_text(first: Sequence[str], second: Sequence[str]) -> str:
@@ -55,6 +55,6 @@ def reasoning(
     concepts: Sequence[str],
     rivals: Sequence[str] | None = None,
 ) -> str:
-    """The whole chain, without tags. rivals: None = all other concepts that the cues suggest."""
+    """The whole of it, without tags. rivals: None = all other concepts that the cues suggest."""
     rivals = rivals_of(belief, first, second) if rivals is None else rivals
     return " ".join([cue_text(first, second), belief_text(belief, rivals), *passage_texts(concepts, belief, rivals)])

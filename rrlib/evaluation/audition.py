@@ -1,0 +1,77 @@
+"""Trying a checkpoint out on one window a query: what notebooks 02 and 03 show before and after a training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rrlib.engines.base import Decoding
+from rrlib.formats import Collection
+from rrlib.metrics import ndcg, recall
+from rrlib.prompts import get_style
+from rrlib.records import WindowRecord
+from rrlib.rerank import Reranker
+from rrlib.responses import parse_strict
+from rrlib.types import Candidates
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def audition(
+    model: str | Path,
+    collection: Collection,
+    *,
+    window: int,
+    style: str = "reasonrank",
+    max_new_tokens: int = 512,
+    limit: int | None = None,
+    k: int = 10,
+    engine: str = "transformers",
+    engine_options: Mapping[str, Any] | None = None,
+) -> pd.DataFrame:
+    """Let a checkpoint rank one window of each query: one row a query, greedy, judged by the qrels.
+
+    Columns: qid, query, level (strict: valid, bad_list, bad_format), verdict (lenient), ndcg and recall at k over the
+    window's passages, tokens, text (the response), order (docids), passages.
+    """
+    import pandas as pd
+
+    candidates = [c for c in collection.candidates(window) if len(c.passages) > 1][:limit]
+    reranker = Reranker(
+        str(model),
+        engine,
+        style=style,
+        strategy="full_list",
+        depth=window,
+        decoding=Decoding(max_new_tokens=max_new_tokens),
+        **dict(engine_options or {}),
+    )
+    records = {record.qid: record for record in reranker.rerank(candidates).records}
+    reranker.engine.close()
+    think = get_style(style).think
+    return pd.DataFrame(
+        [
+            _judged(item, records[item.query.qid], collection.qrels.get(item.query.qid, {}), k, think)
+            for item in candidates
+        ]
+    )
+
+
+def _judged(item: Candidates, record: WindowRecord, grades: Mapping[str, int], k: int, think: bool) -> dict[str, Any]:
+    """One row: what was written for a query's window, and what it is worth under the judgements."""
+    labels = [max(grades.get(p.docid, 0), 0) for p in item.passages]
+    order = list(record.order)
+    return {
+        "qid": item.query.qid,
+        "query": item.query.text,
+        "level": parse_strict(record.text or "", len(labels), think=think).level,
+        "verdict": record.verdict,
+        "ndcg": float(ndcg(order, labels, k)),  # type: ignore[arg-type]
+        "recall": float(recall(order, labels, k)),  # type: ignore[arg-type]
+        "tokens": record.tokens_out,
+        "text": record.text or "",
+        "order": [item.passages[i].docid for i in order],
+        "passages": item.passages,
+    }
