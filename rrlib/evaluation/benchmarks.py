@@ -31,7 +31,7 @@ from rrlib.formats import (
     without_excluded,
     write_scored_run,
 )
-from rrlib.formats.collection import find_qrels, read_source, split_names
+from rrlib.formats.collection import DataKind, find_qrels, read_source, split_names
 from rrlib.formats.fields import few
 from rrlib.formats.textio import find_file
 from rrlib.retrieval import bm25_run
@@ -234,7 +234,7 @@ def _without_run(spec: Benchmark, folder: Path, split: str) -> BenchmarkData:
         qrels,
         CorpusFolder(spec, folder, notes),
         excluded=excluded,
-        data_kind=str(origin.get("data_kind", "real")),
+        data_kind=str(origin.get("data_kind", DataKind.REAL.value)),
         source=origin,
         spec=spec,
         split=split,
