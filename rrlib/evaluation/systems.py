@@ -22,7 +22,7 @@ from rrlib.evaluation.tables import oracle_run, random_run
 from rrlib.formats import ranking_to_run, read_run, without_excluded
 from rrlib.prompts import PromptBuilder, get_style
 from rrlib.records import WindowRecord
-from rrlib.rerank import Reranker, prompt_bound
+from rrlib.rerank import Reranker
 from rrlib.strategies import StrategySpec, plan
 from rrlib.types import Candidates, Run
 
@@ -272,7 +272,7 @@ class Listwise:
 
         def bounds() -> list[int]:
             size = {"sliding_window": sizes["window"], "pointwise": 1}.get(self.strategy)
-            return [prompt_bound(builder, c.query.text, c.passages[: sizes["depth"]], size) for c in candidates]
+            return [builder.bound(c.query.text, c.passages[: sizes["depth"]], size) for c in candidates]
 
         longest = bounds()
         ratio = sizes["stride"] / sizes["window"]
