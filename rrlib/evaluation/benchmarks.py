@@ -110,8 +110,12 @@ class BenchmarkData(Collection):
             )
         return self.run
 
-    def limited(self, queries: int) -> BenchmarkData:
-        """The same benchmark with the first `queries` queries of its qrels (0: all): for trials, not for figures."""
+    def limited(self, queries: int, validation: int = 0) -> BenchmarkData:
+        """The same benchmark with the first `queries` queries of its qrels, and the first `validation` of those kept
+        apart (0: all): for trials, not for figures."""
+        held_out = self.validation and self.validation.limited(validation)
+        if held_out is not self.validation:
+            return replace(self, validation=held_out).limited(queries)
         if not queries or queries >= len(self.qrels):
             return self
         qids = list(self.qrels)[:queries]
