@@ -18,7 +18,8 @@
 # a ranking?
 #
 # **Data:** with the default parameters everything is *synthetic*: a small written world, and a *simulated* teacher
-# behind the same client interface as a real one. With `import_from` the examples are *real*: the authors' released set.
+# behind the same client interface as a real one. A profile may name a collection of *real* questions, with labels and
+# chains that people made; with `import_from` the examples are the authors' released set.
 # **Time:** under a minute on a CPU with the default parameters.
 #
 # The method is that of ReasonRank (section 4.1): a teacher looks at each query twice. Once with the answer in view, to
@@ -89,8 +90,9 @@ stage
 # ## The collection
 #
 # A collection is a folder: passages, queries with their split, domain and gold answer, relevance judgements, and a
-# first-stage run (here BM25). Your own corpus in the same layout goes through the same cells; for the sources of the
-# paper (StackExchange dumps, LeetCode, MATH, theorem lists, MS MARCO) see `rrlib data prepare --help`.
+# first-stage run (the embedded world's is BM25). Your own corpus in the same layout goes through the same cells; for
+# the sources of the paper (StackExchange dumps, LeetCode, MATH, theorem lists, MS MARCO) see `rrlib data prepare
+# --help`.
 
 # %%
 folder = stages.open_corpus(
@@ -104,14 +106,14 @@ split_sizes(folder)
 # ### What is relevant?
 #
 # That depends on the domain. These are the recipes, side by side: a name, what the teacher is told, where the labels
-# come from. A fifth domain is one more row (in `rrlib/synthesis/domains.py`).
+# come from. Another domain is one more row (in `rrlib/synthesis/domains.py`).
 
 # %%
 table_of_recipes()
 
 # %% [markdown]
-# One query, to be followed through all steps. Read it, and then the first candidates below: the words of the query
-# do not name what it asks for.
+# One query, to be followed through all steps. Read it, and then the first candidates below. Passages that share its
+# words need not be those that help, and those that help need not share any.
 #
 # **Predict:** which of the passages would help somebody who asks this?
 
@@ -124,9 +126,9 @@ passages_table(followed.passages)
 # ## The teacher is asked twice
 #
 # `stages.synthesis` asks the teacher about every query: *select* (gold answer in view), then *rank* (gold answer
-# hidden). First the bill: what the batch would ask, before anything is asked. A simulated teacher costs nothing; a paid
-# one costs what its price says, and never more than `budget` (which holds for each of the two folders of answers
-# below).
+# hidden). First the bill: what the batch would ask, before anything is asked. A simulated
+# teacher, and people's labels read from files, cost nothing; a paid one costs what its price says, and never more than
+# `budget` (which holds for each of the two folders of answers below).
 
 # %%
 out, client = stage.path("teacher"), teacher_of(config, folder)
@@ -160,8 +162,9 @@ print("\n--- the teacher:", story.answers(asked, "select"))
 # ### The list
 #
 # The window to rank is put together from the passages that were selected, from *hard* negatives (those that the first
-# stage puts on top, or that a web search brought) and from others, and shuffled: the order must give nothing away. This
-# is what the teacher is sent now, and the gold answer is not in it.
+# stage puts on top, or that a web search brought) and from others, and shuffled: the order must give nothing away. Or
+# the collection lists its windows itself: then they are taken as the first stage retrieved them, in its order. This is
+# what the teacher is sent now, and the gold answer is not in it.
 #
 # **Predict:** will the passages that were selected a moment ago all stand at the top?
 
@@ -171,7 +174,8 @@ print(story.prompt_sent(asked, "rank"))
 # %% [markdown]
 # ### Second look: rank
 #
-# Without the gold answer, the teacher must find out by itself what the query is after. The reasoning is what the
+# Without the gold answer, a model must find out by itself what the query is after. (People's labels and proofs, where
+# they are the teacher, were made with the answer in view, and both looks read the same ones.) The reasoning is what the
 # student model will learn to write.
 
 # %%
@@ -244,7 +248,7 @@ result.summary["answers"], result.summary["account"]
 # A list that buries the passages which the same teacher called relevant is not worth imitating. Its measure is NDCG
 # of the list under the pointwise labels; below alpha the example is dropped.
 #
-# **Predict:** is the teacher mostly consistent, or mostly not?
+# **Predict:** is the teacher mostly consistent, or mostly not? And one whose list is made from its own labels?
 
 # %%
 values = consistencies(result)
@@ -252,8 +256,9 @@ values = consistencies(result)
 stage.figure("filter", plots.consistency_histogram(values, threshold)) if values else "no list was judged"
 
 # %% [markdown]
-# What to see: the mass at 1.0 are lists with every relevant passage on top. The lists left of the dashed line are gone
-# from here on. Why queries were lost:
+# What to see: the mass at 1.0 are lists with every relevant passage on top. (Lists that were made from the labels are
+# all there, and the filter has nothing to do.) The lists left of the dashed line are gone from here on. What became of
+# the queries:
 
 # %%
 kept_and_dropped(result)
@@ -262,8 +267,8 @@ kept_and_dropped(result)
 # ### What the filter is for: wrong beliefs
 #
 # A teacher who misunderstands the query writes a fluent chain to a wrong list. A real teacher does not say when that
-# happened; a *simulated* one does, so here the filter can be checked: the share of lists that come from a wrong belief,
-# before and after, by kind of error, and for every alpha.
+# happened, and the table below says so. A *simulated* one does, so there the filter can be checked: the share of lists
+# that come from a wrong belief, before and after, by kind of error, and for every alpha.
 
 # %%
 lists = story.fates(result)
@@ -273,10 +278,11 @@ story.wrong_beliefs(lists, threshold)
 stage.figure("beliefs", figures.filter_curves(lists, threshold)) if values else "no list was judged"
 
 # %% [markdown]
-# What to see: a low alpha lets nearly every wrong belief pass, since the relevant passages of such a list still stand
-# second; a high one drops most, and right lists with them. Errors at random and errors that are always the same look
-# alike to the filter, as each list is judged alone, but not to a student: the ones cancel out, the others are learned.
-# That is what the labels are for in 03, where reinforcement can mend what imitation has learned wrongly.
+# What to see, with a simulated teacher: a low alpha lets nearly every wrong belief pass, since the relevant passages of
+# such a list still stand second; a high one drops most, and right lists with them. Errors at random and errors that are
+# always the same look alike to the filter, as each list is judged alone, but not to a student: the ones cancel out, the
+# others are learned. That is what the labels are for in 03, where reinforcement can mend what imitation has learned
+# wrongly.
 
 # %% [markdown]
 # With `interactive = True` you can leaf through the examples.

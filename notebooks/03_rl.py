@@ -21,8 +21,8 @@
 # labels are used.
 # **Time:** about a minute on a CPU with the default parameters.
 #
-# Stage two of the training (ReasonRank, section 4.2): GRPO with a reward of several views. The model writes eight
-# answers to each prompt; those that beat the group's mean become more likely, the others less.
+# Stage two of the training (ReasonRank, section 4.2): GRPO with a reward of several views. The model writes
+# several answers to each prompt (`rollouts`); those that beat the group's mean become more likely, the others less.
 
 # %% [markdown]
 # ## Set-up
@@ -165,10 +165,10 @@ stage.figure("formats", plots.format_shares(result.log))
 # %% [markdown]
 # ## One group
 #
-# Eight answers to one prompt in the last step. The advantage of an answer is its reward minus the group's mean, over
+# All answers to one prompt in the last step. The advantage of an answer is its reward minus the group's mean, over
 # the group's standard deviation.
 #
-# **Predict:** what happens to a group in which all eight answers earn the same?
+# **Predict:** what happens to a group in which all answers earn the same?
 
 # %%
 group = one_group(read_completions(stage.path("grpo")), rollouts)
@@ -206,8 +206,9 @@ table = audition_table(tried)
 table
 
 # %% [markdown]
-# What to see: with the smoke profile a handful of steps moves little, in either direction; that is noise, not learning.
-# With a few dozen steps the greedy score follows the reward. Notebook 04 measures it over whole lists, with intervals.
+# What to see: a handful of steps, as in the quick profiles, moves little, in either direction; that is noise, not
+# learning. With a few dozen steps the greedy score follows the reward. Notebook 04 measures it over whole lists, with
+# intervals.
 
 # %% [markdown]
 # ## Exercise: at which weight does Recall decide?

@@ -201,7 +201,7 @@ stage.figure("lengths", figures.length_and_quality(lengths, metrics[0]))
 #
 # The rank of every relevant passage after each window, from the tail of the list to its head.
 #
-# **Predict:** can a passage rise from place 30 to place 1 in one pass? Can a passage at place 1 fall to 30?
+# **Predict:** can a passage rise from the last place to the first in one pass? Can the first fall to the last?
 
 # %%
 before = result.ranking("first-stage", first)

@@ -21,7 +21,8 @@ from typing import Any
 
 import rrlib
 from rrlib.errors import InputError
-from rrlib.resources import SMOLLM2, locate
+from rrlib.lora import is_adapter
+from rrlib.resources import SMOLLM2, base_of, locate
 
 CPU_BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")
 """CPU flags (x86, and Arm's) with which bfloat16 runs in hardware; without one it is emulated, slower than float32."""
@@ -235,22 +236,41 @@ def _openai() -> EngineState:
 
 
 # --- the models -------------------------------------------------------------------------------------------------------
+CHECKPOINTS = "package:rrlib.checkpoints"
+"""Reference of the folder in which packed adapters lie."""
+
 MODELS: dict[str, str] = {"SmolLM2-135M-Instruct": SMOLLM2}
 """Name -> `package:` reference of the checkpoints that come without a hub."""
 
 
 def model_states() -> tuple[ModelState, ...]:
-    """Which of the models in packages are here. Imports and converts nothing."""
-    return tuple(_model(name, reference) for name, reference in MODELS.items())
+    """Which of the models in packages are here, and which adapters are packed into this one. Converts nothing."""
+    folders = sorted(Path(locate(CHECKPOINTS)).iterdir())
+    adapters = {folder.name: f"{CHECKPOINTS}/{folder.name}" for folder in folders if is_adapter(folder)}
+    return tuple(_model(name, reference) for name, reference in {**MODELS, **adapters}.items())
 
 
 def _model(name: str, reference: str) -> ModelState:
     try:
         path = Path(locate(reference))
+        base = base_of(path) if is_adapter(path) else ""
     except InputError as error:
         return ModelState(name, reference, False, f"not installed -> {error.remedy}")
+    if base and not Path(base).exists() and not _downloaded(base):
+        return ModelState(name, reference, False, f"its base {base} is not on this machine -> fetch it from the hub")
     size = path.stat().st_size if path.is_file() else sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
-    return ModelState(name, reference, True, f"{size / 1e6:.0f} MB")
+    return ModelState(name, reference, True, f"{size / 1e6:.0f} MB{', an adapter' if base else ''}")
+
+
+def _downloaded(hub_name: str) -> bool:
+    """Whether a hub's model lies in this machine's cache."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return isinstance(try_to_load_from_cache(hub_name, "config.json"), str)
+    except HFValidationError:  # a path that is not there
+        return False
 
 
 # --- together ---------------------------------------------------------------------------------------------------------

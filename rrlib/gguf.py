@@ -21,6 +21,7 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Callable
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -74,17 +75,31 @@ def converted(file: str | Path) -> Path:
     status = source.stat()
     digest = _sha256(str(source.resolve()), status.st_size, status.st_mtime_ns)
     folder = cache_root() / "gguf" / f"{source.stem}-{digest[:12]}-{RECIPE}"
-    if (folder / RECORD).is_file():
+
+    def make(partial: Path) -> str:
+        notes = _convert(source, partial, digest)
+        return f"{source.name}: converted into {folder}; {'; '.join(notes) or 'nothing mended'}"
+
+    return made_once(folder, RECORD, make)
+
+
+def made_once(folder: Path, record: str, make: Callable[[Path], str]) -> Path:
+    """A folder of the cache, made by whoever asks first; other processes wait for it.
+
+    record: the file in it that is written last. make: writes into the folder that it is given, which then takes the
+    place of `folder`, and returns what is logged as a warning.
+    """
+    if (folder / record).is_file():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     with open(f"{folder}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (folder / RECORD).is_file():  # else another process wrote it while this one waited
+        if not (folder / record).is_file():  # else another process wrote it while this one waited
             partial = Path(f"{folder}.partial")
             shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
-            notes = _convert(source, partial, digest)
+            message = make(partial)
             os.replace(partial, folder)
-            _LOGGER.warning("%s: converted into %s; %s", source.name, folder, "; ".join(notes) or "nothing mended")
+            _LOGGER.warning("%s", message)
     return folder
 
 
@@ -130,14 +145,15 @@ def _load(source: Path, architecture: str) -> tuple[Any, Any]:
         model = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32, quantization_config=unpack)
     except (OSError, ValueError, KeyError, IndexError, AttributeError, NotImplementedError, RuntimeError) as error:
         raise InputError(
-            f"transformers cannot read this model of the architecture {architecture!r}: {_first_line(error)}",
+            f"transformers cannot read this model of the architecture {architecture!r}: {first_line(error)}",
             path=source,
             remedy="name a folder with config.json and weights, or a GGUF file of a llama or qwen model",
         ) from error
     return tokenizer, model
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The first line of an error's text, or its type where it says nothing."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
@@ -152,7 +168,7 @@ def _header(source: Path) -> dict[str, Any]:
         header = {name: field.contents() for name, field in reader.fields.items()}
     except (ValueError, IndexError, KeyError, OverflowError, UnicodeDecodeError) as error:
         raise InputError(
-            f"this GGUF file is cut off or damaged: {_first_line(error)}", path=source, remedy="fetch it again"
+            f"this GGUF file is cut off or damaged: {first_line(error)}", path=source, remedy="fetch it again"
         ) from error
     missing = {"general.architecture", "tokenizer.ggml.tokens"} - header.keys()
     if missing:

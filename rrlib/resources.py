@@ -1,6 +1,7 @@
 """References in profiles: `package:some.module/folder` for files in a package, `module:name` for callables.
 
-A model may be a folder, a hub name, a `.gguf` file (see rrlib.gguf), or a `package:` reference to one of them.
+A model may be a folder, a hub name, a `.gguf` file (see rrlib.gguf), the folder of an adapter (see rrlib.lora), or a
+`package:` reference to one of them.
 """
 
 from __future__ import annotations
@@ -52,11 +53,31 @@ def locate(ref: str | Path) -> str:
 
 
 def resolve(ref: str | Path) -> str:
-    """A folder or hub name for `from_pretrained`. A GGUF file becomes the folder it is converted into, once."""
-    from rrlib import gguf
+    """A folder or hub name for `from_pretrained`. A GGUF file becomes the folder it is converted into, once, and an
+    adapter the folder in which it is merged with its base."""
+    from rrlib import gguf, lora
 
     path = locate(ref)
+    if lora.is_adapter(path):
+        base = resolve(base_of(path))
+        return str(lora.merged(path, base, model_hash(base)))
     return str(gguf.converted(path)) if gguf.is_gguf(path) else path
+
+
+def base_of(folder: str | Path) -> str:
+    """What an adapter was trained from, as a path or hub name. Raises InputError where that is not here."""
+    from rrlib import lora
+
+    named = lora.base_of(folder)
+    try:
+        path = locate(named)
+    except InputError as error:
+        raise InputError(f"the base of this adapter: {error.message}", path=folder, remedy=error.remedy) from error
+    if Path(path).is_absolute() and not Path(path).exists():
+        raise MissingFileError(f"its base {named!r} is not here", path=folder, remedy=f"mend {lora.CONFIG}")
+    if Path(path).resolve() == Path(folder).resolve():
+        raise InputError("this adapter names itself as its base", path=folder, remedy=f"mend {lora.CONFIG}")
+    return path
 
 
 def model_hash(model: str | Path) -> str:

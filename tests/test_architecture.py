@@ -18,7 +18,7 @@ PACKAGE = ROOT / "rrlib"
 
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "types"),
-    ("disk", "gguf", "resources", "doctor"),
+    ("disk", "gguf", "lora", "checkpoints", "resources", "doctor"),
     ("formats", "metrics", "prompts", "responses", "strategies"),
     ("reward", "records", "retrieval"),
     ("engines",),

@@ -202,7 +202,7 @@ def data_card(out_dir: str | Path, name: str = "") -> str:
             f"threshold {summary['alpha']:g}.",
             "",
             "The order and the chain were written by the teacher without the gold answer, the labels with it in view. "
-            "A label is a model's judgement, not a person's, unless the domain's labels come from qrels or the teacher "
-            "is human.",
+            "A label is a model's judgement, not a person's, unless the domain's labels come from qrels. Where the "
+            "teacher is human, all of it is people's, made with the answer in view.",
         ]
     )
