@@ -130,8 +130,8 @@ pd.DataFrame(scored, index=["gold", "backwards", "no list", "no tags"]).round(3)
 # ## Training
 #
 # `stages.rl` is TRL's `GRPOTrainer` behind one call. The number of updates is tiny next to SFT, and each costs a batch
-# of generation. What it minimises can be read in one room, `rrlib.training.objective`, which a test holds equal to TRL's
-# loss. Its heart: the tokens of an answer become likelier in the measure of the answer's advantage, but in one update
+# of generation. What it minimises can be read in one room, `rrlib.training.objective`; a test holds TRL's loss equal to
+# it. Its heart: the tokens of an answer become likelier in the measure of the answer's advantage, but in one update
 # not by more than the clip.
 
 # %%
