@@ -251,9 +251,7 @@ class _Run:
                 self.log.asked(key)
             sent = _Sent(index, window_index, prompt_hash, request)
             if self.owner.continuation.budget == 0 and request.prompt is not None:  # nothing to think: close it at once
-                onward = self._onward(sent, Reply(finish_reason="length"))
-                assert onward is not None
-                sent = onward
+                sent = self._onward(sent, Reply(finish_reason="length")) or sent
             self.flight[sent.request.id] = sent
             self.counts["asked"] += 1
             batch.append(sent.request)
