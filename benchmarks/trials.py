@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -134,8 +133,7 @@ class Trials:
         """The seed's test queries, its validation queries beside them."""
         folder, sizes = self.table.collection(seed), self.table.sizes()
         data = from_collection(read_collection(folder, "test"), read_collection(folder, "validation"), **sizes)
-        validation = data.validation and data.validation.limited(queries)
-        return replace(data, validation=validation).limited(queries)
+        return data.limited(queries, validation=queries)
 
     def listwise(self, model: str, style: str = THINK, **changes: Any) -> Listwise:
         """A listwise system of a checkpoint, on the setting's engine."""

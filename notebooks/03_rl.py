@@ -28,6 +28,8 @@
 # ## Set-up
 
 # %%
+import inspect
+
 import pandas as pd
 
 from rrlib.chain import stages
@@ -41,6 +43,7 @@ from rrlib.lesson.plots.training import Live, grpo_curves
 from rrlib.lesson.tables import audition_table, one_group
 from rrlib.plans.training import render
 from rrlib.prompts import format_response
+from rrlib.training import objective
 from rrlib.training.alarms import read_alarms
 from rrlib.training.completions import read_completions
 from rrlib.training.probe import read_answers
@@ -126,9 +129,15 @@ pd.DataFrame(scored, index=["gold", "backwards", "no list", "no tags"]).round(3)
 # %% [markdown]
 # ## Training
 #
-# `stages.rl` is TRL's `GRPOTrainer` behind one call. The number of updates is tiny next to SFT, and each costs a batch
-# of generation.
-#
+# `stages.rl` is TRL's `GRPOTrainer` behind one call. In a full training its updates are few next to SFT's, and each
+# costs a batch of generation. What it minimises can be read in one room, `rrlib.training.objective`; a test holds TRL's
+# loss equal to it. Its heart: the tokens of an answer become likelier in the measure of the answer's advantage, but in
+# one update not by more than the clip.
+
+# %%
+print(inspect.getsource(objective.policy_loss))
+
+# %% [markdown]
 # **Predict:** which view will climb most: NDCG, Recall, or RBO, for which the teacher is the measure?
 
 # %%
@@ -166,8 +175,12 @@ stage.figure("formats", plots.format_shares(result.log))
 # ## One group
 #
 # All answers to one prompt in the last step. The advantage of an answer is its reward minus the group's mean, over
-# the group's standard deviation.
-#
+# the group's standard deviation:
+
+# %%
+print(inspect.getsource(objective.advantages))
+
+# %% [markdown]
 # **Predict:** what happens to a group in which all answers earn the same?
 
 # %%

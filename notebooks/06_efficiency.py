@@ -82,7 +82,7 @@ if stored:
     print(before)
 else:
     data = stages.evaluation_data(stage, config)
-    data[0].validation = data[0].validation and data[0].validation.limited(queries)
+    data[0] = data[0].limited(queries, validation=queries)
     examples = stages.examples_of(stage.run_dir, config)
     print(f"{len(examples)} training lists; {len(data[0].qrels)} test queries, {data[0].data_kind} data")
 

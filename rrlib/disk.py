@@ -176,7 +176,7 @@ class Lock:
     """An exclusive lock on a file, which is made where it is missing. It goes with the process, however that ends.
 
     refusal: the message of the StageError where another process holds it; `{pid}` stands for what that wrote there.
-    sign: write this process's number into the file.
+    sign: write this process's number into the file. Raises OSError where there can be no such file.
     """
 
     def __init__(self, path: Path, refusal: str, *, sign: bool = False) -> None:
@@ -191,8 +191,6 @@ class Lock:
         except Timeout:
             pid = path.read_text(encoding="utf-8").strip() or "unknown" if sign else ""
             raise StageError(refusal.replace("{pid}", pid)) from None
-        except OSError as error:
-            raise StageError(f"{path}: cannot be locked: {error.strerror or error}") from error
         if sign:
             path.write_text(str(os.getpid()), encoding="utf-8")
 

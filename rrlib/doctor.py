@@ -13,6 +13,7 @@ import sys
 import tomllib
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
+from enum import StrEnum
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,6 +28,19 @@ CPU_BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")
 """CPU flags (x86, and Arm's) with which bfloat16 runs in hardware; without one it is emulated, slower than float32."""
 
 
+class PackageState(StrEnum):
+    """How an installed package stands to the one that is declared."""
+
+    OK = "ok"
+    """A tested version."""
+
+    MISSING = "missing"
+    """Not installed."""
+
+    OTHER = "other"
+    """Another version than the tested one."""
+
+
 @dataclass(frozen=True, slots=True)
 class Package:
     """A declared need. `extra` is empty for what rrlib cannot do without; `installed` is None if it is missing."""
@@ -37,13 +51,14 @@ class Package:
     extra: str = ""
 
     @property
-    def state(self) -> str:
-        """ "ok", "missing" or "other" (another version than the tested one)."""
+    def state(self) -> PackageState:
+        """How it stands to what is declared."""
         from packaging.specifiers import SpecifierSet
 
         if self.installed is None:
-            return "missing"
-        return "ok" if SpecifierSet(self.wanted).contains(self.installed, prereleases=True) else "other"
+            return PackageState.MISSING
+        tested = SpecifierSet(self.wanted).contains(self.installed, prereleases=True)
+        return PackageState.OK if tested else PackageState.OTHER
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +280,7 @@ def report() -> Report:
     problems = [
         f"{p.name}: {p.installed or 'not installed'}, wanted {p.wanted} -> make env"
         for p in packages
-        if not p.extra and p.state != "ok"
+        if not p.extra and p.state is not PackageState.OK
     ]
     if not (3, 11) <= sys.version_info[:2] < (3, 13):
         problems.append(f"Python {platform.python_version()} -> use 3.11 or 3.12")

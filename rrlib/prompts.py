@@ -208,6 +208,14 @@ class PromptBuilder:
             self._tokens[passage] = len(ids)
         return self._tokens[passage]
 
+    def bound(self, query: str, passages: Sequence[Passage], size: int | None) -> int:
+        """An upper bound on the prompt tokens of any window that a query could show: its `size` longest passages (None:
+        all of them), each with its identifier and line break. The builder must have a tokenizer."""
+        assert self.tokenizer is not None
+        longest = sorted((self.tokens(passage) + 6 for passage in passages), reverse=True)[:size]
+        frame = self.tokenizer(self.render(query, []), add_special_tokens=False, verbose=False)["input_ids"]
+        return len(frame) + sum(longest)
+
     def query(self, text: str) -> str:
         """The query as the window shows it. The released code does not pass it through ftfy on its own."""
         query = rewrite_ids(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")).strip()

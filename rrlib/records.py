@@ -103,21 +103,7 @@ class WindowRecord:
         row |= {"start": self.start, "end": self.end}
         if self.positions != tuple(range(self.start, self.end)):
             row["positions"] = list(self.positions)
-        row |= {
-            "docids": list(self.docids),
-            "prompt_hash": self.prompt_hash,
-            "text": self.text,
-            "reasoning": self.reasoning,
-            "verdict": self.verdict,
-            "repairs": list(self.repairs),
-            "order": list(self.order),
-            "tokens_in": self.tokens_in,
-            "tokens_out": self.tokens_out,
-            "finish_reason": self.finish_reason,
-            "seconds": self.seconds,
-            "retries": self.retries,
-            "error": self.error,
-        }
+        row |= {"docids": list(self.docids)} | {name: getattr(self, name) for name in _ALWAYS}
         if self.logprobs is not None:
             row |= {"score": self.score, "logprobs": dict(self.logprobs)}
         if self.round:
@@ -132,31 +118,16 @@ class WindowRecord:
     def from_json(cls, row: Mapping[str, Any]) -> WindowRecord:
         """Read a row of a log. Raises KeyError, TypeError or ValueError for what is none."""
         collection, qid, pass_no, positions = record_key(row)
-        return cls(
-            qid=qid,
-            positions=positions,
-            docids=tuple(str(docid) for docid in row["docids"]),
-            order=tuple(int(place) for place in row["order"]),
-            collection=collection,
-            pass_no=pass_no,
-            round=int(row.get("round") or 0),
-            prompt_hash=row.get("prompt_hash"),
-            text=row["text"],
-            reasoning=str(row.get("reasoning") or ""),
-            verdict=str(row["verdict"]),
-            repairs=tuple(row.get("repairs") or ()),
-            tokens_in=int(row.get("tokens_in") or 0),
-            tokens_out=int(row.get("tokens_out") or 0),
-            finish_reason=str(row.get("finish_reason") or ""),
-            seconds=float(row.get("seconds") or 0.0),
-            retries=int(row.get("retries") or 0),
-            error=row.get("error"),
-            score=row.get("score"),
-            logprobs=row.get("logprobs"),
-            requests=row.get("requests"),
-            closed=bool(row.get("closed")),
-            settings=row.get("settings"),
-        )
+        given = {name: row[name] for name in (*_ALWAYS, *_SOMETIMES) if row.get(name) is not None}
+        given |= {"order": tuple(row["order"]), "repairs": tuple(row.get("repairs") or ()), "verdict": row["verdict"]}
+        return cls(qid, positions, tuple(row["docids"]), collection=collection, pass_no=pass_no, **given)
+
+
+_ALWAYS = (
+    "prompt_hash", "text", "reasoning", "verdict", "repairs", "order", "tokens_in", "tokens_out", "finish_reason",
+    "seconds", "retries", "error",
+)  # fmt: skip
+_SOMETIMES = ("score", "logprobs", "round", "requests", "closed", "settings")
 
 
 def read_records(path: str | Path) -> list[WindowRecord]:

@@ -201,7 +201,7 @@ class _Run:
         room = limit - self.owner.decoding.max_new_tokens
         size = {"sliding_window": self.owner.strategy.size, "pointwise": 1}.get(self.owner.strategy.name)
         for job in self.jobs:
-            bound = prompt_bound(self.owner.prompts, job.candidates.query.text, job.head, size)
+            bound = self.owner.prompts.bound(job.candidates.query.text, job.head, size)
             if bound > room and len(job.head) > 1:
                 raise InputError(
                     f"query {job.candidates.query.qid}: a window may hold {bound} prompt tokens, and the model takes "
@@ -251,9 +251,7 @@ class _Run:
                 self.log.asked(key)
             sent = _Sent(index, window_index, prompt_hash, request)
             if self.owner.continuation.budget == 0 and request.prompt is not None:  # nothing to think: close it at once
-                onward = self._onward(sent, Reply(finish_reason="length"))
-                assert onward is not None
-                sent = onward
+                sent = self._onward(sent, Reply(finish_reason="length")) or sent
             self.flight[sent.request.id] = sent
             self.counts["asked"] += 1
             batch.append(sent.request)
@@ -374,16 +372,6 @@ class _Run:
             self.log.close(finished=finished)
         if not finished:
             self.engine.close()
-
-
-def prompt_bound(prompts: PromptBuilder, query: str, passages: Sequence[Passage], size: int | None) -> int:
-    """An upper bound on the prompt tokens of any window that a query could show: its `size` longest passages (None:
-    all of them). The builder must have a tokenizer; it keeps the lengths of passages that it has seen."""
-    longest = sorted((prompts.tokens(p) + 6 for p in passages), reverse=True)[:size]
-    tokenizer = prompts.tokenizer
-    assert tokenizer is not None
-    frame = tokenizer(prompts.render(query, []), add_special_tokens=False, verbose=False)["input_ids"]
-    return len(frame) + sum(longest)
 
 
 def read_answer(reply: Reply, n: int, scored: bool, style: str) -> Parsed:

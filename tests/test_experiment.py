@@ -255,6 +255,13 @@ def test_bad_calls(systems: dict[str, Any], options: dict[str, Any], told: str) 
         Experiment(systems, world(), **options)
 
 
+def test_trials_may_take_the_first_queries_of_both_splits() -> None:
+    data = replace(world(queries=6), validation=world(queries=5, split="validation"))
+    few = data.limited(2, validation=3)
+    assert few.validation is not None and (len(few.qrels), len(few.validation.qrels)) == (2, 3)
+    assert data.limited(2).validation is data.validation and data.limited(0) is data.limited(9, 9) is data
+
+
 def test_bad_benchmarks() -> None:
     with pytest.raises(InputError, match="no benchmarks"):
         Experiment({"a": "oracle"}, [])

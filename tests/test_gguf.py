@@ -205,8 +205,8 @@ def test_the_model_answers_through_the_door(tiny: Path, cache: Path) -> None:
     engine.submit([Request(0, messages=({"role": "user", "content": "rank"},))], Decoding(max_new_tokens=6))
     ((_, reply),) = engine.collect()
     assert reply.error is None and 0 < reply.tokens_out <= 6
-    (found,) = cache.glob("gguf/*/config.json")
-    assert found.parent.name.startswith("tiny.Q4_1-")
+    (config,) = cache.glob("gguf/*/config.json")
+    assert config.parent.name.startswith("tiny.Q4_1-")
 
 
 def test_plans_and_hashes_know_the_file(tiny: Path, folder: Path, cache: Path) -> None:

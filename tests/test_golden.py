@@ -27,9 +27,8 @@ from rrlib.rerank import Reranker
 from rrlib.studies.ablations import Setting, Table
 from rrlib.synthesis.teacher.cache import ResponseCache
 from rrlib.synthesis.teacher.prices import Price
-from rrlib.training.config import GRPOSettings
+from rrlib.training.config import GRPOSettings, SFTSettings, as_stored
 from rrlib.training.resume import begin
-from rrlib.training.sft import SFTSettings
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -219,7 +218,8 @@ def test_an_experiment_is_read_back(golden: Path) -> None:
 # --- ablations -------------------------------------------------------------------------------------------------------
 SETTING = {
     "corpus": "rrlib.miniature:build", "sizes": {"train": 2}, "teacher": "a:b", "model": "model",
-    "sft": asdict(SFTSettings()), "grpo": asdict(GRPOSettings()), "corpus_options": {}, "teacher_options": {},
+    "sft": asdict(SFTSettings()), "grpo": as_stored(asdict(GRPOSettings())),
+    "corpus_options": {}, "teacher_options": {},
     "alpha": 0.4, "consistency_k": 10, "temperature": 0.6, "window": 10, "stride": 5, "depth": 30, "k": 5,
     "max_new_tokens": 512, "engine_options": {},
 }  # fmt: skip

@@ -67,6 +67,20 @@ def test_a_copy_follows_the_weights_and_leaves_the_model_alone() -> None:
     assert decoder.parts[1].weight is decoder.parts[0].embed_tokens.weight  # still tied
 
 
+def test_adapters_are_part_of_the_model() -> None:
+    from peft import LoraConfig, get_peft_model
+
+    adapted = get_peft_model(small(), LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.3)
+    rows = GraphDecoder(adapted).decode(PROMPTS, max_new_tokens=20, eos=[2])
+    copied = GraphDecoder(adapted, copied=True).decode(PROMPTS, max_new_tokens=20, eos=[2])
+    assert len(copied) == len(PROMPTS) and rows != GraphDecoder(small()).decode(PROMPTS, max_new_tokens=20, eos=[2])
+    assert rows == decode(adapted.merge_and_unload(), PROMPTS, max_new_tokens=20, eos=[2])
+
+
 def small_like(model: Any) -> Any:
     other = small()
     other.load_state_dict(model.state_dict())

@@ -21,6 +21,7 @@ from rrlib.engines import Decoding, Reply, Request
 from rrlib.errors import EngineError, InputError, StageError
 from rrlib.formats import read_run
 from rrlib.prompts import format_response
+from rrlib.records import WindowRecord
 from rrlib.rerank import Reranker
 from rrlib.types import Candidates, Passage, Query
 
@@ -240,6 +241,40 @@ def test_overlong_windows_are_refused_before_work_starts() -> None:
     with pytest.raises(InputError, match="query q1: a window may hold"):
         rerank([make(30)], engine, decoding=Decoding(max_new_tokens=2950))
     assert not engine.asked
+
+
+def test_a_record_is_the_row_it_was_read_from() -> None:
+    least = {"qid": "q", "start": 2, "end": 4, "docids": ["c", "d"], "order": [1, 0], "verdict": "ok"}
+    record = WindowRecord.from_json(least)
+    assert record.key == ("", "q", 0, (2, 3)) and (record.start, record.end) == (2, 4) and record.text is None
+    docids = list("abcd")
+    record.replay_onto(docids)
+    assert docids == ["a", "b", "d", "c"] and record.ranked_docids == ("d", "c")
+    spread = {**record.to_json(), "end": 6, "positions": [2, 5], "round": 1, "score": None, "logprobs": {"no": -0.5}}
+    spread |= {"requests": 1, "closed": True, "settings": {"model": "m"}}
+    again = WindowRecord.from_json(spread)
+    assert json.loads(json.dumps(again.to_json())) == json.loads(json.dumps(spread))
+    assert list(again.to_json())[:4] == ["qid", "pass", "start", "end"] and again.positions == (2, 5)
+    for lost in ("qid", "start", "docids", "order", "verdict"):
+        with pytest.raises(KeyError):
+            WindowRecord.from_json({key: value for key, value in least.items() if key != lost})
+
+
+def test_an_engine_that_asks_no_model_is_given_keys_alone() -> None:
+    class Looks(Oracle):
+        asks_model = False
+
+        def collect(self) -> list[tuple[int, Reply]]:
+            request = self.waiting.pop()
+            assert request.key is not None and request.messages == () and request.prompt is None
+            return [(request.id, Reply(error="not there"))]
+
+    result = rerank([make(100, f"q{i}") for i in range(3)], Looks())
+    assert result.counts["failed"] == result.counts["asked"] == 27  # nobody is down, so nothing is given up
+    assert {record.prompt_hash for record in result.records} == {None}
+    named = Oracle()
+    named.name = "replay"  # a name says nothing
+    assert rerank([make(20)], named).run()["q1"][0] == "d19"
 
 
 def test_rank_a_few_texts() -> None:

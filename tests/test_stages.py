@@ -36,6 +36,7 @@ from rrlib.lesson.tables import (
     split_sizes,
     verdicts_of,
 )
+from rrlib.records import WindowRecord
 from rrlib.training.launch import Launch
 from rrlib.types import Passage, Query, RankingExample
 
@@ -189,10 +190,8 @@ def test_an_audition_judges_one_window_a_query_by_the_qrels(made: Path) -> None:
 
 
 def test_verdicts_are_shares_of_windows() -> None:
-    records = {
-        "sft": [{"verdict": "ok", "tokens_in": 10, "tokens_out": 4}, {"verdict": "truncated", "tokens_in": 20}],
-        "rl": [{"verdict": "ok", "tokens_in": 10, "tokens_out": 4}],
-    }
+    ok, cut = WindowRecord("q", (0, 1)), WindowRecord("q", (0, 1), verdict="truncated")
+    records = {"sft": [ok, cut], "rl": [ok]}
     assert verdicts_of(records) == {"sft": {"ok": 0.5, "truncated": 0.5}, "rl": {"ok": 1.0, "truncated": 0.0}}
 
 

@@ -95,7 +95,7 @@ def test_every_shape_counts_the_parameters_that_transformers_builds(name: str) -
 
 
 def test_a_shape_goes_by_its_hub_name_its_base_models_and_its_short_name() -> None:
-    assert set(SHORT.values()) == set(SHAPES)
+    assert set(SHORT.values()) <= set(SHAPES)
     assert shape_of("smollm2-135m") is shape_of("HuggingFaceTB/SmolLM2-135M") is SHAPES[SHORT["smollm2-135m"]]
     assert parameters(shape_of("smollm2-135m"))["total"] == 134_515_008
     assert parameters(shape_of("Qwen/Qwen2.5-0.5B"))["total"] == 494_032_768

@@ -31,7 +31,7 @@ from rrlib.formats import (
     without_excluded,
     write_scored_run,
 )
-from rrlib.formats.collection import find_qrels, read_source, split_names
+from rrlib.formats.collection import DataKind, find_qrels, read_source, split_names
 from rrlib.formats.fields import few
 from rrlib.formats.textio import find_file
 from rrlib.retrieval import bm25_run
@@ -110,8 +110,12 @@ class BenchmarkData(Collection):
             )
         return self.run
 
-    def limited(self, queries: int) -> BenchmarkData:
-        """The same benchmark with the first `queries` queries of its qrels (0: all): for trials, not for figures."""
+    def limited(self, queries: int, validation: int = 0) -> BenchmarkData:
+        """The same benchmark with the first `queries` queries of its qrels, and the first `validation` of those kept
+        apart (0: all): for trials, not for figures."""
+        held_out = self.validation and self.validation.limited(validation)
+        if held_out is not self.validation:
+            return replace(self, validation=held_out).limited(queries)
         if not queries or queries >= len(self.qrels):
             return self
         qids = list(self.qrels)[:queries]
@@ -234,7 +238,7 @@ def _without_run(spec: Benchmark, folder: Path, split: str) -> BenchmarkData:
         qrels,
         CorpusFolder(spec, folder, notes),
         excluded=excluded,
-        data_kind=str(origin.get("data_kind", "real")),
+        data_kind=str(origin.get("data_kind", DataKind.REAL.value)),
         source=origin,
         spec=spec,
         split=split,

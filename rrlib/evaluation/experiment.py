@@ -24,6 +24,7 @@ from rrlib.evaluation.benchmarks import BenchmarkData, from_collection, load_ben
 from rrlib.evaluation.latency import Prices
 from rrlib.evaluation.measured import Comparison, assemble, measure
 from rrlib.evaluation.metrics import parse_metrics
+from rrlib.evaluation.paired import SignificanceTest
 from rrlib.evaluation.registry import Benchmark, expand
 from rrlib.evaluation.results import ExperimentResult
 from rrlib.evaluation.store import OutcomeStore
@@ -44,7 +45,7 @@ def Experiment(
     metrics: str | Sequence[str] = (),
     *,
     baseline: str | None = None,
-    test: str = "randomisation",
+    test: str = SignificanceTest.RANDOMISATION.value,
     seed: int = 0,
     resamples: int = 10_000,
     output: str | Path | None = None,
@@ -126,7 +127,7 @@ def plan_experiment(
     (exact), tokens in and out (upper bounds), the longest prompt, and the model's limit. Loads no model."""
     import pandas as pd
 
-    chosen, data, _ = _prepare(systems, benchmarks, (), None, "randomisation", queries, loading)
+    chosen, data, _ = _prepare(systems, benchmarks, (), None, SignificanceTest.RANDOMISATION, queries, loading)
     costs = check_experiment(chosen, data)
     rows = [
         {
@@ -165,7 +166,7 @@ def _prepare(
                 raise InputError(f"{name!r} builds on {other!r}, which is no other system here", remedy="add it")
     if baseline is not None and baseline not in chosen:
         raise InputError(f"the baseline {baseline!r} is none of the systems", remedy=f"use one of {', '.join(chosen)}")
-    if test not in ("randomisation", "t"):
+    if test not in tuple(SignificanceTest):
         raise InputError(f"test {test!r}", remedy="use randomisation or t")
     given = [benchmarks] if isinstance(benchmarks, str | Benchmark | BenchmarkData | Collection) else list(benchmarks)
     data: list[BenchmarkData] = []

@@ -7,6 +7,7 @@ these functions found. A set is what has queries of its own: a benchmark, or a s
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,17 @@ from rrlib.types import Interval
 if TYPE_CHECKING:
     import pandas as pd
 
+
+class SignificanceTest(StrEnum):
+    """How likely a difference is by chance, paired by query."""
+
+    RANDOMISATION = "randomisation"
+    """Sign flips (rrlib.evaluation.significance.paired_test): assumes nothing of the differences."""
+
+    T = "t"
+    """The paired t test: assumes that means of differences are normal."""
+
+
 TIE = 1e-9
 """Values of a query that differ by less are a tie: sums of the same numbers in another order."""
 
@@ -28,7 +40,7 @@ def paired_rows(
     values: Mapping[str, Mapping[str, ArrayLike]],
     baseline: str,
     *,
-    test: str = "randomisation",
+    test: str = SignificanceTest.RANDOMISATION.value,
     seed: int = 0,
     resamples: int = 10_000,
 ) -> list[dict[str, Any]]:
@@ -124,4 +136,4 @@ def _p(
     if len(system) > 1:
         a = np.concatenate([values_Q / values_Q.size for values_Q in system])
         b = np.concatenate([values_Q / values_Q.size for values_Q in base])
-    return paired_t(a, b) if test == "t" else paired_test(a, b, seed, resamples)
+    return paired_t(a, b) if test == SignificanceTest.T else paired_test(a, b, seed, resamples)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,7 +22,7 @@ from rrlib.evaluation.tables import oracle_run, random_run
 from rrlib.formats import ranking_to_run, read_run, without_excluded
 from rrlib.prompts import PromptBuilder, get_style
 from rrlib.records import WindowRecord
-from rrlib.rerank import Reranker, prompt_bound
+from rrlib.rerank import Reranker
 from rrlib.strategies import StrategySpec, plan
 from rrlib.types import Candidates, Run
 
@@ -142,6 +143,19 @@ def bare_candidates(data: BenchmarkData, depth: int | None = None) -> list[Candi
 # --- models ----------------------------------------------------------------------------------------------------------
 
 
+class Fit(StrEnum):
+    """What gives way where a window does not fit into the context."""
+
+    NOTHING = ""
+    """It is refused, before a model is loaded."""
+
+    PASSAGES = "passages"
+    """Passages are cut shorter, evenly."""
+
+    WINDOW = "window"
+    """The window holds fewer passages, its stride in proportion."""
+
+
 @dataclass(frozen=True)
 class Listwise:
     """A listwise reranker: any checkpoint or hub model, any engine, with or without reasoning.
@@ -150,8 +164,7 @@ class Listwise:
     style: with `nothink_tags` or `nothink` it does not reason.
     window, stride, depth, max_passage_tokens: None takes the benchmark's. budget: reasoning tokens (None: no limit of
     its own). shuffle: a seed; the candidates are shown in a random order instead of the first stage's.
-    context: tokens of prompt and answer together; `fit` says what gives way where a window does not fit: `passages`
-    are cut shorter (evenly), the `window` holds fewer (its stride stays in proportion), or `` = refused.
+    context: tokens of prompt and answer together; fit: what gives way where a window does not fit (a Fit).
     engine_options: more arguments of the engine (rrlib.engines.make_engine).
     """
 
@@ -168,7 +181,7 @@ class Listwise:
     budget: int | None = None
     shuffle: int | None = None
     context: int | None = None
-    fit: str = ""
+    fit: str = Fit.NOTHING.value
     engine_options: Mapping[str, Any] = field(default_factory=dict)
 
     def needs(self) -> tuple[str, ...]:
@@ -205,7 +218,7 @@ class Listwise:
         """Count calls, bound tokens, and hold the longest window against the model's positions (its config alone)."""
         get_style(self.style)
         sizes, limit, tokenizer = self.sizes(data), self._limit(), self._tokenizer()
-        if self.fit not in ("", "passages", "window"):
+        if self.fit not in tuple(Fit):
             raise InputError(f"fit={self.fit!r}", remedy="use passages, window, or leave it out")
         if tokenizer is None:
             spec = StrategySpec(self.strategy, sizes["window"], sizes["stride"], self.passes)
@@ -259,18 +272,18 @@ class Listwise:
 
         def bounds() -> list[int]:
             size = {"sliding_window": sizes["window"], "pointwise": 1}.get(self.strategy)
-            return [prompt_bound(builder, c.query.text, c.passages[: sizes["depth"]], size) for c in candidates]
+            return [builder.bound(c.query.text, c.passages[: sizes["depth"]], size) for c in candidates]
 
         longest = bounds()
         ratio = sizes["stride"] / sizes["window"]
         while room is not None and max(longest, default=0) > room:
             worst = max(range(len(longest)), key=lambda i: longest[i])
             excess = longest[worst] - room
-            if self.fit == "passages" and sizes["max_passage_tokens"] > 8:
+            if self.fit == Fit.PASSAGES and sizes["max_passage_tokens"] > 8:
                 step = max(1, excess // max(1, sizes["window"]))
                 sizes["max_passage_tokens"] = max(8, sizes["max_passage_tokens"] - step)
                 builder = self._builder(sizes["max_passage_tokens"])
-            elif self.fit == "window" and sizes["window"] > 2:
+            elif self.fit == Fit.WINDOW and sizes["window"] > 2:
                 sizes["window"] -= 1
                 sizes["stride"] = max(1, round(ratio * sizes["window"]))
             else:

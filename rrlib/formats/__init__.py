@@ -6,7 +6,7 @@ that is passed as `notes`. Writers are atomic.
 
 from __future__ import annotations
 
-from rrlib.formats.collection import DATA_KINDS, Collection, read_collection
+from rrlib.formats.collection import DATA_KINDS, Collection, DataKind, read_collection
 from rrlib.formats.examples import example_from_json, example_to_json, read_examples, write_examples
 from rrlib.formats.requests import make_candidates, read_requests, write_requests
 from rrlib.formats.textio import TextLines, open_text, read_jsonl, write_jsonl, write_lines
@@ -25,6 +25,7 @@ from rrlib.formats.trec import (
 __all__ = [
     "DATA_KINDS",
     "Collection",
+    "DataKind",
     "TextLines",
     "example_from_json",
     "example_to_json",

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,21 @@ from rrlib.formats.texts import queries_with_metadata, read_corpus
 from rrlib.formats.trec import read_excluded, read_qrels, read_run
 from rrlib.types import Candidates, Passage, Qrels, Query, Run
 
-DATA_KINDS = ("real", "synthetic", "simulated")
+
+class DataKind(StrEnum):
+    """What a figure says of the world, by what its data are."""
+
+    REAL = "real"
+    """Texts and judgements that people made."""
+
+    SYNTHETIC = "synthetic"
+    """Texts or judgements that a program or a model made."""
+
+    SIMULATED = "simulated"
+    """With a program in a model's place, such as a teacher that knows the answers."""
+
+
+DATA_KINDS = tuple(DataKind)
 _ALIASES = {"validation": ("validation", "dev"), "dev": ("dev", "validation")}
 
 
@@ -42,7 +57,7 @@ class Collection:
     corpus: Mapping[str, Passage]
     run: Run | None = None
     excluded: dict[str, set[str]] = field(default_factory=dict)
-    data_kind: str = "real"
+    data_kind: str = DataKind.REAL.value
     source: dict[str, Any] = field(default_factory=dict)
 
     def candidates(self, depth: int | None = None) -> list[Candidates]:
@@ -103,7 +118,7 @@ def read_collection(
         corpus=read_corpus(root, notes=notes),
         run=run,
         excluded={} if excluded_path is None else read_excluded(excluded_path, notes),
-        data_kind=str(source.get("data_kind", "real")),
+        data_kind=str(source.get("data_kind", DataKind.REAL.value)),
         source=source,
     )
 
@@ -149,7 +164,7 @@ def read_source(root: Path) -> dict[str, Any]:
         raise InputError(f"not JSON: {error.msg}", path=path, line=error.lineno, remedy="mend the file") from None
     if not isinstance(source, dict):
         raise InputError("a JSON object is expected", path=path, remedy='write {"name": ..., "data_kind": ...}')
-    kind = source.get("data_kind", "real")
+    kind = source.get("data_kind", DataKind.REAL.value)
     if kind not in DATA_KINDS:
         raise InputError(f"the data_kind is {kind!r}", path=path, remedy=f"it is one of {', '.join(DATA_KINDS)}")
     return source

@@ -67,9 +67,7 @@ def paper_plan(
 
     window, stride, depth, max_passage_tokens: 0 takes each benchmark's own. query_tokens: bound on a query (it stands
     in the prompt twice). queries: only the first so many of each (0 = all). gpu_gb: memory of one GPU, of which
-    memory_share may be used. seconds_query: GPU-seconds a query (the default: the paper's 1.8 s times its 4 GPUs; a
-    7B model on A800; another device or model needs another number).
-
+    memory_share may be used. seconds_query: GPU-seconds a query (default: the paper's, of a 7B model on 4 x A800).
     Raises InputError for an unknown model, benchmarks of unknown size, or a model that does not fit.
     """
     shape, rows, bound, tokens_in = shape_of(model), list[dict[str, Any]](), 0, 0

@@ -12,6 +12,7 @@ query heads, k width of the keys, f width of the MLP, n tokens of a row, b rows 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 
 from rrlib.errors import InputError
@@ -30,15 +31,28 @@ MEASURED = "tensors saved by transformers 5.17, tests/test_training_plan.py"
 KV = "PagedAttention (arXiv 2309.06180), section 3.1"
 
 
+class Phase(StrEnum):
+    """When a part is in memory."""
+
+    ALWAYS = "always"
+    """From the first step to the last."""
+
+    UPDATE = "update"
+    """In forward and backward passes only."""
+
+    ROLLOUTS = "rollouts"
+    """While completions are written only."""
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One line of a plan. bytes: on each GPU. phase: `always`, or only in the `update`, or only in the `rollouts`."""
+    """One line of a plan. bytes: on each GPU."""
 
     name: str
     bytes: float
     formula: str
     source: str
-    phase: str = "always"
+    phase: Phase = Phase.ALWAYS
 
 
 @dataclass(frozen=True)
@@ -54,9 +68,9 @@ class Plan:
     @property
     def needed(self) -> float:
         """Bytes on each GPU, in the phase that needs most."""
-        return self.sum("always") + max(self.sum("update"), self.sum("rollouts"))
+        return self.sum(Phase.ALWAYS) + max(self.sum(Phase.UPDATE), self.sum(Phase.ROLLOUTS))
 
-    def sum(self, phase: str) -> float:
+    def sum(self, phase: Phase) -> float:
         """Bytes of the parts of a phase."""
         return sum(part.bytes for part in self.parts if part.phase == phase)
 
@@ -74,8 +88,8 @@ class Plan:
         """The plan itself. Raises InputError, with the largest parts and what helps, where it cannot fit."""
         if self.fits:
             return self
-        worst = max(("update", "rollouts"), key=self.sum)
-        there = [part for part in self.parts if part.phase in ("always", worst)]
+        worst = max((Phase.UPDATE, Phase.ROLLOUTS), key=self.sum)
+        there = [part for part in self.parts if part.phase in (Phase.ALWAYS, worst)]
         largest = sorted(there, key=lambda part: -part.bytes)[:3]
         parts = ", ".join(f"{part.name} {part.bytes / GIB:.1f}" for part in largest)
         raise InputError(
@@ -115,12 +129,11 @@ def _states(shape: Shape, settings: SFTSettings | GRPOSettings, launch: Launch) 
     split_states = W if shared in ("full", "zero2") else 1
     over = " / W" if shared == "full" else ""
     base = "2P + 4T (bf16 base, float32 adapters)" if settings.lora_rank else "4P (float32, so that small steps count)"
+    over_states = " / W" if split_states > 1 else ""
     parts = [
         Part("weights", weights / split_weights, base + over, ZERO),
-        Part("gradients", 4.0 * trained / split_states, "4T" + (" / W" if split_states > 1 else ""), ZERO, "update"),
-        Part(
-            "optimiser states", 8.0 * trained / split_states, "8T (AdamW)" + (" / W" if split_states > 1 else ""), ZERO
-        ),
+        Part("gradients", 4.0 * trained / split_states, "4T" + over_states, ZERO, Phase.UPDATE),
+        Part("optimiser states", 8.0 * trained / split_states, "8T (AdamW)" + over_states, ZERO),
     ]
     if shared == "full":
         widest = max(2 * count["layer"], count["embedding"] + count["head"])
@@ -129,7 +142,7 @@ def _states(shape: Shape, settings: SFTSettings | GRPOSettings, launch: Launch) 
         # Autocast forgets its copies when the forward pass ends, before the gradients (4T) are there. With more
         # processes this is not measured (DDP's buckets are there from the start), so both are counted.
         copies = 2.0 * max(count["layer"], count["head"])
-        parts.append(Part("bf16 copies of one layer", copies, "2 bytes * max(layer, head)", MEASURED, "update"))
+        parts.append(Part("bf16 copies of one layer", copies, "2 bytes * max(layer, head)", MEASURED, Phase.UPDATE))
     elif not settings.lora_rank:
         parts.append(Part("bf16 copies of weights", 2.0 * everything, "2P (autocast keeps them for a pass)", MEASURED))
     return parts
@@ -143,13 +156,13 @@ def _activations(shape: Shape, checkpointing: bool, rows: int, length: int, stre
         formula = f"{stream} * b * n * h * L (inputs of the layers)"
         working, sizes = tokens * layer + backward, "b * n * (14f + 36h + 2w + 4k)"
         return [
-            Part("activations kept", inputs, formula, RECOMPUTE, "update"),
-            Part("activations of one layer", working, sizes, MEASURED, "update"),
+            Part("activations kept", inputs, formula, RECOMPUTE, Phase.UPDATE),
+            Part("activations of one layer", working, sizes, MEASURED, Phase.UPDATE),
         ]
     every_layer = tokens * layer * shape.layers
     return [
-        Part("activations kept", every_layer, "b * n * L * (8f + 28h + 2w + 4k)", MEASURED, "update"),
-        Part("activations of the backward pass", backward, "b * n * (6f + 8h)", MEASURED, "update"),
+        Part("activations kept", every_layer, "b * n * L * (8f + 28h + 2w + 4k)", MEASURED, Phase.UPDATE),
+        Part("activations of the backward pass", backward, "b * n * (6f + 8h)", MEASURED, Phase.UPDATE),
     ]
 
 
@@ -161,7 +174,7 @@ def _head(shape: Shape) -> Part:
         tile + grad,
         "2 * 4096 * vocabulary + 4 * vocabulary * h",
         "trl 1.16 kernels/chunked_logprob.py",
-        "update",
+        Phase.UPDATE,
     )
 
 
@@ -219,8 +232,8 @@ def _rollouts(
 ) -> tuple[list[Part], tuple[str, str]]:
     if not settings.use_vllm:
         rows = -(-settings.prompts * settings.rollouts // launch.total)
-        cache = rows * length * kv_bytes(shape, 4)
-        part = Part("rollouts: key-value cache", cache, "b * n * 2 * L * k * 4 (transformers, float32)", KV, "rollouts")
+        cache, formula = rows * length * kv_bytes(shape, 4), "b * n * 2 * L * k * 4 (transformers, float32)"
+        part = Part("rollouts: key-value cache", cache, formula, KV, Phase.ROLLOUTS)
         return [part], ("rollouts", f"transformers, {rows} at once on each process")
     if settings.vllm_mode == "server":
         return [], ("rollouts", f"vLLM server at {settings.vllm_server}: its GPUs are not in this plan")
@@ -239,7 +252,7 @@ def _rollouts(
             f"tokens ({sequence / GIB:.1f}) do not fit",
             remedy="raise vllm_tensor_parallel or vllm_memory, or use vllm_mode: server",
         )
-    phase = "rollouts" if settings.vllm_sleep else "always"
+    phase = Phase.ROLLOUTS if settings.vllm_sleep else Phase.ALWAYS
     parts = [
         Part("rollouts: vLLM's weights", weights, "2P / vllm_tensor_parallel", ZERO, phase),
         Part("rollouts: key-value cache", share - weights, "vllm_memory * GPU - weights", KV, phase),
@@ -257,10 +270,10 @@ def render(plan: Plan) -> str:
     lines = [f"{plan.kind} of {plan.model}: memory of each GPU"]
     wide = max(len(part.name) for part in plan.parts) + 2
     for part in plan.parts:
-        when = "" if part.phase == "always" else f"{part.phase} only: "
+        when = "" if part.phase is Phase.ALWAYS else f"{part.phase} only: "
         lines.append(f"  {part.name:<{wide}}{_size(part.bytes):>11}  {when}{part.formula}  [{part.source}]")
-    always = plan.sum("always")
-    for phase in ("update", "rollouts"):
+    always = plan.sum(Phase.ALWAYS)
+    for phase in (Phase.UPDATE, Phase.ROLLOUTS):
         if plan.sum(phase):
             lines.append(f"  {'in the ' + phase:<{wide}}{_size(always + plan.sum(phase)):>11}")
     verdict = "fits" if plan.fits else "DOES NOT FIT"

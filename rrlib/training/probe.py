@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rrlib.engines import prefix
+from rrlib.engines.graphs import GraphDecoder
 from rrlib.training.data import Row
 
 if TYPE_CHECKING:
@@ -58,6 +60,11 @@ def probe(trainer: Trainer, tokenizer: Any, row: Row, output: Path, max_new_toke
 def _greedy(trainer: Trainer, tokenizer: Any, prompt_ids: Sequence[int], max_new_tokens: int) -> list[int]:
     """The model's most likely answer, with weights gathered from all processes; its mode is left as it was."""
     import torch
+
+    accelerator = trainer.accelerator
+    if accelerator.device.type == "cuda" and accelerator.num_processes == 1 and prefix.supports(trainer.model):
+        decoder = GraphDecoder(accelerator.unwrap_model(trainer.model), copied=trainer.args.bf16)
+        return decoder.decode([prompt_ids], max_new_tokens=max_new_tokens, eos=[tokenizer.eos_token_id])[0]
     from trl.distributed import DistributedBackend
     from trl.models.utils import unwrap_model_for_generation
 

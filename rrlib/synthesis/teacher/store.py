@@ -20,15 +20,12 @@ class StoreLock(Lock):
     """An exclusive lock on a folder, which is made where it is missing. It names its owner to whoever comes second."""
 
     def __init__(self, folder: Path) -> None:
+        refusal = f"{folder}: another process (pid {{pid}}) writes to this store -> wait for it, or use another folder"
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            super().__init__(folder / "store.lock", refusal, sign=True)
         except OSError as error:
             raise StageError(f"{folder}: cannot write the store: {error.strerror or error}") from error
-        super().__init__(
-            folder / "store.lock",
-            f"{folder}: another process (pid {{pid}}) writes to this store -> wait for it, or use another folder",
-            sign=True,
-        )
 
 
 def open_rows(path: Path, seen: Callable[[int, Any], None]) -> JsonLines:
