@@ -336,6 +336,7 @@ def test_what_is_no_whole_adapter_is_refused(packed: Packed, tmp_path: Path, cac
 def test_the_doctor_lists_packed_adapters(packed: Packed, tmp_path: Path, monkeypatch: Any) -> None:
     import rrlib.checkpoints
 
+    monkeypatch.setattr(doctor, "CHECKPOINTS", tmp_path)
     monkeypatch.setattr(rrlib.checkpoints.__spec__, "submodule_search_locations", [str(tmp_path)])
     place = {SMOLLM2: "small-english", "package:no_such_package/x": "homeless", "nobody/nothing": "far"}
     for base, name in place.items():
