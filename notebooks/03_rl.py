@@ -129,10 +129,10 @@ pd.DataFrame(scored, index=["gold", "backwards", "no list", "no tags"]).round(3)
 # %% [markdown]
 # ## Training
 #
-# `stages.rl` is TRL's `GRPOTrainer` behind one call. The number of updates is tiny next to SFT, and each costs a batch
-# of generation. What it minimises can be read in one room, `rrlib.training.objective`; a test holds TRL's loss equal to
-# it. Its heart: the tokens of an answer become likelier in the measure of the answer's advantage, but in one update
-# not by more than the clip.
+# `stages.rl` is TRL's `GRPOTrainer` behind one call. In a full training its updates are few next to SFT's, and each
+# costs a batch of generation. What it minimises can be read in one room, `rrlib.training.objective`; a test holds TRL's
+# loss equal to it. Its heart: the tokens of an answer become likelier in the measure of the answer's advantage, but in
+# one update not by more than the clip.
 
 # %%
 print(inspect.getsource(objective.policy_loss))

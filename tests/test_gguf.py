@@ -43,14 +43,16 @@ def vocabulary() -> tuple[list[str], list[str]]:
     return [*SPECIALS, *sorted(ByteLevel.alphabet()), *(merge.replace(" ", "") for merge in merges)], merges
 
 
-def write_gguf(path: Path, architecture: str = "llama", words: str = "smollm", template: str = TEMPLATE) -> Path:
+def write_gguf(
+    path: Path, architecture: str = "llama", words: str = "smollm", template: str = TEMPLATE, positions: int = 512
+) -> Path:
     """A model file with random weights: the feed-forward in Q4_1, the embedding in Q8_0, the rest in F32."""
     import gguf
 
     tokens, merges = vocabulary()
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_name("tiny")
-    writer.add_context_length(512)
+    writer.add_context_length(positions)
     writer.add_embedding_length(HIDDEN)
     writer.add_block_count(2)
     writer.add_feed_forward_length(MLP)

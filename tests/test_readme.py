@@ -111,6 +111,9 @@ HOW: dict[str, How] = {
     "rrlib run params/smoke.yaml --from 03": Tested(
         "tests/test_chain.py::test_a_changed_parameter_names_itself_and_what_follows_runs_again", ('"--from", "03"',)
     ),
+    "rrlib pack outputs/my-run/03_rl/grpo/checkpoint my-reranker --base MODEL": Tested(
+        "tests/test_pack.py::test_the_base_may_be_a_gguf_file", ('"pack"', '"--base"')
+    ),
     "rrlib doctor": Run(says="all that rrlib needs is here"),
     "conda env create -f environment.yml": Tested(
         f"{PACKAGING}::test_environment_yml_resolves", ("pip_block()", "resolve(")
