@@ -22,7 +22,7 @@ from typing import Any
 import rrlib
 from rrlib.errors import InputError
 from rrlib.lora import is_adapter
-from rrlib.resources import SMOLLM2, base_of, locate
+from rrlib.resources import PACKAGE, SMOLLM2, base_of, locate
 
 CPU_BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")
 """CPU flags (x86, and Arm's) with which bfloat16 runs in hardware; without one it is emulated, slower than float32."""
@@ -245,7 +245,7 @@ MODELS: dict[str, str] = {"SmolLM2-135M-Instruct": SMOLLM2}
 
 def model_states() -> tuple[ModelState, ...]:
     """Which of the models in packages are here, and which adapters are packed into this one. Converts nothing."""
-    folders = sorted(Path(locate(CHECKPOINTS)).iterdir())
+    folders = sorted((PACKAGE / "checkpoints").iterdir())
     adapters = {folder.name: f"{CHECKPOINTS}/{folder.name}" for folder in folders if is_adapter(folder)}
     return tuple(_model(name, reference) for name, reference in {**MODELS, **adapters}.items())
 
