@@ -236,8 +236,8 @@ def _openai() -> EngineState:
 
 
 # --- the models -------------------------------------------------------------------------------------------------------
-CHECKPOINTS = "package:rrlib.checkpoints"
-"""Reference of the folder in which packed adapters lie."""
+CHECKPOINTS = PACKAGE / "checkpoints"
+"""The folder of packed adapters, `package:rrlib.checkpoints`."""
 
 MODELS: dict[str, str] = {"SmolLM2-135M-Instruct": SMOLLM2}
 """Name -> `package:` reference of the checkpoints that come without a hub."""
@@ -245,8 +245,8 @@ MODELS: dict[str, str] = {"SmolLM2-135M-Instruct": SMOLLM2}
 
 def model_states() -> tuple[ModelState, ...]:
     """Which of the models in packages are here, and which adapters are packed into this one. Converts nothing."""
-    folders = sorted((PACKAGE / "checkpoints").iterdir())
-    adapters = {folder.name: f"{CHECKPOINTS}/{folder.name}" for folder in folders if is_adapter(folder)}
+    folders = sorted(CHECKPOINTS.iterdir())
+    adapters = {folder.name: f"package:rrlib.checkpoints/{folder.name}" for folder in folders if is_adapter(folder)}
     return tuple(_model(name, reference) for name, reference in {**MODELS, **adapters}.items())
 
 

@@ -14,7 +14,7 @@ import pytest
 from rrlib import doctor, gguf, lora
 from rrlib.cli import main
 from rrlib.errors import InputError
-from rrlib.resources import SMOLLM2, base_of, model_hash, resolve
+from rrlib.resources import PACKAGE, SMOLLM2, base_of, model_hash, resolve
 from rrlib.training.pack import Packed, card, low_rank, pack
 
 RANK = 4
@@ -159,7 +159,7 @@ def test_card_and_source_say_what_made_it(packed: Packed, checkpoint: Path, back
 
 def test_the_cards_lines_run(packed: Packed, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = (packed.folder / "README.md").read_text(encoding="utf-8")
-    code = text.split("```python\n")[1].split("```")[0].replace("FOLDER OR REFERENCE", str(packed.folder))
+    code = text.split("```python\n")[1].split("```")[0].replace('"small"', repr(str(packed.folder)))
     exec(code.replace("Reranker(", "Reranker(decoding=Decoding(max_new_tokens=4), model=", 1), {**decoding()})
     assert "another passage" in capsys.readouterr().out
 
@@ -173,8 +173,9 @@ def decoding() -> dict[str, Any]:
 def test_the_header_names_the_hubs_model_and_the_licence() -> None:
     facts = {"rank": 1, "share": 1.0, "weakest": {"weight": "x", "share": 1.0}, "profile": "p", "seed": 1}
     source = {**facts, "base": SMOLLM2, "base_license": "apache-2.0", "use": {}, "results": []}
-    text = card(source, "mine", "questions, CC BY")
+    text = card(source, PACKAGE / "checkpoints" / "mine", "questions, CC BY")
     assert "base_model: HuggingFaceTB/SmolLM2-135M-Instruct\nlicense: apache-2.0\n---" in text
+    assert 'Reranker("package:rrlib.checkpoints/mine")' in text
     assert "questions, CC BY" in text and "nothing here says that it ranks better" in text
 
 
@@ -336,6 +337,7 @@ def test_what_is_no_whole_adapter_is_refused(packed: Packed, tmp_path: Path, cac
 def test_the_doctor_lists_packed_adapters(packed: Packed, tmp_path: Path, monkeypatch: Any) -> None:
     import rrlib.checkpoints
 
+    monkeypatch.setattr(doctor, "CHECKPOINTS", tmp_path)
     monkeypatch.setattr(rrlib.checkpoints.__spec__, "submodule_search_locations", [str(tmp_path)])
     place = {SMOLLM2: "small-english", "package:no_such_package/x": "homeless", "nobody/nothing": "far"}
     for base, name in place.items():

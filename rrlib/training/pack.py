@@ -8,6 +8,8 @@ rounding: share = 1 - |D - BA|^2 / |D|^2 (Frobenius). `rrlib.resources.resolve` 
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +21,7 @@ from rrlib import gguf
 from rrlib.disk import read_json, write_json
 from rrlib.errors import InputError
 from rrlib.lora import WEIGHTS
-from rrlib.resources import SMOLLM2, model_hash, resolve
+from rrlib.resources import PACKAGE, SMOLLM2, model_hash, resolve
 
 LEAST_SHARE = 0.9
 """An adapter that holds a smaller share of the change is refused unless it is forced."""
@@ -106,7 +108,7 @@ def pack(
     packed = Packed(target, rank, share, weakest, (part / WEIGHTS).stat().st_size)
     source = _source(checkpoint, base, packed, rows)
     write_json(part / "SOURCE.json", source)
-    (part / "README.md").write_text(card(source, target.name, data), encoding="utf-8")
+    (part / "README.md").write_text(card(source, target, data), encoding="utf-8")
     if target.exists():
         target.rmdir()  # empty
     os.replace(part, target)
@@ -159,7 +161,8 @@ def _weights(folder: str) -> _Weights:
     from transformers import AutoModelForCausalLM
 
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+        with contextlib.redirect_stderr(io.StringIO()):  # a progress bar
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
     except (OSError, ValueError, KeyError) as error:
         remedy = "name a folder with config.json and weights, or a hub name that this machine can reach"
         raise InputError(f"cannot load {folder!r}: {gguf.first_line(error)}", remedy=remedy) from error
@@ -195,6 +198,7 @@ def _write_adapter(folder: Path, changes: Mapping[str, Change], base: str, rank:
         tensors[f"base_model.model.{name}.lora_A.weight"] = change.down.contiguous()
         tensors[f"base_model.model.{name}.lora_B.weight"] = change.up.contiguous()
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    (folder / WEIGHTS).chmod(0o644)  # safetensors writes for its owner alone
     kinds = sorted({_kind(name) for name in changes})
     config = LoraConfig(r=rank, lora_alpha=rank, target_modules=kinds, task_type="CAUSAL_LM", inference_mode=True)
     config.base_model_name_or_path = base
@@ -214,15 +218,15 @@ def _source(
     stages: dict[str, Any] = {}
     for name in _STAGES[: _STAGES.index(stage) + 1] if stage in _STAGES else ():
         manifest = read_json(run / name / "manifest.json") or {"match": {"parameters": {}}}
-        parameters = {key: _portable(value) for key, value in manifest["match"]["parameters"].items()}
+        parameters = _portable(manifest["match"]["parameters"])
         metrics = read_json(run / name / "metrics.json") or {}
         stages[name] = {"hash": manifest.get("hash"), "parameters": parameters, "metrics": metrics}
     evaluated = (read_json(run / "04_evaluation" / "manifest.json") or {}).get("match", {}).get("parameters", {})
-    settings = {**evaluated, **(stages[stage]["parameters"] if stages else {})}
+    info = (read_json(place.parent / "result.json") or {}).get("info", {})
+    settings = {"style": info.get("style"), **evaluated, **(stages[stage]["parameters"] if stages else {})}
     if rows is None:
         results = (read_json(run / "results.json") or {}).get("rows", []) if stages else []
         rows = [row for row in results if row["system"] in ("first-stage", _SYSTEMS.get(stage))]
-    told = read_json(place.parent / "result.json") or {}
     return {
         "base": base,
         "base_license": base_license(base),
@@ -233,14 +237,18 @@ def _source(
         "weakest": {"weight": packed.weakest[0], "share": round(packed.weakest[1], 6)},
         "profile": next((row["profile"] for row in rows), run.name if stages else ""),
         "seed": settings.get("seed"),
-        "use": {key: settings[key] for key in _USE if key in settings} or {"style": told.get("info", {}).get("style")},
+        "use": {key: settings[key] for key in _USE if settings.get(key)},
         "stages": stages,
         "results": [dict(row) for row in rows],
     }
 
 
 def _portable(value: Any) -> Any:
-    """A parameter without folders of this machine."""
+    """Parameters without folders of this machine."""
+    if isinstance(value, Mapping):
+        return {key: _portable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_portable(item) for item in value]
     return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
@@ -257,8 +265,8 @@ def base_license(base: str) -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("license:")), "")
 
 
-def card(source: Mapping[str, Any], name: str, data: str) -> str:
-    """The text of README.md, with the header that hubs read; source: SOURCE.json's content; name: of the adapter."""
+def card(source: Mapping[str, Any], folder: Path, data: str) -> str:
+    """The text of README.md, with the header that hubs read; source: SOURCE.json's content; folder: of the adapter."""
     base, use = str(source["base"]), dict(source["use"])
     hub_name = HUB_NAMES.get(base, base)
     head = ["library_name: peft", "pipeline_tag: text-generation", "tags: [reranking, reasoning, rrlib]"]
@@ -266,20 +274,23 @@ def card(source: Mapping[str, Any], name: str, data: str) -> str:
         head.append(f"base_model: {hub_name}")
     if source["base_license"]:
         head.append(f"license: {source['base_license']}")
+    packaged = folder.resolve().parent == PACKAGE / "checkpoints"
+    reference = f"package:rrlib.checkpoints/{folder.name}" if packaged else folder.name
+    made = f"Profile `{source['profile']}`, seed {source['seed']}; " if source["profile"] else "Settings not stated; "
     arguments = "".join(f", {key}={value!r}" for key, value in use.items())
     lines = [
-        "---", *head, "---", "", f"# {name}", "",
+        "---", *head, "---", "", f"# {folder.name}", "",
         "A listwise reasoning reranker (method: ReasonRank, arXiv 2508.07050) as an adapter: the change that training "
         f"made to the linear weights of its base, at rank {source['rank']}. It holds {source['share']:.2%} of that "
         f"change, least in `{source['weakest']['weight']}` ({source['weakest']['share']:.2%}).",
         "",
         f"- Base: `{base}`, licence: {source['base_license'] or 'look it up with the base'}.",
         f"- Data: {data or 'not stated; whoever passes this on adds what it was, and under which licence'}.",
-        f"- Profile `{source['profile']}`, seed {source['seed']}; all settings are in SOURCE.json.",
+        f"- {made}all that is recorded is in SOURCE.json.",
         "",
         "```python",
         "from rrlib import Reranker",
-        f'reranker = Reranker("FOLDER OR REFERENCE"{arguments})',
+        f'reranker = Reranker("{reference}"{arguments})',
         'print(reranker.rank("a question", ["a passage", "another passage"]))',
         "```",
         "",
