@@ -111,6 +111,13 @@ HOW: dict[str, How] = {
     "rrlib run params/smoke.yaml --from 03": Tested(
         "tests/test_chain.py::test_a_changed_parameter_names_itself_and_what_follows_runs_again", ('"--from", "03"',)
     ),
+    "python -m rrlib.studies.real static --collection entailmentbank --first-stage ai2-25": Tested(
+        "tests/test_real_table.py::test_a_row_without_a_model", ('"static"',)
+    ),
+    "python -m rrlib.studies.real model --system sft --checkpoint CHECKPOINT --collection argkp "
+    "--first-stage stem": Tested(
+        "tests/test_real_table.py::test_a_row_of_a_checkpoint_goes_on_and_is_replaced", ('"model"', '"--checkpoint"')
+    ),
     "rrlib doctor": Run(says="all that rrlib needs is here"),
     "conda env create -f environment.yml": Tested(
         f"{PACKAGING}::test_environment_yml_resolves", ("pip_block()", "resolve(")

@@ -27,6 +27,7 @@ from rrlib.evaluation.benchmarks import BenchmarkData
 from rrlib.evaluation.metrics import mean, per_query
 from rrlib.evaluation.systems import Cost, Outcome, Peer
 from rrlib.formats import ranking_to_run
+from rrlib.resources import resolve
 from rrlib.types import Candidates, Passage, Run
 
 WEIGHTS = tuple(round(0.1 * i, 1) for i in range(11))
@@ -309,6 +310,11 @@ class Dense(_Scorer):
     def __init__(self, model: str = MINILM, batch: int = 64, max_tokens: int = 256) -> None:
         self._name, self._batch, self._max_tokens = model, batch, max_tokens
 
+    def check(self, data: BenchmarkData, candidates: Sequence[Candidates]) -> Cost:
+        """It must be there. Raises InputError that says how to install it."""
+        resolve(self._name)
+        return Cost()
+
     def rank(self, data: Sequence[BenchmarkData], log: Path | None, peer: Peer) -> list[Outcome]:
         """Order the candidates by their cosine with the query."""
         encode = self._encoder()
@@ -330,11 +336,11 @@ class Dense(_Scorer):
         from transformers import AutoModel
 
         from rrlib.engines.hf import load_tokenizer
-        from rrlib.resources import resolve
 
         path = resolve(self._name)
         try:
-            tokenizer, model = load_tokenizer(path), AutoModel.from_pretrained(path).eval()
+            tokenizer = load_tokenizer(path)
+            model = AutoModel.from_pretrained(path, dtype=torch.float32).eval()
         except (OSError, ValueError, KeyError) as error:
             raise InputError(f"cannot load the sentence encoder {self._name!r}: {error}") from error
 
@@ -345,7 +351,13 @@ class Dense(_Scorer):
             vectors = np.zeros((len(texts), model.config.hidden_size))
             for start in range(0, len(order), self._batch):
                 rows = order[start : start + self._batch]
-                options = {"padding": True, "truncation": True, "max_length": self._max_tokens, "return_tensors": "pt"}
+                options = {
+                    "padding": True,
+                    "padding_side": "right",
+                    "truncation": True,
+                    "max_length": self._max_tokens,
+                    "return_tensors": "pt",
+                }
                 tokens = tokenizer([texts[i] for i in rows], **options)
                 states = model(**tokens).last_hidden_state  # (B, T, D)
                 mask = tokens["attention_mask"][..., None]  # (B, T, 1)

@@ -39,6 +39,7 @@ from rrlib.evaluation.systems import RandomOrder
 from rrlib.formats import read_collection
 from rrlib.prompts import get_style
 from rrlib.resources import repository
+from rrlib.studies.real_pages import write_pages
 from rrlib.studies.real_rows import (
     COLLECTIONS,
     COMMAND,
@@ -46,6 +47,7 @@ from rrlib.studies.real_rows import (
     FirstStageName,
     RealRun,
     SystemName,
+    merge,
     put_rows,
     put_run,
     runs_path,
@@ -275,6 +277,7 @@ def measure(args: argparse.Namespace, argv: Sequence[str]) -> list[dict[str, Any
         values=values_of(result, systems, HEADLINE),
         window=window,
         stride=stride,
+        own=asked.own,
         chosen=result.chosen(systems[0]),
         **_costs(result, systems[0], data),
     )
@@ -344,6 +347,7 @@ def parser() -> argparse.ArgumentParser:
     model.add_argument("--output", help="folder of the windows (outputs/real)")
     model.set_defaults(profile="smollm2-135m")
     pages = commands.add_parser("pages", help="write docs/results.md and the README's table from the file")
+    pages.add_argument("--merge", action="append", default=[], help="first take the rows and runs of this table too")
     pages.add_argument("--rows", help="the table (docs/results/real.json)")
     return top
 
@@ -368,7 +372,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(words)
     try:
         if args.command == "pages":
-            for path in [table_path(args.rows)]:
+            for other in args.merge:
+                merge(Path(other), table_path(args.rows))
+            for path in write_pages(table_path(args.rows), repository()):
                 print(path)
         else:
             measure(args, words)

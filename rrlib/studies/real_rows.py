@@ -16,7 +16,7 @@ from typing import Any
 
 from rrlib.chain.manifest import outputs_root
 from rrlib.disk import read_json, write_json
-from rrlib.errors import InputError
+from rrlib.errors import InputError, MissingFileError
 from rrlib.evaluation.metrics import parse_metrics
 from rrlib.formats import read_jsonl, write_jsonl
 from rrlib.formats.collection import DATA_KINDS
@@ -191,9 +191,10 @@ def _place(row: Mapping[str, Any]) -> tuple[Any, ...]:
 class RealRun:
     """One run behind the rows: the headline metric of every query, and what was spent.
 
-    values: of the first n queries of the qrels, in their order. window, stride: passages (0: not by windows). depth:
-    candidates a query. verdicts: share of the answers by verdict, `ok` being valid. windows: answers a query;
-    tokens_in, tokens_out: of one answer; seconds: of a query. chosen: what was chosen on the dev split.
+    values: of the first n queries of the qrels, in their order. depth: candidates a query. window, stride: passages (0:
+    not by windows). own: they are the profile's, so that the run is the row of its name. windows: answers a query.
+    verdicts: share of the answers by verdict, `ok` being valid. tokens_in, tokens_out: of one answer. seconds: of a
+    query. chosen: what was chosen on the dev split.
     """
 
     system: str
@@ -205,6 +206,7 @@ class RealRun:
     values: list[float]
     window: int = 0
     stride: int = 0
+    own: bool = True
     windows: float = 0.0
     verdicts: dict[str, float] = field(default_factory=dict)
     tokens_in: float = 0.0
@@ -249,3 +251,12 @@ def table_path(given: str | Path | None = None) -> Path:
 def runs_path(table: Path) -> Path:
     """The runs behind a table."""
     return table.with_name(f"{table.stem}-runs.jsonl")
+
+
+def merge(other: Path, target: Path) -> None:
+    """Take the rows of another table, and the runs beside it, into this one. Raises InputError where there is none."""
+    if not other.is_file():
+        raise MissingFileError("no such table", path=other, remedy="name the real.json of another machine")
+    put_rows(target, read_rows(other))
+    for run in read_runs(runs_path(other)):
+        put_run(runs_path(target), run)
