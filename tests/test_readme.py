@@ -114,6 +114,13 @@ HOW: dict[str, How] = {
     "rrlib pack outputs/my-run/03_rl/grpo/checkpoint my-reranker --base MODEL": Tested(
         "tests/test_pack.py::test_the_base_may_be_a_gguf_file", ('"pack"', '"--base"')
     ),
+    "python -m rrlib.studies.real static --collection entailmentbank --first-stage ai2-25": Tested(
+        "tests/test_real_table.py::test_a_row_without_a_model", ('"static"',)
+    ),
+    "python -m rrlib.studies.real model --system sft --checkpoint CHECKPOINT --collection argkp "
+    "--first-stage stem": Tested(
+        "tests/test_real_table.py::test_a_row_of_a_checkpoint_goes_on_and_is_replaced", ('"model"', '"--checkpoint"')
+    ),
     "rrlib doctor": Run(says="all that rrlib needs is here"),
     "conda env create -f environment.yml": Tested(
         f"{PACKAGING}::test_environment_yml_resolves", ("pip_block()", "resolve(")
