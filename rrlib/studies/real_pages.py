@@ -1,0 +1,266 @@
+"""The pages of the table on real language: docs/results.md and a section of the README, rendered from the file.
+
+Generated parts stand between `<!-- real NAME -->` and `<!-- end -->`; what is written by hand around them stays.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rrlib.errors import InputError
+from rrlib.evaluation.paired import in_words, paired_rows
+from rrlib.evaluation.significance import paired_t
+from rrlib.formats import write_lines
+from rrlib.studies.ablations import RECIPES
+from rrlib.studies.real_rows import COLLECTIONS, HEADLINE, WANTED, RealRun, SystemName, read_rows, read_runs, runs_path
+
+S = SystemName
+CLAIMS: tuple[tuple[S, S, str], ...] = (
+    (S.SFT, S.ZERO_SHOT, "training on reasoning and lists"),
+    (S.SFT_RL, S.SFT, "GRPO after SFT"),
+    (S.SFT_RL, S.RL_ONLY, "SFT before GRPO"),
+    (S.SFT_RL, S.NDCG_ONLY, "the other views of the reward"),
+    (S.SFT, S.SFT_PLAIN, "the chain, after SFT"),
+    (S.SFT_RL, S.SFT_RL_PLAIN, "the chain, after both"),
+    (S.SFT_RL, S.ONE_DOMAIN, "the second domain"),
+    (S.SFT, S.POINTWISE, "the list instead of single passages"),
+    (S.POINTWISE, S.POINTWISE_PLAIN, "the chain, one passage at a time"),
+    (S.SFT_RL, S.STATIC, "a language model instead of word vectors"),
+    (S.SFT_RL, S.DENSE, "a ranker that reasons instead of a sentence encoder"),
+)
+"""(system, other, what the first has more): the paper's claims, and what a user would ask."""
+
+_RECIPE: Mapping[str, str] = {
+    S.SFT_RL: "full",
+    S.SFT: "no RL",
+    S.RL_ONLY: "no SFT",
+    S.NDCG_ONLY: "NDCG-only reward",
+    S.SFT_PLAIN: "no reasoning, SFT",
+    S.SFT_RL_PLAIN: "no reasoning",
+    S.ONE_DOMAIN: "one domain",
+}
+"""System -> the row of the paper's ablations (rrlib.studies.ablations)."""
+
+
+def paper_difference(system: str, other: str) -> float | None:
+    """What the paper reports, in points of NDCG@10 on BRIGHT; None where it has no such rows."""
+    figures = [RECIPES[_RECIPE[name]].paper if name in _RECIPE else None for name in (system, other)]
+    return None if figures[0] is None or figures[1] is None else round(figures[0] - figures[1], 2)
+
+
+TRAINED_ON = tuple(dict.fromkeys((collection, first_stage) for _, collection, first_stage in WANTED))
+"""(collection, first stage) of the table; those of COLLECTIONS beside them are texts from elsewhere."""
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+def _markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *lines])
+
+
+def _figure(rows: Rows) -> str:
+    """Of one metric: the mean over seeds; with one seed its interval, with several the mean of each."""
+    if not rows:
+        return ""
+    if len(rows) == 1:
+        return f"{rows[0]['mean']:.3f} [{rows[0]['low']:.3f}, {rows[0]['high']:.3f}]"
+    means = [row["mean"] for row in rows]
+    return f"{np.mean(means):.3f} ({', '.join(f'{mean:.3f}' for mean in means)})"
+
+
+def _of(rows: Rows, collection: str, first_stage: str, system: str, metric: str) -> Rows:
+    wanted = {"collection": collection, "first_stage": first_stage, "system": system, "metric": metric}
+    return [row for row in rows if all(row[key] == value for key, value in wanted.items())]
+
+
+def overview(rows: Rows) -> str:
+    """The README's table: the headline metric, a line a system, a column a collection and first stage."""
+    columns = [key for key in TRAINED_ON if any((r["collection"], r["first_stage"]) == key for r in rows)]
+    head = ["system", *(f"{collection}, `{first_stage}`" for collection, first_stage in columns)]
+    lines = []
+    for system in SystemName:
+        cells = [_figure(_of(rows, *column, system, HEADLINE)) for column in columns]
+        if any(cells):
+            lines.append([system, *cells])
+    return _markdown(head, lines)
+
+
+def table(rows: Rows, runs: Sequence[RealRun], collection: str, first_stage: str) -> str:
+    """One collection and first stage: a line a system with all metrics, the paired difference and the costs."""
+    here = [row for row in rows if (row["collection"], row["first_stage"]) == (collection, first_stage)]
+    metrics = list(dict.fromkeys(row["metric"] for row in here))
+    metrics.sort(key=lambda metric: metric != HEADLINE)
+    behind = [run for run in runs if run.own and (run.collection, run.first_stage) == (collection, first_stage)]
+    compared = _against_first_stage(behind)
+    lines = []
+    for system in SystemName:
+        if not (of_system := [row for row in here if row["system"] == system]):
+            continue
+        figures = [_figure([row for row in of_system if row["metric"] == metric]) for metric in metrics]
+        gap = compared.get(system, {})
+        sure = [in_words(gap), f"{gap['p_holm']:.4f}"] if gap else ["", ""]
+        costs = _costs([run for run in behind if run.system == system])
+        lines.append([system, *figures, *sure, *costs, str(max(row["n"] for row in of_system))])
+    head = ["system", *metrics, "from the first stage", "p (Holm)", "valid", "tokens a query", "s a query", "n"]
+    return _markdown(head, lines)
+
+
+def _mean_values(runs: Sequence[RealRun]) -> list[float]:
+    """The value of each query, the mean over seeds; of the queries that all seeds have."""
+    n = min(len(run.values) for run in runs)
+    return [float(value) for value in np.mean([run.values[:n] for run in runs], axis=0)]
+
+
+def _against_first_stage(runs: Sequence[RealRun]) -> dict[str, dict[str, Any]]:
+    """System -> its comparison with the first stage, paired by query, p corrected for the systems of the table."""
+    values = {
+        system: _mean_values(of_system)
+        for system in SystemName
+        if (of_system := [run for run in runs if run.system == system])
+    }
+    if S.FIRST_STAGE not in values:
+        return {}
+    base = values.pop(S.FIRST_STAGE)
+    # a limited run has the first queries alone: it is compared on those
+    sets = {str(system): {str(len(of_query)): of_query} for system, of_query in values.items()}
+    sizes = {name for by_size in sets.values() for name in by_size}
+    both = {str(S.FIRST_STAGE): {name: base[: int(name)] for name in sizes or {str(len(base))}}, **sets}
+    return {row["system"]: row for row in paired_rows(both, S.FIRST_STAGE) if "p" in row}
+
+
+def _costs(runs: Sequence[RealRun]) -> list[str]:
+    """Share of valid answers, tokens and seconds of a query; means over seeds."""
+    asked = [run for run in runs if run.windows]
+    valid = f"{np.mean([run.verdicts.get('ok', 0.0) for run in asked]):.1%}" if asked else ""
+    tokens = f"{np.mean([run.windows * (run.tokens_in + run.tokens_out) for run in asked]):.0f}" if asked else ""
+    timed = [run.seconds for run in runs if run.seconds is not None]
+    return [valid, tokens, f"{np.mean(timed):.2f}" if timed else ""]
+
+
+def claims(runs: Sequence[RealRun]) -> str:
+    """What a part buys, paired by query within each seed that both have, beside the paper's difference."""
+    lines = []
+    for collection, first_stage in TRAINED_ON:
+        for system, other, what in CLAIMS:
+            values, others = (_by_seed(runs, name, collection, first_stage) for name in (system, other))
+            if others and other in (S.STATIC, S.DENSE, S.ZERO_SHOT):  # the same for every seed of a training
+                others = dict.fromkeys(values, next(iter(others.values())))
+            if seeds := sorted(values.keys() & others.keys()):
+                figures = _claim(values, others, seeds)
+                paper = paper_difference(system, other)
+                said = "" if paper is None else f"{paper:+.2f}"
+                lines.append([f"{system} - {other}", what, f"{collection}, `{first_stage}`", *figures, said])
+    if not lines:
+        return "No two systems that a claim is about have been run yet."
+    head = ["systems", "what the first has more", "on", f"{HEADLINE}, difference", "p", "p (seeds)", "paper (points)"]
+    return _markdown(head, lines)
+
+
+def _claim(
+    values: Mapping[int, list[float]], others: Mapping[int, list[float]], seeds: Sequence[int]
+) -> tuple[str, str, str]:
+    """Difference with interval, p over queries, and, with several seeds, p over the seeds' means."""
+    row = _compared(values, others, seeds)
+    means = [[float(np.mean(by_seed[seed])) for seed in seeds] for by_seed in (values, others)]
+    return in_words(row), f"{row['p']:.4f}", f"{paired_t(*means):.3f}" if len(seeds) > 1 else ""
+
+
+def _by_seed(runs: Sequence[RealRun], system: str, collection: str, first_stage: str) -> dict[int, list[float]]:
+    wanted = (system, collection, first_stage)
+    return {r.seed: r.values for r in runs if r.own and (r.system, r.collection, r.first_stage) == wanted}
+
+
+def _compared(
+    values: Mapping[int, list[float]], others: Mapping[int, list[float]], seeds: Sequence[int]
+) -> dict[str, Any]:
+    """The difference over the queries that both have, resampled within each seed."""
+    n = {seed: min(len(values[seed]), len(others[seed])) for seed in seeds}
+    sets = {name: {str(s): by_seed[s][: n[s]] for s in seeds} for name, by_seed in (("a", values), ("b", others))}
+    return next(row for row in paired_rows(sets, "b") if row["system"] == "a")
+
+
+def other_windows(runs: Sequence[RealRun]) -> str:
+    """Runs with other windows than their profile's, beside the row of the same system and seed."""
+    lines = []
+    for run in (run for run in runs if not run.own):
+        same = _by_seed(runs, run.system, run.collection, run.first_stage)
+        gap = _compared({run.seed: run.values}, same, [run.seed]) if run.seed in same else {}
+        mean = f"{np.mean(run.values):.3f}"
+        sizes = f"{run.window}/{run.stride}" if run.window else "all at once"
+        place = [run.system, f"{run.collection}, `{run.first_stage}`", str(run.seed), sizes]
+        lines.append([*place, mean, in_words(gap), *_costs([run]), str(len(run.values)), f"`{run.command}`"])
+    if not lines:
+        return "None has been run yet."
+    head = ["system", "on", "seed", "window/stride", HEADLINE, "from the profile's windows", "valid", "tokens a query"]
+    return _markdown([*head, "s a query", "n", "command"], lines)
+
+
+def missing(rows: Rows) -> str:
+    """The rows of the table that were not run, a line a collection and first stage."""
+    run = {(row["system"], row["collection"], row["first_stage"]) for row in rows}
+    lines = []
+    for collection, first_stage in TRAINED_ON:
+        names = [system for system, *place in WANTED if [collection, first_stage] == place]
+        absent = [f"`{name}`" for name in names if (name, collection, first_stage) not in run]
+        lines.append(f"- {collection}, `{first_stage}`: {', '.join(absent) or 'none'}")
+    return "\n".join(lines)
+
+
+def commands(rows: Rows) -> str:
+    """The command of every row, with where and when it ran."""
+    lines = []
+    for row in rows:
+        place = f"{row['collection']}, `{row['first_stage']}`"
+        line = [row["system"], place, str(row["seed"]), f"`{row['command']}`", row["device"], row["date"]]
+        if line not in lines:
+            lines.append(line)
+    return _markdown(["system", "on", "seed", "command", "device", "date"], lines)
+
+
+def parts(rows: Rows, runs: Sequence[RealRun]) -> dict[str, str]:
+    """Name of a generated part -> its Markdown."""
+    places = [(collection, stage) for collection, stages in COLLECTIONS.items() for stage in stages]
+    there = [place for place in places if any((r["collection"], r["first_stage"]) == place for r in rows)]
+
+    def tables(chosen: Sequence[tuple[str, Any]]) -> str:
+        shown = (f"### {name}, first stage `{stage}`\n\n{table(rows, runs, name, stage)}" for name, stage in chosen)
+        return "\n\n".join(shown) or "None has been run yet."
+
+    trained = [collection for collection, _ in TRAINED_ON]
+    return {
+        "overview": overview(rows),
+        "tables": tables([place for place in there if place[0] in trained]),
+        "claims": claims(runs),
+        "windows": other_windows(runs),
+        "elsewhere": tables([place for place in there if place[0] not in trained]),
+        "missing": missing(rows),
+        "commands": commands(rows),
+    }
+
+
+_PART = re.compile(r"(<!-- real (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def rendered(text: str, by_name: Mapping[str, str]) -> str:
+    """A page with its generated parts made anew. Raises InputError for a part that nobody makes."""
+
+    def filled(match: re.Match[str]) -> str:
+        if match[2] not in by_name:
+            raise InputError(f"no part {match[2]!r}", remedy=f"use one of {', '.join(by_name)}")
+        return f"{match[1]}\n{by_name[match[2]]}\n\n{match[3]}"
+
+    return _PART.sub(filled, text)
+
+
+def write_pages(table_file: Path, root: Path) -> list[Path]:
+    """Render docs/results.md and README.md of a checkout from the table; returns what was written."""
+    by_name = parts(read_rows(table_file), read_runs(runs_path(table_file)))
+    pages = [root / "docs" / "results.md", root / "README.md"]
+    for page in pages:
+        write_lines(page, rendered(page.read_text(encoding="utf-8"), by_name).rstrip("\n").split("\n"))
+    return pages
