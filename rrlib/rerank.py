@@ -115,7 +115,10 @@ class Reranker:
         """What every log line records, and what must be equal for a resume. weights: of a checkpoint in a folder, which
         may then be moved."""
         budget = self.continuation.budget
-        limits = {} if budget is None else {"budget": budget}
+        limits: dict[str, Any] = {} if budget is None else {"budget": budget}
+        provider = getattr(self.engine, "provider", None)
+        if provider is not None and provider.settings():
+            limits["provider"] = provider.settings()
         checkpoint = Path(self.engine.model)
         weights = {"weights": model_hash(checkpoint)} if checkpoint.exists() else {}
         return {
