@@ -537,3 +537,35 @@ def test_links_pipes_and_devices_are_written_through(tmp_path: Path) -> None:
 def test_a_window_log_is_a_file(files: list[str], tmp_path: Path, place: str) -> None:
     with pytest.raises(InputError):
         WindowLog(tmp_path / place, {})
+
+
+@pytest.mark.parametrize(("words", "docs"), [(900, 2), (3000, 5), (900, 25)])
+def test_a_query_that_is_itself_too_long(words: int, docs: int) -> None:
+    from tokenizers_for_tests import make_tokenizer
+
+    from rrlib.rerank import Reranker
+
+    class Engine:
+        name, model, asks_model, capacity, max_model_len = "small", "small", True, 4, 900
+
+        def __init__(self) -> None:
+            self.tokenizer = make_tokenizer("qwen2.5")
+
+        def close(self) -> None:
+            pass
+
+    reranker = Reranker(Engine(), decoding=Decoding(max_new_tokens=50))  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="the query itself takes") as caught:
+        reranker.rank("word " * words, ["a"] * docs)
+    assert "shorten the query" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://h/s?q={query}&key=abc-123", "http://me:abc-123@h/{query}", "http://h/{query}?api_key=abc-123"]
+)
+def test_a_search_address_holds_no_key(url: str) -> None:
+    from rrlib.synthesis.sources.websearch import JsonSearch
+
+    with pytest.raises(InputError) as caught:
+        JsonSearch(url)
+    assert "abc-123" not in str(caught.value)
