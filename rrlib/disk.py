@@ -7,9 +7,11 @@ behind the last newline, where the next opening cuts it off.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,7 +26,16 @@ HASHED_TO_THE_END = 64 * 2**20
 # --- JSON ------------------------------------------------------------------------------------------------------------
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file to be written that takes the place of `path` when the block ends well; a reader sees old or new."""
+    """A file to be written that takes the place of `path` when the block ends well; a reader sees old or new.
+
+    A link stays one: what it points to is replaced. Pipes and devices are written to as they are.
+    """
+    if path.is_symlink():
+        path = path.resolve()
+    if path.exists() and not path.is_file() and not path.is_dir():
+        with path.open("wb") as out:
+            yield out
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -56,6 +67,39 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+
+
+def check_output(path: Path, what: str, *, appended: bool = False) -> None:
+    """Refuse a file that could not be written in the end, before anything is paid for; makes its folder.
+
+    what: the file in messages. appended: it will be read again and locked, so no pipe and no device will do.
+    Raises InputError for a folder, a place that cannot be written, a full disk, or a device where `appended`.
+    """
+    target = path.resolve()
+    if target.is_dir():
+        raise InputError(f"the {what} is a folder", path=path, remedy="name a file in it")
+    special = target.exists() and not target.is_file()
+    if special and appended:
+        raise InputError(f"the {what} is a pipe or a device", path=path, remedy="name a file: it is read on resume")
+    try:
+        if special:
+            full = target.stat().st_rdev == Path("/dev/full").stat().st_rdev if target.is_char_device() else False
+            if full:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            if not os.access(target, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=target.parent) as probe:
+            probe.write(b"\0" * 4096)
+        if target.exists() and not target.stat().st_mode & 0o222:  # meant to stay, though a folder's owner could
+            raise PermissionError(errno.EACCES, "it is read-only")
+        if target.exists():
+            target.open("ab").close()
+    except OSError as error:
+        raise InputError(
+            f"the {what} cannot be written: {error.strerror or error}", path=path, remedy="name another place"
+        ) from None
 
 
 # --- append-only JSONL -----------------------------------------------------------------------------------------------

@@ -53,3 +53,11 @@ class StageError(RRLibError, RuntimeError):
 
 class MissingPackageError(EngineError, ImportError):
     """An optional package is needed for what was asked; the message names the install command."""
+
+
+def innermost(error: BaseException) -> BaseException:
+    """The error that counts: of a group (a task group raises one, whose message names none of them) an error that this
+    library raised where there is one, else the first; any other error is itself."""
+    while isinstance(error, BaseExceptionGroup):
+        error = (error.subgroup(RRLibError) or error).exceptions[0]
+    return error

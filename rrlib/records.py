@@ -209,6 +209,8 @@ class WindowLog:
         self.path, self.settings = Path(path), dict(settings)
         self.asked_path = self.path.with_name(self.path.name + ".asked")
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        if self.path.exists() and not self.path.is_file():
+            raise InputError("a window log is a file: it is read again on resume", path=path, remedy="name a file")
         self._closed = False
         self._lock = Lock(self.path, f"{path}: another process is writing this log -> wait for it, or use another")
         self.records: dict[Key, WindowRecord] = {}

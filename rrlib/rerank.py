@@ -115,7 +115,10 @@ class Reranker:
         """What every log line records, and what must be equal for a resume. weights: of a checkpoint in a folder, which
         may then be moved."""
         budget = self.continuation.budget
-        limits = {} if budget is None else {"budget": budget}
+        limits: dict[str, Any] = {} if budget is None else {"budget": budget}
+        provider = getattr(self.engine, "provider", None)
+        if provider is not None and provider.settings():
+            limits["provider"] = provider.settings()
         checkpoint = Path(self.engine.model)
         weights = {"weights": model_hash(checkpoint)} if checkpoint.exists() else {}
         return {
@@ -202,6 +205,13 @@ class _Run:
         size = {"sliding_window": self.owner.strategy.size, "pointwise": 1}.get(self.owner.strategy.name)
         for job in self.jobs:
             bound = self.owner.prompts.bound(job.candidates.query.text, job.head, size)
+            alone = self.owner.prompts.bound(job.candidates.query.text, (), size) if bound > room else 0
+            if alone > room and job.head:
+                raise InputError(
+                    f"query {job.candidates.query.qid}: the query itself takes {alone} tokens with its frame, and the "
+                    f"model has room for {room}: no window fits",
+                    remedy="shorten the query, or use a smaller --max-new-tokens",
+                )
             if bound > room and len(job.head) > 1:
                 raise InputError(
                     f"query {job.candidates.query.qid}: a window may hold {bound} prompt tokens, and the model takes "

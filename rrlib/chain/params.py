@@ -19,7 +19,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from rrlib.errors import MissingFileError, ProfileError
+from rrlib.engines.keys import refuse_written_keys
+from rrlib.errors import InputError, MissingFileError, ProfileError
 from rrlib.resources import repository
 
 STAGES: dict[str, tuple[str, ...]] = {
@@ -182,6 +183,10 @@ def load_profile(path: str | Path, notebooks: Path | None = None) -> Profile:
     stages = _stages(data.get("stages"), path, lines.get(("stages",)))
     declared = {stage: declared_parameters(notebook_path(stage, notebooks)) for stage in stages}
     sections = _sections(data, declared, path, lines)
+    try:
+        refuse_written_keys(sections)
+    except InputError as error:
+        raise ProfileError(error.message, path=path, remedy=error.remedy) from None
     return Profile(
         path, data["name"], data["seed"], data.get("description", ""), data.get("hardware", ""), sections, stages
     )

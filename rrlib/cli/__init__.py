@@ -5,6 +5,11 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import sys
+from typing import Annotated
+
+import typer
+
+import rrlib
 
 ORDER = ("rerank", "evaluate", "audit", "run", "doctor")  # the rest follows by name
 
@@ -15,10 +20,14 @@ def commands() -> list[str]:
     return [name for name in ORDER if name in names] + sorted(names - set(ORDER))
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"rrlib {rrlib.__version__}")
+        raise typer.Exit
+
+
 def build_app() -> object:
     """The typer app with every command; imports nothing heavy."""
-    import typer
-
     app = typer.Typer(
         name="rrlib",
         help="Listwise reranking with reasoning (ReasonRank): rerank, evaluate, and run the whole method.",
@@ -27,6 +36,14 @@ def build_app() -> object:
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
     )
+
+    @app.callback()
+    def options(
+        version: Annotated[
+            bool, typer.Option("--version", is_eager=True, callback=_version, help="print the version and end")
+        ] = False,
+    ) -> None: ...
+
     for name in commands():
         importlib.import_module(f"rrlib.cli.{name}").register(app)
     return app
@@ -34,36 +51,40 @@ def build_app() -> object:
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command and return its exit code: 0, 1 (it failed), 2 (bad input), 130 (interrupted)."""
-    import typer
-
-    from rrlib.errors import InputError, RRLibError
-
     command = typer.main.get_command(build_app())  # type: ignore[arg-type]
     try:
         code = command.main(args=argv, prog_name="rrlib", standalone_mode=False)
         return code if isinstance(code, int) else 0
-    except InputError as error:
-        return _say(error, 2)
-    except RRLibError as error:
-        return _say(error, 1)
-    except typer.Exit as error:
+    except BaseException as error:
+        return _exit_code(error)
+
+
+def _exit_code(raised: BaseException) -> int:
+    """Say what ended a command, and give its exit code. What is nobody's fault but ours is raised on."""
+    from rrlib.errors import InputError, RRLibError, innermost
+
+    error = innermost(raised)  # a task group raises a group, whose message names no cause
+    if isinstance(error, typer.Exit):
         return int(error.exit_code)
-    except (typer.Abort, KeyboardInterrupt):
+    if isinstance(error, typer.Abort | KeyboardInterrupt):
         print("interrupted; run the same command again to go on where it stopped", file=sys.stderr)
         return 130
-    except BrokenPipeError:
+    if isinstance(error, BrokenPipeError):
         return 1
-    except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError) as error:
+    if isinstance(error, InputError):
         return _say(error, 2)
-    except OSError as error:  # a full disk, a dropped mount: what was written stays
+    if isinstance(
+        error, FileNotFoundError | PermissionError | IsADirectoryError | NotADirectoryError | FileExistsError
+    ):
+        return _say(error, 1 if isinstance(error, RRLibError) else 2)
+    if isinstance(error, RRLibError | OSError):  # a full disk, a dropped mount: what was written stays
         return _say(error, 1)
-    except Exception as error:
-        # The parser's own errors (unknown option, wrong type) show themselves; typer exports no base class for them.
-        show, exit_code = getattr(error, "show", None), getattr(error, "exit_code", None)
-        if show is None or exit_code is None:
-            raise
-        show()
-        return int(exit_code)
+    # The parser's own errors (unknown option, wrong type) show themselves; typer exports no base class for them.
+    show, exit_code = getattr(error, "show", None), getattr(error, "exit_code", None)
+    if show is None or exit_code is None:
+        raise error
+    show()
+    return int(exit_code)
 
 
 def _say(error: BaseException, code: int) -> int:

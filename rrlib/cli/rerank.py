@@ -49,6 +49,14 @@ def rerank(
         str | None, typer.Option(help="openai: the server's tokenizer; sends byte-exact prompts to /completions")
     ] = None,
     concurrency: Annotated[int, typer.Option(help="openai: calls in flight")] = 32,
+    api_key_env: Annotated[str, typer.Option(help="openai: environment variable with the key")] = "OPENAI_API_KEY",
+    provider: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="openai: what the server wants: max_completion_tokens, no_temperature, no_system, "
+            "query.NAME=VALUE, header.NAME=VALUE, body.NAME=JSON; a value may be ${VARIABLE}; repeatable"
+        ),
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="transformers: rows a batch")] = 16,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16")] = "auto",
     max_model_len: Annotated[int | None, typer.Option(help="vllm: prompt and answer, tokens")] = None,
@@ -64,6 +72,7 @@ def rerank(
     rrlib rerank --run bm25.trec --engine replay --responses log.jsonl --prompt rankgpt --output out.trec
     """
     from rrlib import formats
+    from rrlib.disk import check_output
     from rrlib.engines import Decoding, make_engine
     from rrlib.errors import InputError
     from rrlib.prompts import get_style
@@ -76,9 +85,21 @@ def rerank(
         raise InputError("give --run or --requests, one of them")
     get_style(prompt)
     StrategySpec(strategy, window, stride, passes)
-    if depth < 0 or max_new_tokens < 1 or max_passage_tokens < 1 or temperature < 0:
-        raise InputError("--depth, --max-new-tokens, --max-passage-tokens or --temperature is out of range")
+    if depth < 1 or max_passage_tokens < 1:
+        raise InputError("--depth or --max-passage-tokens is out of range", remedy="give 1 or more")
+    decoding = Decoding(max_new_tokens, temperature, top_p, top_k, seed)
+    if len(tag.split()) != 1 or tag != tag.strip():
+        raise InputError(f"--tag {tag!r} is empty or holds a blank", remedy="a column of a run is one word")
     replay = engine == "replay"
+    log_path = log if log is not None else None if replay else Path(f"{output}.log.jsonl")
+    if log_path is not None:
+        check_output(log_path, "window log", appended=True)
+        for other, name in ((responses, "--responses"), (output, "--output")):
+            if other is not None and log_path.resolve() == other.resolve():
+                raise InputError(f"--log and {name} are the same file", remedy="name another --log")
+    check_output(output, "output")
+    if engine in ("transformers", "vllm") and model:
+        _check_model(model)
     notes: list[str] = []
     if requests is not None:
         candidates = formats.read_requests(requests, notes=notes)
@@ -94,13 +115,11 @@ def rerank(
         batch_size=batch_size,
         dtype=dtype,
         max_model_len=max_model_len,
+        api_key_env=api_key_env,
+        provider=provider or [],
     )
     if not replay and not model:
         raise InputError("--model is missing", remedy="name a folder or a hub name")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    log_path = log if log is not None else None if replay else Path(f"{output}.log.jsonl")
-    if log_path is not None and responses is not None and log_path.resolve() == responses.resolve():
-        raise InputError("--log and --responses are the same file", remedy="name another --log")
     reranker = Reranker(
         make_engine(engine, model, **options),
         style=prompt,
@@ -110,7 +129,7 @@ def rerank(
         passes=passes,
         depth=depth,
         max_passage_tokens=max_passage_tokens,
-        decoding=Decoding(max_new_tokens, temperature, top_p, top_k, seed),
+        decoding=decoding,
         log=log_path,
         fresh=fresh,
         retry_failed=retry_failed,
@@ -159,6 +178,17 @@ def _candidates(
     )
 
 
+def _check_model(model: str) -> None:
+    """Refuse a folder or file that is not there, before torch is imported to look for it. A hub name passes."""
+    from rrlib.errors import MissingFileError
+    from rrlib.resources import locate
+
+    path = locate(model)
+    a_path = path.startswith(("/", "./", "../", "~")) or path.count("/") > 1 or path.endswith((".gguf", "/"))
+    if a_path and not Path(path).expanduser().exists():
+        raise MissingFileError("no such model", path=model, remedy="name a folder with config.json and weights")
+
+
 def _engine_options(engine: str, **given: Any) -> dict[str, Any]:
     from rrlib.errors import InputError
 
@@ -169,7 +199,10 @@ def _engine_options(engine: str, **given: Any) -> dict[str, Any]:
     if engine == "openai":
         if given["base_url"] is None:
             raise InputError("--base-url is missing", remedy="write --base-url http://host:port/v1")
-        return {"base_url": given["base_url"], "tokenizer": given["tokenizer"], "concurrency": given["concurrency"]}
+        from rrlib.engines.provider import Provider
+
+        names = ("base_url", "tokenizer", "concurrency", "api_key_env")
+        return {name: given[name] for name in names} | {"provider": Provider.parse(given["provider"])}
     if engine == "vllm":
         return {"dtype": given["dtype"], "max_model_len": given["max_model_len"]}
     return {"dtype": given["dtype"], "batch_size": given["batch_size"]}

@@ -19,6 +19,13 @@ def synthesize(
     base_url: Annotated[str, typer.Option(help="an OpenAI-compatible server, http://host:port/v1")] = "",
     model: Annotated[str, typer.Option(help="model, as the server knows it")] = "",
     api_key_env: Annotated[str, typer.Option(help="environment variable with the key")] = "OPENAI_API_KEY",
+    provider: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="what the server wants: max_completion_tokens, no_temperature, no_system, query.NAME=VALUE, "
+            "header.NAME=VALUE, body.NAME=JSON; a value may be ${VARIABLE}; repeatable"
+        ),
+    ] = None,
     teacher: Annotated[
         str, typer.Option(help="module:callable in place of a server, called with the source folder")
     ] = "",
@@ -58,6 +65,7 @@ def synthesize(
     """
     from rrlib.engines.base import Decoding
     from rrlib.engines.client import OpenAIClient
+    from rrlib.engines.provider import Provider
     from rrlib.errors import InputError
     from rrlib.plans.synthesis import plan
     from rrlib.resources import load_callable
@@ -84,11 +92,13 @@ def synthesize(
     if dry_run:
         typer.echo(plan(items, model or teacher, output, expect=expect, **settings).text())
         return
-    limits = {"requests_per_minute": requests_per_minute, "tokens_per_minute": tokens_per_minute}
+    limits: dict[str, Any] = {"requests_per_minute": requests_per_minute, "tokens_per_minute": tokens_per_minute}
     if teacher:
         client = load_callable(teacher)(source, seed=seed)
     else:
-        client = OpenAIClient(base_url, model, api_key_env, timeout, max_retries, **limits)
+        client = OpenAIClient(
+            base_url, model, api_key_env, timeout, max_retries, **limits, provider=Provider.parse(provider or [])
+        )
     result = run(
         items,
         client,

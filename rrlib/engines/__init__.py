@@ -17,7 +17,7 @@ def make_engine(name: str, model: str, **options: Any) -> Engine:
 
     Options: transformers: dtype, device, batch_size, max_batch_tokens. vllm: dtype, max_model_len,
     gpu_memory_utilization, tensor_parallel_size, max_num_seqs. openai: base_url, api_key_env, concurrency, timeout,
-    max_retries. replay: responses (a JSONL file).
+    max_retries, provider. replay: responses (a JSONL file).
 
     Raises InputError for an unknown name or a model that cannot be loaded, MissingPackageError where a package is not
     installed, EngineError where vLLM cannot start.

@@ -5,10 +5,12 @@ The scheduler (rrlib.rerank) keeps `capacity` requests in flight and never waits
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+from rrlib.errors import InputError
 from rrlib.records import Key
 
 
@@ -17,7 +19,8 @@ class Decoding:
     """Decoding settings; recorded in every log line, because a changed default once cost a toolkit two months.
 
     max_new_tokens: limit on generated tokens (the paper: 3072 of reasoning, 3072 + 100 at inference).
-    temperature 0 = greedy. top_k 0 or -1 = off. seed None = the engine's own.
+    temperature 0 = greedy. top_k 0 or -1 = off. seed None = the engine's own, else 0 <= seed < 2**63.
+    Raises InputError for a value out of its range.
     """
 
     max_new_tokens: int = 3172
@@ -25,6 +28,17 @@ class Decoding:
     top_p: float = 1.0
     top_k: int = 0
     seed: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, fits, wanted in (
+            ("max_new_tokens", self.max_new_tokens >= 1, "1 or more"),
+            ("temperature", 0.0 <= self.temperature < math.inf, "0 (greedy) or more"),
+            ("top_p", 0.0 < self.top_p <= 1.0, "more than 0, and at most 1"),
+            ("top_k", self.top_k >= -1, "1 or more, or 0 for none"),
+            ("seed", self.seed is None or 0 <= self.seed < 2**63, "0 or more, below 2**63"),
+        ):
+            if not fits:
+                raise InputError(f"{name} {getattr(self, name)} is out of range", remedy=f"give {wanted}")
 
 
 Message = Mapping[str, str]

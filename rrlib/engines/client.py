@@ -1,24 +1,27 @@
 """The client of any OpenAI-compatible server: async, with retries that are booked one by one.
 
 A call that fails is a failure with a reason, never text: one toolkit returned the exception's message as the model's
-answer and ranked by its digits. 429, 5xx, time-outs and dropped connections are tried again with back-off; 401, 403
-and 404, spent credit and a server that was never there stop the run at once with the server's message. The key is
-read from the environment, and is cut out of every message.
+answer and ranked by its digits. 429, 5xx, time-outs and dropped connections are tried again with back-off; 401, 403,
+404, spent credit, a web page and a server that was never there stop the run at once with the server's message. The key
+is read from the environment (rrlib.engines.keys), and is cut out of every message.
 """
 
 from __future__ import annotations
 
 import asyncio
 import email.utils
-import os
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from rrlib.engines.address import hint_of_path, hint_of_proxy, read_address
+from rrlib.engines.answers import UnusableAnswer, WebPage, read_body, read_choices, read_reply
 from rrlib.engines.base import Decoding, Message, Reply
+from rrlib.engines.keys import Keys, is_secret_name
 from rrlib.engines.limits import Pace, TokenGauge, size_of
-from rrlib.errors import EngineError, InputError
+from rrlib.engines.provider import Provider, remedy_for
+from rrlib.errors import EngineError, InputError, innermost
 
 TOP_LOGPROBS = 20
 """Alternatives asked for with each scored token: what vLLM's server allows by default."""
@@ -26,9 +29,6 @@ TOP_LOGPROBS = 20
 Watch = Callable[[str, bool], Awaitable[None]]
 """Awaited before a call is tried again, with what went wrong, and whether the server turned the try down (a status of
 4xx or 5xx) rather than leave open what it did and billed. What it raises ends the call."""
-
-EXTRA_FIELD = "rrlib"
-"""A field of a response in which a simulated teacher says that it is one, and what it believed."""
 
 NEVER_REACHED = 3
 """Tries after which a server that has not answered once is taken to be not there."""
@@ -42,10 +42,6 @@ class RefusedCallError(EngineError):
     """The server refuses this one call (400, 413, 422): others may do."""
 
 
-class _Unusable(Exception):
-    """A 200 that holds no answer: an error body, no choices, not JSON. Tried again."""
-
-
 def _retryable(error: BaseException) -> bool:
     import openai
 
@@ -53,7 +49,7 @@ def _retryable(error: BaseException) -> bool:
         if _spent(error):
             return False
         return error.status_code in (408, 409, 429) or error.status_code >= 500
-    passing = openai.APIConnectionError | openai.APIResponseValidationError | _Unusable | ValueError | TimeoutError
+    passing = openai.APIConnectionError | openai.APIResponseValidationError | UnusableAnswer | ValueError | TimeoutError
     return isinstance(error, passing)
 
 
@@ -96,7 +92,8 @@ class OpenAIClient:
     timeout: seconds a try, first byte to last. max_retries: tries after the first. backoff: seconds; the waits between
     tries are random up to backoff, twice, four times, ... that, at most max_wait (a Retry-After goes first, up to
     max_wait too). requests_per_minute, tokens_per_minute: limits of the account, 0 = none; every try counts. `chat`
-    sends messages, `complete` a templated string to /v1/completions. Connections belong to an event loop: a client may
+    sends messages, `complete` a templated string to /v1/completions. provider: what this server wants otherwise than
+    most (rrlib.engines.provider), or the mapping of its fields. Connections belong to an event loop: a client may
     be used from one loop after another, and after close(), not from two at a time.
     """
 
@@ -111,33 +108,47 @@ class OpenAIClient:
         tokens_per_minute: float = 0.0,
         backoff: float = 0.5,
         max_wait: float = 60.0,
+        provider: Provider | Mapping[str, Any] | None = None,
     ) -> None:
-        if not base_url.startswith(("http://", "https://")):
-            raise InputError(f"base URL {base_url!r}", remedy="write http://host:port/v1")
-        if "@" in base_url.partition("://")[2].partition("/")[0] or "?" in base_url:  # it stands in records and errors
-            raise InputError(
-                "a base URL with a user, a password or a query in it", remedy=f"put the key into {api_key_env}"
-            )
+        self.keys = Keys()
+        self._key = self.keys.from_environment(api_key_env)
+        self.base_url, parameters = read_address(base_url, api_key_env)
+        self.provider = Provider.of(provider)
+        query, self._headers, self._body = self.provider.expanded(self.keys)
+        self._query = {**parameters, **query}
         if timeout <= 0 or max_retries < 0 or backoff < 0 or max_wait < 0:
             raise InputError("timeout, max_retries, backoff or max_wait is negative", remedy="give positive numbers")
-        self.base_url, self.model, self.max_retries = base_url, model, max_retries
+        self.model, self.max_retries = model, max_retries
         self.timeout, self.backoff, self.max_wait = timeout, backoff, max_wait
         self.gauge = TokenGauge()
         self._requests, self._tokens = Pace(requests_per_minute), Pace(tokens_per_minute)
         self._reached = False
-        self._key = os.environ.get(api_key_env) or ""
         self._client: Any = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What stands in the header of a store, since it changes the answers; empty for a server like most."""
+        return self.provider.settings()
+
     def _session(self) -> Any:
-        """The connections of the running loop."""
+        """The connections of the running loop. Raises FatalCallError where the environment's proxy makes no sense."""
         import openai
 
         loop = asyncio.get_running_loop()
         if self._client is None or self._loop is not loop:
-            self._client = openai.AsyncOpenAI(
-                base_url=self.base_url, api_key=self._key or "none", timeout=self.timeout, max_retries=0
-            )
+            try:
+                self._client = openai.AsyncOpenAI(
+                    base_url=self.base_url,
+                    api_key=self._key or "none",
+                    timeout=self.timeout,
+                    max_retries=0,
+                    default_headers=self._headers,
+                    default_query=self._query,
+                )
+            except Exception as error:  # a proxy without a scheme, SOCKS without its package
+                why = self.keys.hide(f"{type(error).__name__}: {error}")
+                raise FatalCallError(f"no connection to {self.base_url}: {why}{hint_of_proxy(self.base_url)}") from None
             self._loop = loop
         return self._client
 
@@ -155,21 +166,30 @@ class OpenAIClient:
         """
 
         async def ask() -> Any:
-            return await self._session().chat.completions.create(
-                model=self.model,
-                messages=[dict(m) for m in messages],  # type: ignore[misc]
-                **_settings(decoding, stop),
+            fields = self._with_body(self.provider.fields(decoding, stop))
+            return await self._session().chat.completions.with_raw_response.create(
+                model=self.model, messages=self.provider.messages(messages), **fields
             )
 
         return await self._call(ask, size_of(messages), decoding, watch)
+
+    def _with_body(self, fields: dict[str, Any], **more: Any) -> dict[str, Any]:
+        """The fields of a request, with those of its body that the SDK does not know."""
+        fields = {**fields, "extra_body": {**fields.get("extra_body", {}), **more, **self._body}}
+        names = [name.lower() for name in self._headers]
+        if not self._key and "authorization" not in names and any(map(is_secret_name, names)):
+            import openai
+
+            fields["extra_headers"] = {"Authorization": openai.Omit()}  # the key goes by a header of its own
+        return fields
 
     async def complete(self, prompt: str, decoding: Decoding, stop: Sequence[str] = ()) -> Reply:
         """Ask /v1/completions with a templated prompt; the server must not add special tokens of its own."""
 
         async def ask() -> Any:
-            settings = _settings(decoding, stop)
-            settings["extra_body"] = {**settings["extra_body"], "add_special_tokens": False}
-            return await self._session().completions.create(model=self.model, prompt=prompt, **settings)
+            fields = self._with_body(self.provider.fields(decoding, stop, chat=False), add_special_tokens=False)
+            create = self._session().completions.with_raw_response.create
+            return await create(model=self.model, prompt=prompt, **fields)
 
         return await self._call(ask, len(prompt.encode("utf-8", "replace")), decoding, None)
 
@@ -181,29 +201,20 @@ class OpenAIClient:
         where the server gives no log-probabilities.
         """
 
+        first = Decoding(max_new_tokens=1)
+
         async def ask() -> Any:
+            fields = self.provider.fields(first, chat=prompt is None)
             if prompt is not None:
-                return await self._session().completions.create(
-                    model=self.model,
-                    prompt=prompt,
-                    max_tokens=1,
-                    temperature=0.0,
-                    logprobs=TOP_LOGPROBS,
-                    extra_body={"add_special_tokens": False},
-                )
-            return await self._session().chat.completions.create(
-                model=self.model,
-                messages=[dict(m) for m in messages],  # type: ignore[misc]
-                max_tokens=1,
-                temperature=0.0,
-                logprobs=True,
-                top_logprobs=TOP_LOGPROBS,
-            )
+                fields = self._with_body({**fields, "logprobs": TOP_LOGPROBS}, add_special_tokens=False)
+                create = self._session().completions.with_raw_response.create
+                return await create(model=self.model, prompt=prompt, **fields)
+            fields = self._with_body({**fields, "logprobs": True, "top_logprobs": TOP_LOGPROBS})
+            create = self._session().chat.completions.with_raw_response.create
+            return await create(model=self.model, messages=self.provider.messages(messages), **fields)
 
         size = size_of(messages) if prompt is None else len(prompt.encode("utf-8", "replace"))
-        return await self._call(
-            ask, size, Decoding(max_new_tokens=1), None, lambda response: _read_choices(response, choices)
-        )
+        return await self._call(ask, size, first, None, lambda body: read_choices(body, choices))
 
     async def _call(
         self,
@@ -211,7 +222,7 @@ class OpenAIClient:
         size: int,
         decoding: Decoding,
         watch: Watch | None,
-        read: Callable[[Any], Reply] | None = None,
+        read: Callable[[Mapping[str, Any]], Reply] | None = None,
     ) -> Reply:
         import openai
         import tenacity
@@ -230,42 +241,65 @@ class OpenAIClient:
                     tries += 1
                     failed = None
                     try:
-                        reply = await self._one_try(ask, size, decoding, read or _read)
+                        reply = await self._one_try(ask, size, decoding, read or read_reply)
                     except Exception as error:
                         failed = error
                         raise
-        except (openai.OpenAIError, _Unusable, ValueError, TimeoutError) as error:
+        except (openai.OpenAIError, UnusableAnswer, ValueError, TimeoutError) as error:
             raise self._given_up(error, tries) from None
-        return replace(reply, seconds=time.perf_counter() - began, retries=tries - 1)
+        except ExceptionGroup as group:
+            raise self._given_up(innermost(group), tries) from None
+        hide = self.keys.hide_in_answer
+        text, reasoning = hide(reply.text), hide(reply.reasoning)
+        return replace(reply, text=text, reasoning=reasoning, seconds=time.perf_counter() - began, retries=tries - 1)
 
-    def _given_up(self, error: Exception, tries: int) -> EngineError:
+    def _given_up(self, error: BaseException, tries: int) -> EngineError:
         """What is raised of the last try's error: with the server's own words, and how far it reaches."""
         import openai
 
+        if isinstance(error, EngineError):
+            return error
+        proxy = hint_of_proxy(self.base_url)
         if isinstance(error, openai.APIStatusError):
-            message = f"{self.base_url} answered {error.status_code}: {self._clean(_message(error))}"
-            if error.status_code in (401, 402, 403, 404) or _spent(error):
-                return FatalCallError(message)
-            if error.status_code in (400, 413, 422):
-                return RefusedCallError(message)
-            return EngineError(f"{message} ({tries} tries)")
-        cause = f" ({error.__cause__})" if error.__cause__ else ""
+            return self._refused(error, tries, proxy)
+        cause = f" ({innermost(error.__cause__)})" if error.__cause__ else ""
         why = f"no answer within {self.timeout:g} seconds" if _timed_out(error) else ""
-        why = why or self._clean(f"{type(error).__name__}: {error}{cause}")
+        name = "" if isinstance(error, UnusableAnswer) else f"{type(error).__name__}: "
+        why = why or self.keys.hide(f"{name}{error}{cause}")[:500]
+        if isinstance(error, WebPage) and not self._reached:
+            remedy = hint_of_path(self.base_url) or proxy or " -> check the address; is there a login before it?"
+            return FatalCallError(f"{self.base_url} answered with {why} ({tries} tries){remedy}")
         if self._silent(error):
-            return FatalCallError(
-                f"{self.base_url} cannot be reached: {why} ({tries} tries) -> check the address and the network"
-            )
-        return EngineError(f"{self.base_url}: {why} ({tries} tries)")
+            remedy = proxy or " -> check the address and the network"
+            return FatalCallError(f"{self.base_url} cannot be reached: {why} ({tries} tries){remedy}")
+        return EngineError(f"{self.base_url}: {why} ({tries} tries){'' if self._reached else proxy}")
+
+    def _refused(self, error: Any, tries: int, proxy: str) -> EngineError:
+        """What is raised of a status of 4xx or 5xx."""
+        said = self.keys.hide(_message(error))[:500]
+        message = f"{self.base_url} answered {error.status_code}: {said}"
+        if error.status_code in (404, 405):
+            return FatalCallError(message + hint_of_path(self.base_url))
+        if error.status_code in (401, 402, 403, 407) or _spent(error):
+            return FatalCallError(message + (proxy if error.status_code in (403, 407) else ""))
+        if error.status_code in (400, 413, 422):
+            remedy = remedy_for(said)
+            return RefusedCallError(message + (f" -> {remedy}" if remedy else ""))
+        return EngineError(f"{message} ({tries} tries){proxy if error.status_code in (502, 503, 504) else ''}")
 
     def _silent(self, error: BaseException) -> bool:
-        """Whether nobody has ever answered at this address."""
+        """Whether nobody has ever answered at this address, or nothing but a web page has."""
         import openai
 
-        return isinstance(error, openai.APIConnectionError) and not _timed_out(error) and not self._reached
+        unheard = isinstance(error, openai.APIConnectionError) and not _timed_out(error)
+        return (unheard or isinstance(error, WebPage)) and not self._reached
 
     async def _one_try(
-        self, ask: Callable[[], Awaitable[Any]], size: int, decoding: Decoding, read: Callable[[Any], Reply]
+        self,
+        ask: Callable[[], Awaitable[Any]],
+        size: int,
+        decoding: Decoding,
+        read: Callable[[Mapping[str, Any]], Reply],
     ) -> Reply:
         """One request inside the limits. An answer with an error in it raises."""
         expected = self.gauge.prompt(size) + self.gauge.answer(decoding.max_new_tokens)
@@ -273,8 +307,12 @@ class OpenAIClient:
         await self._tokens.take(expected)
         async with asyncio.timeout(self.timeout):  # the client's own time-out is between two bytes
             response = await ask()
+        body = read_body(response.http_response.text)
         self._reached = True
-        reply = read(response)
+        try:
+            reply = read(body)
+        except (AttributeError, KeyError, TypeError, IndexError) as error:
+            raise UnusableAnswer(f"an answer in a form of its own: {error!r}") from None
         self.gauge.learn(size, reply.tokens_in, reply.tokens_out)
         if reply.tokens_in:
             self._tokens.settle(reply.tokens_in + reply.tokens_out - expected)
@@ -282,7 +320,7 @@ class OpenAIClient:
 
     def _try_again(self, error: BaseException) -> bool:
         self._reached = self._reached or hasattr(error, "status_code")
-        return _retryable(error)
+        return _retryable(innermost(error))
 
     def _enough(self, state: Any) -> bool:
         """No more tries: they are used up, or nobody has ever answered there."""
@@ -298,10 +336,6 @@ class OpenAIClient:
             return min(asked, self.max_wait)
         return float(tenacity.wait_random_exponential(multiplier=self.backoff, max=self.max_wait)(state))
 
-    def _clean(self, text: str) -> str:
-        """A message without the key, which some servers quote."""
-        return text.replace(self._key, "(key)") if len(self._key) > 3 else text
-
     async def close(self) -> None:
         """Close the connections of the running loop; the next call opens new ones."""
         client, self._client = self._client, None
@@ -309,66 +343,17 @@ class OpenAIClient:
             await client.close()
 
 
-def _settings(decoding: Decoding, stop: Sequence[str] = ()) -> dict[str, Any]:
-    settings: dict[str, Any] = {
-        "max_tokens": decoding.max_new_tokens,
-        "temperature": decoding.temperature,
-        "top_p": decoding.top_p,
-        "extra_body": {"top_k": decoding.top_k} if decoding.top_k > 0 else {},
-    }
-    if decoding.seed is not None:
-        settings["seed"] = decoding.seed
-    if stop:
-        settings["stop"] = list(stop)
-    return settings
-
-
 def _message(error: Any) -> str:
+    """The server's own words for an error; where it sent a web page, its title."""
     body = error.body if isinstance(error.body, dict) else {}
-    return str(body.get("message") or error.message)[:500]
-
-
-def _read(response: Any) -> Reply:
-    """The first choice of a response. Raises _Unusable where there is none."""
-    choices = getattr(response, "choices", None)
-    if not choices:
-        why = getattr(response, "error", None) or (response if isinstance(response, str) else "no choices")
-        raise _Unusable(f"an answer without choices: {str(why)[:200]}")
-    choice, usage = choices[0], getattr(response, "usage", None)
-    message = getattr(choice, "message", None)
-    if message is None:
-        text, reasoning = getattr(choice, "text", None), ""
-    else:
-        text = message.content
-        reasoning = getattr(message, "reasoning_content", None) or getattr(message, "reasoning", None) or ""
-    if not isinstance(text, str | None):
-        raise _Unusable(f"content of type {type(text).__name__}")
-    return Reply(
-        text=text or "",
-        reasoning=str(reasoning),
-        finish_reason=str(choice.finish_reason or ""),
-        tokens_in=int(getattr(usage, "prompt_tokens", 0) or 0),
-        tokens_out=int(getattr(usage, "completion_tokens", 0) or 0),
-        extra=extra if isinstance(extra := getattr(response, EXTRA_FIELD, None), dict) else {},
-    )
-
-
-def _read_choices(response: Any, choices: Sequence[str]) -> Reply:
-    """The log-probabilities of the choices from the alternatives of the first generated token."""
-    reply = _read(response)
-    scored = getattr(response.choices[0], "logprobs", None)
-    rows = getattr(scored, "top_logprobs", None)  # completions: a dict a token; chat: content[0].top_logprobs, a list
-    if rows and isinstance(rows[0], dict):
-        alternatives = {str(token): float(value) for token, value in rows[0].items()}
-    else:
-        content = getattr(scored, "content", None) or []
-        alternatives = {str(row.token): float(row.logprob) for row in (content[0].top_logprobs if content else [])}
-    if not alternatives:
-        raise EngineError("the server gave no log-probabilities: pointwise scores need a server that gives them")
-    floor = min(alternatives.values())
-    logprobs: dict[str, float] = {}
-    for choice in choices:
-        others = [other for other in choices if other != choice]
-        fits = [t for t in alternatives if t and choice.startswith(t) and not any(o.startswith(t) for o in others)]
-        logprobs[choice] = alternatives[max(fits, key=len)] if fits else floor
-    return replace(reply, text="", finish_reason="stop", logprobs=logprobs)
+    inner = body.get("error")
+    said = body.get("message") or (inner.get("message") if isinstance(inner, dict) else inner) or body.get("detail")
+    if said:
+        return str(said)
+    try:
+        read_body(error.response.text)
+    except WebPage as page:
+        return str(page)
+    except UnusableAnswer:
+        pass
+    return str(error.message)

@@ -6,20 +6,22 @@ import asyncio
 import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from rrlib.engines.base import Decoding, Reply, Request
 from rrlib.engines.client import FatalCallError, OpenAIClient
-from rrlib.errors import InputError
+from rrlib.engines.provider import Provider
+from rrlib.errors import InputError, innermost
 
 
 class OpenAIEngine:
     """The engine over a server: `concurrency` calls in flight, answers taken as they come.
 
     tokenizer: a model folder or hub name whose tokenizer the server uses; where it is known the templated string goes
-    to /v1/completions, so that the prompt is byte-exact; else messages go to /v1/chat/completions.
+    to /v1/completions, so that the prompt is byte-exact; else messages go to /v1/chat/completions. provider: see
+    rrlib.engines.provider.
     """
 
     name = "openai"
@@ -35,6 +37,7 @@ class OpenAIEngine:
         concurrency: int = 32,
         timeout: float = 600.0,
         max_retries: int = 6,
+        provider: Provider | Mapping[str, Any] | None = None,
     ) -> None:
         if concurrency < 1:
             raise InputError(f"concurrency {concurrency}", remedy="give 1 or more")
@@ -44,7 +47,8 @@ class OpenAIEngine:
             from rrlib.engines.hf import load_tokenizer
 
             self.tokenizer = load_tokenizer(tokenizer)
-        self.client = OpenAIClient(base_url, model, api_key_env, timeout, max_retries)
+        self.client = OpenAIClient(base_url, model, api_key_env, timeout, max_retries, provider=provider)
+        self.provider = self.client.provider
         self._done: queue.Queue[tuple[int, Reply | FatalCallError]] = queue.Queue()
         self._pending = 0
         self._loop = asyncio.new_event_loop()
@@ -66,7 +70,11 @@ class OpenAIEngine:
         except FatalCallError as error:
             outcome = error
         except Exception as error:  # whatever it was, the window keeps its order and the reason is logged
-            outcome = Reply(error=str(error) or type(error).__name__, seconds=time.perf_counter() - began)
+            cause = innermost(error)
+            why = self.client.keys.hide(str(cause)) or type(cause).__name__
+            outcome = (
+                cause if isinstance(cause, FatalCallError) else Reply(error=why, seconds=time.perf_counter() - began)
+            )
         self._done.put((request.id, outcome))
 
     def submit(self, requests: Sequence[Request], decoding: Decoding) -> None:

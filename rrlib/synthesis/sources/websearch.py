@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
+from rrlib.engines.keys import Keys, check_variable, holds_key
 from rrlib.errors import EngineError, InputError
 from rrlib.synthesis.sources.html import read_html
 from rrlib.synthesis.teacher.store import Store
@@ -113,6 +114,10 @@ class JsonSearch:
     def __post_init__(self) -> None:
         if "{query}" not in self.url or not self.url.startswith(("http://", "https://")):
             raise InputError(f"search address {self.url!r}", remedy="write http://host/search?q={query}&n={k}")
+        if holds_key(self.url):  # the address stands in errors
+            raise InputError("a search address with a key in it", remedy="send the key by a header and its variable")
+        if self.key_env:
+            check_variable(self.key_env)
         if self.key_env and not os.environ.get(self.key_env):
             raise InputError(f"the environment variable {self.key_env} is not set", remedy="put the engine's key there")
 
@@ -121,15 +126,15 @@ class JsonSearch:
         import httpx
 
         address = self.url.replace("{query}", urllib.parse.quote(query[:2000])).replace("{k}", str(k))
-        key = os.environ.get(self.key_env, "")
+        keys = Keys()
+        key = keys.from_environment(self.key_env) if self.key_env else ""
         headers = {"Accept": "application/json"} | ({self.header: key} if self.header and key else {})
         try:
             response = httpx.get(address, headers=headers, timeout=self.timeout, follow_redirects=True)
             response.raise_for_status()
             answer: Any = response.json()
         except (httpx.HTTPError, ValueError) as error:
-            message = str(error).replace(key, "(key)") if key else str(error)
-            raise EngineError(f"web search: {type(error).__name__}: {message}") from None
+            raise EngineError(f"web search: {type(error).__name__}: {keys.hide(str(error))}") from None
         for name in filter(None, self.results.split(".")):
             answer = answer.get(name, []) if isinstance(answer, dict) else []
         pages = (self._page(row) for row in (answer if isinstance(answer, list) else []))

@@ -22,7 +22,7 @@ from typing import Any, Protocol, TypeVar
 from rrlib.engines.base import Decoding, Message, Reply
 from rrlib.engines.client import FatalCallError
 from rrlib.engines.limits import size_of
-from rrlib.errors import EngineError
+from rrlib.errors import EngineError, innermost
 from rrlib.synthesis import prompts
 from rrlib.synthesis.fates import Fault
 from rrlib.synthesis.teacher.cache import ResponseCache
@@ -133,11 +133,14 @@ class Teacher:
                 raise EngineError("the run is stopping, so the call was not tried again")
 
         try:
-            if self._watched:
-                reply = await self.client.chat(messages, decoding, watch=watch)  # type: ignore[call-arg]
-            else:
-                reply = await self.client.chat(messages, decoding)
-                self.usage.retries += reply.retries
+            try:
+                if self._watched:
+                    reply = await self.client.chat(messages, decoding, watch=watch)  # type: ignore[call-arg]
+                else:
+                    reply = await self.client.chat(messages, decoding)
+                    self.usage.retries += reply.retries
+            except BaseExceptionGroup as group:  # a client with task groups of its own
+                raise innermost(group) from group
         except BudgetError as error:
             self.ledger.fail(key, str(error), 0.0)  # its last try is booked as a retry
             raise

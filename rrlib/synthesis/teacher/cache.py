@@ -36,6 +36,9 @@ class ResponseCache:
             "messages": [dict(m) for m in messages],
             "decoding": asdict(decoding),
         }
+        provider = getattr(client, "provider", None)
+        if provider is not None and provider.settings():
+            request["provider"] = provider.settings()
         key = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
         return self.folder / key[:2] / f"{key[2:]}.json"
 

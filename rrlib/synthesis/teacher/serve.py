@@ -13,8 +13,8 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from rrlib.engines.answers import EXTRA_FIELD
 from rrlib.engines.base import Decoding, Reply
-from rrlib.engines.client import EXTRA_FIELD
 from rrlib.errors import EngineError, RRLibError
 from rrlib.synthesis.teacher.ask import ChatClient, model_name
 
