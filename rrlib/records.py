@@ -8,7 +8,7 @@ that were in flight (asked, never answered) can be counted; it is removed when a
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 from rrlib.disk import JsonLines, Lock, cut_torn_tail, differences
 from rrlib.errors import InputError
 from rrlib.formats import read_jsonl
+from rrlib.types import Passage
 
 Key = tuple[str, str, int, tuple[int, ...]]
 """Where a window belongs: (collection, qid, pass, positions in the candidates, 0-based)."""
@@ -176,6 +177,15 @@ class Ranking:
 
     results: tuple[RankedPassage, ...]
     windows: tuple[WindowRecord, ...]
+
+    @classmethod
+    def of(
+        cls, order: Sequence[str], passages: Sequence[Passage], windows: Sequence[WindowRecord], top_k: int | None
+    ) -> Ranking:
+        """Of the ids best first, the passages that they name, and what the model said; the best top_k alone."""
+        texts = {passage.docid: passage.text for passage in passages}
+        ranked = [RankedPassage(r, len(order) - r + 1.0, docid, texts[docid]) for r, docid in enumerate(order, 1)]
+        return cls(tuple(ranked[:top_k]), tuple(windows))
 
     def __iter__(self) -> Iterator[RankedPassage]:
         return iter(self.results)

@@ -13,7 +13,7 @@ from typing import Any
 from rrlib.engines import prefix
 from rrlib.engines.base import Decoding, Reply, Request
 from rrlib.engines.graphs import GraphDecoder
-from rrlib.errors import InputError
+from rrlib.errors import EngineError, InputError
 from rrlib.resources import resolve
 
 
@@ -102,6 +102,8 @@ class TransformersEngine:
 
     def submit(self, requests: Sequence[Request], decoding: Decoding) -> None:
         """Tokenize once and queue; a prompt that does not fit the model is refused with its length."""
+        if self._lm is None:
+            raise EngineError("this engine is closed -> make another")
         for request in requests:
             prompt = request.prompt
             if prompt is None:
@@ -252,9 +254,13 @@ class TransformersEngine:
             )
         return out[:, width:].tolist()  # type: ignore[no-any-return]
 
+    def cancel(self) -> None:
+        """Give up what waits."""
+        self._waiting, self._refused = [], []
+
     def close(self) -> None:
         """Drop the model."""
-        self._waiting = []
+        self.cancel()
         self._lm = None
 
 

@@ -75,6 +75,8 @@ class VLLMEngine:
         """Add the requests to the running batch; a prompt that does not fit is refused with its length."""
         from vllm import SamplingParams, TokensPrompt
 
+        if self._llm is None:
+            raise EngineError("this engine is closed -> make another")
         for request in requests:
             if request.prompt is None:
                 raise InputError("the vllm engine takes templated prompts")
@@ -171,9 +173,13 @@ class VLLMEngine:
                 out.append((number, reply))
         return out
 
-    def close(self) -> None:
-        """Abort what is still running and drop the engine."""
+    def cancel(self) -> None:
+        """Abort what is still running."""
         if self._llm is not None and self._started:
             self._llm.llm_engine.abort_request(list(self._started))
-        self._started = {}
+        self._started, self._refused, self._choices, self._scored = {}, [], {}, {}
+
+    def close(self) -> None:
+        """Abort what is still running and drop the engine."""
+        self.cancel()
         self._llm = None

@@ -1,0 +1,315 @@
+"""Faults that others met, at the Python door and at the checkpoint: each kind in a table of inputs.
+
+What a person hands over by mistake is understood or refused in one sentence; several threads may share a reranker; a
+run that failed is not taken for one that finished; a checkpoint that cannot be loaded says why.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rrlib.engines import Decoding, Reply, Request
+from rrlib.errors import EngineError, InputError
+from rrlib.prompts import format_response
+from rrlib.rerank import Reranker
+from rrlib.types import Candidates, Passage, Query
+
+
+class ByNumber:
+    """An engine that ranks by the last number in a passage's text. fault: raised by `collect` as long as it is set."""
+
+    name, model, capacity = "by-number", "by-number", 4
+
+    def __init__(self) -> None:
+        self.waiting: list[Request] = []
+        self.asked = 0
+        self.fault: BaseException | None = None
+        self.reply: Any = None
+
+    def submit(self, requests: Sequence[Request], decoding: Decoding) -> None:
+        self.waiting += requests
+        self.asked += len(requests)
+
+    def collect(self) -> list[tuple[int, Reply]]:
+        if self.fault is not None:
+            raise self.fault
+        request = self.waiting.pop(random.randrange(len(self.waiting)))
+        if self.reply is not None:
+            return [(request.id, self.reply(request) if callable(self.reply) else self.reply)]
+        lines = [
+            line for line in request.messages[1]["content"].splitlines() if line.startswith("[") and "] n " in line
+        ]
+        numbers = [int(line.rpartition(" ")[2]) for line in lines]
+        order = sorted(range(len(numbers)), key=lambda i: -numbers[i])
+        return [(request.id, Reply(format_response("by number", order), tokens_in=1, tokens_out=1))]
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+def texts(n: int, seed: int = 0) -> list[str]:
+    numbers = list(range(n))
+    random.Random(seed).shuffle(numbers)
+    return [f"n {number}" for number in numbers]
+
+
+# --- Python doors -----------------------------------------------------------------------------------------------------
+class Rows(dict):  # type: ignore[type-arg]
+    """A dict of one's own class is a dict."""
+
+
+def frame(**columns: list[Any]) -> Any:
+    import pandas as pd
+
+    return pd.DataFrame(columns)
+
+
+def array(values: list[Any]) -> Any:
+    import numpy as np
+
+    return np.array(values)
+
+
+def series(values: list[Any]) -> Any:
+    import pandas as pd
+
+    return pd.Series(values, index=range(7, 7 + len(values)))
+
+
+T = ["n 1", "n 3", "n 2"]
+
+UNDERSTOOD: dict[str, tuple[Any, Any, list[str]]] = {
+    "list": (T, None, ["2", "3", "1"]),
+    "tuple": (tuple(T), None, ["2", "3", "1"]),
+    "generator": ((t for t in T), None, ["2", "3", "1"]),
+    "map": (map(str.strip, T), None, ["2", "3", "1"]),
+    "values of a dict": (dict(enumerate(T)).values(), None, ["2", "3", "1"]),
+    "array": (array(T), None, ["2", "3", "1"]),
+    "series": (series(T), None, ["2", "3", "1"]),
+    "dict": (dict(zip("abc", T, strict=True)), None, ["b", "c", "a"]),
+    "dict by numbers": (dict(zip((7, 8, 9), T, strict=True)), None, ["8", "9", "7"]),
+    "dict of passages": ({"x": Passage("x", "n 1"), "y": Passage("y", "n 2")}, None, ["y", "x"]),
+    "frame": (frame(docno=["a", "b", "c"], text=T, rank=[1, 2, 3]), None, ["b", "c", "a"]),
+    "frame without ids": (frame(contents=T), None, ["2", "3", "1"]),
+    "frame, ids given": (frame(passage=T), array([4, 5, 6]), ["5", "6", "4"]),
+    "dicts": ([{"id": 5, "text": "n 1"}, {"id": 6, "text": "n 2"}], None, ["6", "5"]),
+    "dicts without ids": ([Rows(contents="n 1"), Rows(contents="n 2")], None, ["2", "1"]),
+    "passages": ([Passage("p", "n 1"), Passage("q", "n 2")], None, ["q", "p"]),
+    "passages, ids given": ([Passage("p", "n 1"), Passage("q", "n 2")], ["r", "s"], ["s", "r"]),
+    "mixed": ([Passage("1", "n 1"), {"docid": "2", "body": "n 2"}], None, ["2", "1"]),
+    "ids are numbers": (T, [0, 1, 2], ["1", "2", "0"]),
+    "ids are a range": (T, range(10, 13), ["11", "12", "10"]),
+    "ids are numpy's": (T, array([3, 4, 5]), ["4", "5", "3"]),
+    "ids are generated": (T, (f"d{i}" for i in range(3)), ["d1", "d2", "d0"]),
+    "none": ([], None, []),
+    "no rows": (iter(()), None, []),
+}
+
+
+@pytest.mark.parametrize("name", UNDERSTOOD)
+def test_documents_are_read_as_they_are_meant(name: str) -> None:
+    docs, ids, order = UNDERSTOOD[name]
+    ranking = Reranker(ByNumber()).rank("which is more?", docs, ids)
+    assert [passage.docid for passage in ranking] == order
+    assert all(passage.text.startswith("n ") for passage in ranking)
+
+
+REFUSED: dict[str, tuple[Any, Any, Any, str]] = {
+    "docs is a text": ("q", "n 1", None, "docs is one text -> give a list of texts"),
+    "docs is empty text": ("q", "", None, "docs is one text"),
+    "docs is bytes": ("q", b"n 1", None, "docs is bytes"),
+    "docs is None": ("q", None, None, "docs is None"),
+    "docs is a number": ("q", 7, None, "docs is a number"),
+    "docs is a path": ("q", Path("docs.txt"), None, "docs is a PosixPath"),
+    "docs is a passage": ("q", Passage("1", "n 1"), None, "docs is one Passage"),
+    "docs is a candidate list": ("q", Candidates(Query("1", "q"), ()), None, "docs is a Candidates"),
+    "docs is a set": ("q", {"n 1", "n 2"}, None, "docs is a set, which has no order"),
+    "docs is one dict of fields": ("q", {"id": "1", "text": "n 1"}, None, "one document -> give a list"),
+    "a dict of numbers": ("q", {"a": 0.5, "b": 0.25}, None, r"docs\['a'\] is a number"),
+    "a dict of lists": ("q", {"a": ["n 1"], "b": ["n 2"]}, None, r"docs\['a'\] is a list"),
+    "a frame of other columns": ("q", frame(a=["n 1"], b=["n 2"]), None, "no column of texts, but a, b"),
+    "a frame of numbers": ("q", frame(text=[1, 2]), None, "document 1 of 2 has a 'text' that is a number"),
+    "a frame with a gap": ("q", frame(text=["n 1", None]), None, "document 2 of 2 has a 'text' that is (None|missing)"),
+    "None among them": ("q", ["n 1", None, "n 2"], None, "document 2 of 3 is None"),
+    "a number among them": ("q", ["n 1", float("nan")], None, "document 2 of 2 is missing"),
+    "pairs": ("q", [("n 1", 0.5), ("n 2", 0.25)], None, "document 1 of 2 is a tuple"),
+    "lists of lists": ("q", [["n 1", "n 2"]], None, "document 1 of 1 is a list"),
+    "bytes among them": ("q", [b"n 1"], None, "document 1 of 1 is bytes"),
+    "dicts of other keys": ("q", [{"a": "n 1"}], None, "document 1 of 1 has the keys 'a'"),
+    "dicts with some ids": ("q", [{"id": "a", "text": "x"}, {"text": "y"}], None, "document 2 has no id"),
+    "passages without text": ("q", [Passage("some text"), Passage("more text")], None, "no document has a text"),
+    "blank texts": ("q", [" ", "\n"], None, "no document has a text"),
+    "swapped": (T, "which is more?", None, "the query stands where the docs should"),
+    "swapped, a Query": (T, Query("1", "q"), None, "the query stands where the docs should"),
+    "query is None": (None, T, None, "the query is None"),
+    "query is a list": (["q"], T, None, "the query is a list"),
+    "query is a number": (3, T, None, "the query is a number"),
+    "query is a dict": ({"text": "q"}, T, None, "the query is a dict"),
+    "query is empty": ("", T, None, "the query is empty"),
+    "query is blank": (" \n", T, None, "the query is empty"),
+    "Query without text": (Query("why is the sky blue?"), T, None, "no text -> write Query"),
+    "Query with blank text": (Query("7", "  "), T, None, "no text -> write Query"),
+    "ids are a text": ("q", T, "abc", "doc_ids is one text"),
+    "ids are a dict": ("q", T, {"a": 1}, "doc_ids is a dict"),
+    "ids are a number": ("q", T, 3, "doc_ids is a number"),
+    "too few ids": ("q", T, ["a"], "1 doc_ids for 3 docs"),
+    "too many ids": ("q", T, range(4), "4 doc_ids for 3 docs"),
+    "ids twice": ("q", T, ["a", "b", "a"], "two documents have the id 'a'"),
+    "ids twice, as numbers": ("q", T, [1, "1", 2], "two documents have the id '1'"),
+    "ids are None": ("q", T, ["a", None, "b"], "the id of document 2 is None"),
+    "ids are fractions": ("q", T, [0.5, 1.5, 2.5], "the id of document 1 is a number"),
+    "ids are true": ("q", T, [True, False, True], "the id of document 1 is True or False"),
+    "ids are empty": ("q", T, ["a", "", "b"], "the id of document 2 is empty"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_meant_is_refused_in_one_sentence(name: str) -> None:
+    query, docs, ids, words = REFUSED[name]
+    engine = ByNumber()
+    with pytest.raises(InputError, match=words) as caught:
+        Reranker(engine).rank(query, docs, ids)
+    assert engine.asked == 0 and "\n" not in str(caught.value) and len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize(("top_k", "n"), [(None, 3), (1, 1), (2, 2), (3, 3), (50, 3)])
+def test_the_best_alone(top_k: int | None, n: int) -> None:
+    best = Reranker(ByNumber()).rank("q", T, top_k=top_k)
+    assert [(passage.docid, passage.score) for passage in best] == [("2", 3.0), ("3", 2.0), ("1", 1.0)][:n]
+
+
+@pytest.mark.parametrize("top_k", [0, -1, 1.5, "3", True])
+def test_a_top_k_that_is_none(top_k: Any) -> None:
+    with pytest.raises(InputError, match="top_k is"):
+        Reranker(ByNumber()).rank("q", T, top_k=top_k)
+
+
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        (lambda: Candidates("q", ()), r"Candidates\(Query"),
+        (lambda: Candidates(Query("1", "q"), ("n 1", "n 2")), "a candidate is 'n 1'"),
+        (lambda: Candidates(Query("1", "q"), [None]), "a candidate is None"),
+        (lambda: Query("1", None), "the text of query '1' is None"),
+        (lambda: Query(None, "q"), "empty id"),
+        (lambda: Query(1.5, "q"), "the id of a query is 1.5"),
+        (lambda: Passage("1", 7), "the text of passage '1' is 7"),
+        (lambda: Passage(b"1", "n"), "the id of a passage is b'1'"),
+        (lambda: Reranker(ByNumber()).rerank("q"), "rerank was given one text"),
+        (lambda: Reranker(ByNumber()).rerank(["q", "r"]), "candidates 1 of 2 is one text"),
+        (lambda: Reranker(ByNumber()).rerank({"q": T}), "rerank was given a dict"),
+        (lambda: Reranker(ByNumber()).rerank(None), "rerank was given None"),
+    ],
+)
+def test_nouns_hold_what_they_say(made: Any, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        made()
+
+
+def test_numbers_as_ids_are_written_out_and_any_row_of_candidates_will_do() -> None:
+    item = Candidates(Query(0, "q"), [Passage(i, f"n {i}") for i in range(3)])  # type: ignore[arg-type]
+    reranker = Reranker(ByNumber())
+    assert reranker.rerank(item).run() == {"0": ["2", "1", "0"]}  # type: ignore[arg-type]
+    assert reranker.rerank(item for _ in range(1)).run() == {"0": ["2", "1", "0"]}
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "words"),
+    [
+        ("m", {"windows": 10}, "no option 'windows' -> write 'window'"),
+        ("m", {"strides": 5}, "write 'stride'"),
+        ("m", {"batchsize": 5}, "write 'batch_size'"),
+        ("m", {"engine": "openai", "url": "http://127.0.0.1:1/v1"}, "no option 'url'"),
+        ("m", {"engine": "replay", "response": "x"}, "write 'responses'"),
+        ("m", {"engine": "jax", "windows": 3}, "unknown engine 'jax'"),
+        (ByNumber(), {"windows": 10}, "write 'window'"),
+        (ByNumber(), {"batch_size": 4}, "options of an engine go to make_engine"),
+        (None, {}, "the model is None"),
+        (object(), {}, "the model is <object"),
+        ({"model": "m"}, {}, "the model is {"),
+        ("", {}, "the model's name is empty"),
+    ],
+)
+def test_options_and_models_that_are_none(model: Any, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        Reranker(model, **options)
+
+
+@pytest.mark.parametrize("fault", [KeyboardInterrupt(), RuntimeError("out of memory"), EngineError("no server")])
+def test_a_reranker_survives_what_breaks_a_call_off(fault: BaseException) -> None:
+    engine = ByNumber()
+    reranker = Reranker(engine, window=4, stride=2)
+    right = [passage.text for passage in reranker.rank("q", texts(9))]
+    for _ in range(3):
+        engine.fault = fault
+        with pytest.raises(type(fault)):
+            reranker.rank("another", texts(30, seed=1))
+        engine.fault = None
+        assert [passage.text for passage in reranker.rank("q", texts(9))] == right  # stale answers are passed over
+    assert right[:2] == ["n 8", "n 7"]
+
+
+def test_with_a_log_further_queries_are_welcome_and_none_is_asked_twice(tmp_path: Path) -> None:
+    log, engine = tmp_path / "log.jsonl", ByNumber()
+    reranker = Reranker(engine, log=log, fresh=True)
+    questions = [("q", texts(5)), ("r", texts(5)), ("q", texts(6)), (Query("7", "q"), texts(4)), (Query("7", "r"), T)]
+    first = [[p.text for p in reranker.rank(*question)] for question in questions]
+    asked = engine.asked
+    assert [[p.text for p in reranker.rank(*question)] for question in questions] == first
+    assert [[p.text for p in Reranker(engine, log=log).rank(*question)] for question in questions] == first
+    assert engine.asked == asked == len(questions) == len(log.read_text().splitlines())
+
+
+# --- threads ----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("shared", ["reranker", "engine"])
+def test_threads_may_share_a_reranker_or_an_engine(shared: str) -> None:
+    """8 threads x 50 calls: every one of them gets the order of its own passages."""
+    engine = ByNumber()
+    reranker, wrong, begin = Reranker(engine), [], threading.Barrier(8)
+
+    def work(number: int) -> None:
+        own = reranker if shared == "reranker" else Reranker(engine)
+        begin.wait()
+        for call in range(50):
+            docs = texts(5, seed=100 * number + call)
+            try:
+                ranked = [passage.text for passage in own.rank(f"q{number}", docs)]
+            except Exception as error:
+                ranked = [repr(error)]
+            if ranked != ["n 4", "n 3", "n 2", "n 1", "n 0"]:
+                wrong.append((number, call, ranked))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not any(thread.is_alive() for thread in threads)
+    assert wrong == [] and engine.asked == 400
+
+
+def test_an_engine_asked_for_from_inside_its_own_reranking_says_so() -> None:
+    engine = ByNumber()
+    reranker = Reranker(engine)
+    engine.reply = lambda request: reranker.rank("q", T) and Reply("")
+    with pytest.raises(EngineError, match="in the middle"):
+        reranker.rank("q", T)
+    engine.reply = None
+    assert [passage.docid for passage in reranker.rank("q", T)] == ["2", "3", "1"]
+
+
+def test_an_engine_that_takes_no_attributes_is_shared_too() -> None:
+    class Fixed(ByNumber):
+        def __setattr__(self, name: str, value: Any) -> None:
+            if name == "_turn":
+                raise AttributeError(name)
+            super().__setattr__(name, value)
+
+    engine = Fixed()
+    assert len(Reranker(engine).rank("q", T)) == len(Reranker(engine).rank("r", T)) == 3
