@@ -20,6 +20,7 @@ from rrlib.continuation import Continuation, joined, read_answer
 from rrlib.engines import Decoding, Engine, Reply, Request, engine_from
 from rrlib.engines.replay import MISSING
 from rrlib.engines.shared import alone
+from rrlib.engines.trained import settings_for
 from rrlib.errors import EngineError, InputError
 from rrlib.formats.objects import candidates_from, check_top_k, question_from
 from rrlib.prompts import PromptBuilder, get_style
@@ -67,6 +68,7 @@ class Reranker:
     its place behind them. log: a JSONL file that keeps every window and from which a killed run goes on.
     budget: reasoning tokens (0 or more; None: no limit of its own). A chain that is longer is closed there and the
     answer still asked for, within decoding.max_new_tokens in all; the prompt must be known (a tokenizer).
+    style, window, stride, max_passage_tokens: None is what the checkpoint was trained with (rrlib.engines.trained).
     retry_failed: on resume, ask windows again whose call had failed. engine_options: see rrlib.engines.make_engine.
     """
 
@@ -75,26 +77,28 @@ class Reranker:
         model: str | Path | Engine,
         engine: str = "transformers",
         *,
-        style: str = "reasonrank",
+        style: str | None = None,
         strategy: str = "sliding_window",
-        window: int = 20,
-        stride: int = 10,
+        window: int | None = None,
+        stride: int | None = None,
         passes: int = 1,
         depth: int | None = 100,
-        max_passage_tokens: int = 512,
+        max_passage_tokens: int | None = None,
         decoding: Decoding | None = None,
         log: str | Path | None = None,
         fresh: bool = False,
-        retry_failed: bool = False,
+        retry_failed: bool = True,
         progress: bool = False,
         budget: int | None = None,
         **engine_options: Any,
     ) -> None:
-        self.style = get_style(style)
-        self.strategy = StrategySpec(strategy, window, stride, passes)
+        asked = {"style": style, "window": window, "stride": stride, "max_passage_tokens": max_passage_tokens}
+        chosen = settings_for(getattr(model, "model", model), strategy, asked)
+        self.style = get_style(chosen["style"])
+        self.strategy = StrategySpec(strategy, chosen["window"], chosen["stride"], passes)
         if depth is not None and depth < 0:
             raise InputError(f"depth {depth}", remedy="give 0 or more")
-        self.depth, self.max_passage_tokens = depth, max_passage_tokens
+        self.depth, self.max_passage_tokens = depth, int(chosen["max_passage_tokens"])
         self.decoding = decoding or Decoding()
         self.log_path, self.fresh, self.retry_failed, self.progress = log, fresh, retry_failed, progress
         if (self.style.words is not None) != (self.strategy.name == "pointwise"):
@@ -115,7 +119,7 @@ class Reranker:
                 "a chain can only be continued where the model's tokenizer is known",
                 remedy="name the server's tokenizer (--tokenizer), or leave budget and pointwise reasoning out",
             )
-        self.prompts = PromptBuilder(tokenizer, style, max_passage_tokens)
+        self.prompts = PromptBuilder(tokenizer, self.style.name, self.max_passage_tokens)
 
     def settings(self) -> dict[str, Any]:
         """What every log line records, and what must be equal for a resume. weights: of a checkpoint in a folder, which
@@ -275,13 +279,15 @@ class _Run:
             self.engine.submit(batch, self.owner.decoding)
 
     def _usable(self, record: WindowRecord, prompt_hash: str | None) -> bool:
+        assert self.log is not None
+        name = record.collection, record.qid
         if self.owner.retry_failed and record.error:
+            self.log.retried.add(name)
             return False
         if record.prompt_hash == prompt_hash:
             return True
-        if self.owner.retry_failed:  # a window behind a retried one may see other passages now
+        if name in self.log.retried:  # a window behind a retried one may see other passages now
             return False
-        assert self.log is not None
         raise InputError(
             f"query {record.qid}: window {record.start}-{record.end} was logged for another prompt",
             path=self.log.path,

@@ -6,17 +6,23 @@ run that failed is not taken for one that finished; a checkpoint that cannot be 
 
 from __future__ import annotations
 
+import contextlib
+import json
 import random
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rrlib.cli import main
 from rrlib.engines import Decoding, Reply, Request
+from rrlib.engines.trained import trained_settings, write_trained
 from rrlib.errors import EngineError, InputError
 from rrlib.prompts import format_response
+from rrlib.records import read_records
 from rrlib.rerank import Reranker
 from rrlib.types import Candidates, Passage, Query
 
@@ -313,3 +319,247 @@ def test_an_engine_that_takes_no_attributes_is_shared_too() -> None:
 
     engine = Fixed()
     assert len(Reranker(engine).rank("q", T)) == len(Reranker(engine).rank("r", T)) == 3
+
+
+# --- a failed run never becomes a finished one ------------------------------------------------------------------------
+def candidates(n: int, qid: str = "q1") -> Candidates:
+    return Candidates(Query(qid, f"query {qid}"), tuple(Passage(f"d{i}", t) for i, t in enumerate(texts(n))))
+
+
+def failing(*starts: int) -> Any:
+    """A reply of `ByNumber` that fails for the windows that begin at these positions, and is right for the others."""
+    right = ByNumber()
+
+    def reply(request: Request) -> Reply:
+        if request.key is not None and request.key[3][0] in starts:
+            return Reply(error="refused")
+        right.waiting = [request]
+        return right.collect()[0][1]
+
+    return reply
+
+
+@pytest.mark.parametrize("starts", [(0,), (2,), (6,), (4, 2), (0, 6)], ids=str)
+def test_failed_windows_are_asked_again_on_resume(starts: tuple[int, ...], tmp_path: Path) -> None:
+    """And what stands behind them in the log, where it was asked about other passages; until the end is the right one,
+    even where the resuming run is killed after each of its windows."""
+    engine, log = ByNumber(), tmp_path / "log.jsonl"
+
+    def rerank(**options: Any) -> Any:
+        return Reranker(engine, window=4, stride=2, log=log, **options).rerank([candidates(10)])
+
+    right = Reranker(engine, window=4, stride=2).rerank([candidates(10)]).rankings
+    engine.reply = failing(*starts)
+    first = rerank()
+    assert len(first.unread) == len(starts)
+    engine.reply, engine.asked = None, 0
+    left = rerank(retry_failed=False)
+    assert left.rankings == first.rankings and engine.asked == 0 and len(left.unread) == len(starts)
+    for _ in range(4):
+        engine.reply = once(ByNumber())
+        with contextlib.suppress(KeyboardInterrupt):
+            rerank()
+        if not [record for record in rerank_of(log) if record.error]:
+            break
+    engine.reply = None
+    assert rerank().rankings == right
+    asked = engine.asked
+    assert rerank().rankings == right and engine.asked == asked
+
+
+def once(right: ByNumber) -> Any:
+    """A right reply, and then the stop button."""
+    replies = 0
+
+    def reply(request: Request) -> Reply:
+        nonlocal replies
+        replies += 1
+        if replies > 1:
+            raise KeyboardInterrupt
+        right.waiting = [request]
+        return right.collect()[0][1]
+
+    return reply
+
+
+def rerank_of(log: Path) -> list[Any]:
+    """The last record of every window of a log."""
+    return list({record.key: record for record in read_records(log)}.values())
+
+
+class Teacher(BaseHTTPRequestHandler):
+    """A server that answers with `server.say(number of the call)`: a text, or a status."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.calls += 1  # type: ignore[attr-defined]
+        said = self.server.say(self.server.calls)  # type: ignore[attr-defined]
+        status, text, finish = said if isinstance(said, tuple) else (200, said, "stop")
+        choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}
+        body = {"choices": [choice], "usage": {"prompt_tokens": 1, "completion_tokens": 1}}
+        data = json.dumps(body if status == 200 else {"error": {"message": text}}).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *arguments: Any) -> None:
+        """Quiet."""
+
+
+@pytest.fixture
+def server() -> Iterator[Any]:
+    made: Any = ThreadingHTTPServer(("127.0.0.1", 0), Teacher)
+    made.calls, made.say = 0, lambda call: ""
+    thread = threading.Thread(target=made.serve_forever, daemon=True)
+    thread.start()
+    yield made
+    made.shutdown()
+    made.server_close()
+
+
+def command(server: Any, folder: Path, *more: str) -> list[str]:
+    (folder / "run.trec").write_text("".join(f"q1 Q0 d{i} {i} {9 - i} x\n" for i in range(1, 6)))
+    (folder / "q.tsv").write_text("q1\twhich is more?\n")
+    (folder / "c.jsonl").write_text("".join(json.dumps({"_id": f"d{i}", "text": f"n {i}"}) + "\n" for i in range(1, 6)))
+    names = {"run": "run.trec", "queries": "q.tsv", "corpus": "c.jsonl", "output": "out.trec"}
+    files = [part for name, file in names.items() for part in (f"--{name}", str(folder / file))]
+    url = f"http://127.0.0.1:{server.server_address[1]}/v1"
+    sizes = ["--window", "3", "--stride", "2", "--concurrency", "1", "--quiet"]
+    return ["rerank", *files, "--engine", "openai", "--model", "m", "--base-url", url, *sizes, *more]
+
+
+GOOD = "<think> so </think> <answer> [3] > [2] > [1] </answer>"
+
+NOTHING: dict[str, tuple[Any, str]] = {
+    "cut off": (
+        lambda call: (200, "<think> and then", "length"),
+        "2 of 2 windows are truncated -> raise --max-new-tok",
+    ),
+    "cut off in the list": (lambda call: (200, "<think> a </think> <answer> [1", "length"), "raise --max-new-tokens"),
+    "no answer": (lambda call: "The passages are all about numbers.", "2 of 2 windows are no_answer -> name a checkpo"),
+    "refused by the model": (lambda call: "I am sorry, I cannot do that.", "2 of 2 windows are no_answer"),
+    "empty": (lambda call: "", "2 of 2 windows are empty"),
+}
+
+
+@pytest.mark.parametrize("name", NOTHING)
+def test_a_run_that_reranked_nothing_says_so(
+    name: str, server: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.say, words = NOTHING[name]
+    for _ in range(2):  # and again, from its log
+        assert main(command(server, tmp_path)) == 3
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert words in last and last.startswith("nothing was reranked")
+        assert not (tmp_path / "out.trec").exists()
+    server.say = lambda call: GOOD
+    assert main(command(server, tmp_path, "--fresh")) == 0
+    assert (tmp_path / "out.trec").is_file()
+
+
+@pytest.mark.parametrize("refused", [(1,), (2,)], ids=str)
+@pytest.mark.parametrize("status", [422, 413, 451])
+def test_the_share_that_failed_is_the_last_line(
+    status: int, refused: tuple[int, ...], server: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.say = lambda call: (status, "not this one", "") if call in refused else GOOD
+    argv = command(server, tmp_path)
+    assert main(argv) == 1
+    assert "1 of 2 windows (50.0%) failed" in capsys.readouterr().err.splitlines()[-1]
+    assert main([*argv, "--keep-failed"]) == 1
+    assert "1 of 2 windows (50.0%) failed" in capsys.readouterr().err.splitlines()[-1]
+    assert main(argv) == 0
+    assert server.calls == (4 if refused == (1,) else 3)  # what stands behind a window depends on it
+    assert capsys.readouterr().err.splitlines()[-1].startswith("wrote ")
+
+
+def test_a_run_of_refused_calls_stays_one(server: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    server.say = lambda call: (422, "not today", "")
+    for more, code in (([], 1), ([], 1), (["--keep-failed"], 3)):
+        assert main(command(server, tmp_path, *more)) == code
+        assert "not today" in capsys.readouterr().err.splitlines()[-1]
+        assert not (tmp_path / "out.trec").exists()
+
+
+@pytest.mark.parametrize(("failing_calls", "code"), [(range(1, 99), 3), ((1,), 1), ((2, 3), 1), ((), 0)])
+def test_synthesis_says_which_share_of_its_calls_failed(
+    failing_calls: Any, code: int, server: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from rrlib.miniature import build
+
+    build(tmp_path / "world", seed=1, train=3, validation=1, test=1, pool=5)
+    server.say = lambda call: (422, "not this one", "") if call in failing_calls else "None"
+    url = f"http://127.0.0.1:{server.server_address[1]}/v1"
+    argv = ["synthesize", str(tmp_path / "world"), "--output", str(tmp_path / "out"), "--base-url", url, "--model", "m"]
+    argv += ["--quiet", "--concurrency", "1", "--window", "5"]
+    assert main(argv) == code
+    shown = capsys.readouterr().err.splitlines()[-1]
+    share = {3: "3 of 3 calls (100.0%)", 1: f"{len(failing_calls)} of 3 calls", 0: "wrote"}
+    assert shown.startswith(share[code])
+    server.say = lambda call: "None"
+    assert main(argv) == 0
+
+
+# --- a checkpoint carries what it was trained with --------------------------------------------------------------------
+def named(model: Path) -> ByNumber:
+    engine = ByNumber()
+    engine.model = str(model)  # type: ignore[misc]
+    return engine
+
+
+SAID: dict[str, tuple[dict[str, Any] | None, dict[str, Any] | None, dict[str, Any]]] = {
+    "by its training": ({"style": "nothink_tags", "window": 6, "stride": 3, "max_passage_tokens": 64}, None, {}),
+    "in part": ({"window": 8}, None, {"style": "reasonrank", "stride": 4, "max_passage_tokens": 512}),
+    "by a pack": (None, {"use": {"style": "rankgpt", "window": 5, "stride": 2, "max_passage_tokens": 100}}, {}),
+    "by the stages of a pack": (
+        None,
+        {"stages": {"02_sft": {"parameters": {"style": "nothink", "window": 10, "max_passage_tokens": 50}}}},
+        {"style": "nothink", "window": 10, "stride": 5, "max_passage_tokens": 50},
+    ),
+    "nothing": (None, None, {"style": "reasonrank", "window": 20, "stride": 10, "max_passage_tokens": 512}),
+    "what is none": (
+        {"style": "sonnet", "window": "6", "stride": 0, "max_passage_tokens": True},
+        None,
+        {"style": "reasonrank", "window": 20, "stride": 10, "max_passage_tokens": 512},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_a_checkpoint_says_how_it_is_asked(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    own, source, added = SAID[name]
+    for file, value in (("rrlib.json", own), ("SOURCE.json", source)):
+        if value is not None:
+            (tmp_path / file).write_text(json.dumps(value))
+    expected = {**(own or (source or {}).get("use") or {}), **added}
+    settings = Reranker(named(tmp_path)).settings()
+    assert {key: settings[key] for key in expected} == expected and len(expected) == 4
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize(
+    ("asked", "warned", "stride"),
+    [
+        ({}, "", 3),
+        ({"window": 6}, "", 3),
+        ({"window": 10}, "was trained with window 6, and is asked with window 10", 5),
+        ({"window": 10, "stride": 2}, "with window 6, stride 3, and is asked with window 10, stride 2", 2),
+        ({"style": "rankgpt"}, "with style reasonrank, and is asked with style rankgpt", 3),
+        ({"max_passage_tokens": 100}, "with max_passage_tokens 64, and is asked with max_passage_tokens 100", 3),
+    ],
+)
+def test_other_settings_than_it_was_trained_with_are_warned_of(
+    asked: dict[str, Any], warned: str, stride: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_trained(tmp_path, "reasonrank", 6, 64)
+    reranker = Reranker(named(tmp_path), **asked)
+    assert (warned in caplog.text) if warned else caplog.text == ""
+    assert reranker.strategy.stride == stride and reranker.strategy.size == asked.get("window", 6)
+
+
+def test_the_packaged_reranker_says_its_window() -> None:
+    said = trained_settings("package:rrlib.miniature/reranker")
+    assert said == {"style": "reasonrank", "window": 10, "stride": 5, "max_passage_tokens": 512}
+    assert trained_settings("package:no_such_package/x") == trained_settings("some/hub-name") == {}

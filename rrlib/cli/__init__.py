@@ -33,7 +33,8 @@ def build_app() -> object:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command and return its exit code: 0, 1 (it failed), 2 (bad input), 130 (interrupted)."""
+    """Run a command and return its exit code: 0, 1 (it failed, or a part of it), 2 (bad input), 3 (nothing came of it),
+    130 (interrupted)."""
     import typer
 
     from rrlib.errors import InputError, RRLibError

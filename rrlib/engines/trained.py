@@ -1,6 +1,6 @@
 """What a checkpoint was trained with: prompt style, window, stride and passage limit, in a file beside its weights.
 
-A model ranks well in the form it was trained in, so these are the defaults of a reranking, and other ones are warned of.
+A model ranks well in the form it was trained in, so these are the defaults of a reranking, and others are warned of.
 Checkpoints that rrlib packed say it in their SOURCE.json.
 """
 
@@ -33,7 +33,7 @@ def write_trained(folder: Path, style: str, window: int, max_passage_tokens: int
 
 
 def trained_settings(model: Any) -> dict[str, Any]:
-    """What a checkpoint says it was trained with, some of USUAL's names; none for a hub name, a GGUF file, and so on."""
+    """What a checkpoint says it was trained with, some of USUAL's names; none for a hub name or a GGUF file."""
     try:
         folder = Path(locate(model))
     except InputError:
