@@ -9,7 +9,10 @@ from __future__ import annotations
 import contextlib
 import json
 import random
+import re
+import shutil
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,9 +21,9 @@ from typing import Any
 import pytest
 
 from rrlib.cli import main
-from rrlib.engines import Decoding, Reply, Request
+from rrlib.engines import Decoding, Reply, Request, checkpoints
 from rrlib.engines.trained import trained_settings, write_trained
-from rrlib.errors import EngineError, InputError
+from rrlib.errors import EngineError, InputError, MissingFileError
 from rrlib.prompts import format_response
 from rrlib.records import read_records
 from rrlib.rerank import Reranker
@@ -563,3 +566,144 @@ def test_the_packaged_reranker_says_its_window() -> None:
     said = trained_settings("package:rrlib.miniature/reranker")
     assert said == {"style": "reasonrank", "window": 10, "stride": 5, "max_passage_tokens": 512}
     assert trained_settings("package:no_such_package/x") == trained_settings("some/hub-name") == {}
+
+
+# --- checkpoints that do not load -------------------------------------------------------------------------------------
+def pointer(name: str) -> Any:
+    def spoil(folder: Path) -> None:
+        text = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 123456\n"
+        (folder / name).write_text(text)
+
+    return spoil
+
+
+def cut(name: str, size: int) -> Any:
+    """The first bytes of a file; of a negative size, all but so many."""
+
+    def spoil(folder: Path) -> None:
+        (folder / name).write_bytes((folder / name).read_bytes()[:size])
+
+    return spoil
+
+
+def without(*names: str) -> Any:
+    def spoil(folder: Path) -> None:
+        for name in names:
+            (folder / name).unlink()
+
+    return spoil
+
+
+def configured(name: str = "config.json", **values: Any) -> Any:
+    """A JSON file with other values; None takes one out."""
+
+    def spoil(folder: Path) -> None:
+        config = {**json.loads((folder / name).read_text()), **values}
+        (folder / name).write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
+
+    return spoil
+
+
+def in_parts(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
+    places = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
+
+
+def fewer_tensors(folder: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["model.layers.0.mlp.up_proj.weight"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def no_end(folder: Path) -> None:
+    configured(eos_token_id=None)(folder)
+    configured("generation_config.json", eos_token_id=None)(folder)
+    configured("tokenizer_config.json", eos_token=None)(folder)
+
+
+def own_code(folder: Path) -> None:
+    configured(model_type="novel", auto_map={"AutoConfig": "c.C", "AutoModelForCausalLM": "m.M"})(folder)
+
+
+SPOILT: dict[str, tuple[Any, str]] = {
+    "weights are a pointer": (pointer("model.safetensors"), "pointer of Git LFS.*git lfs pull"),
+    "tokenizer is a pointer": (pointer("tokenizer.json"), "pointer of Git LFS"),
+    "config is a pointer": (pointer("config.json"), "pointer of Git LFS"),
+    "weights lack a byte": (cut("model.safetensors", -1), "cut off.*fetch it again"),
+    "weights end in the header": (cut("model.safetensors", 100), "cut off"),
+    "weights end at once": (cut("model.safetensors", 5), "cut off"),
+    "weights are empty": (cut("model.safetensors", 0), "empty.*fetch it again"),
+    "weights are not there": (without("model.safetensors"), "no weights"),
+    "a part is not there": (in_parts, "1 of 2 parts of the weights are not there, such as model-00002"),
+    "a tensor is not there": (fewer_tensors, "lack 1 of the model's tensors, such as model.layers.0.mlp.up_proj"),
+    "weights of another shape": (configured(intermediate_size=96), "cannot load the model"),
+    "no config": (without("config.json"), "no config.json"),
+    "config is cut off": (cut("config.json", 40), "not JSON"),
+    "tokenizer is cut off": (cut("tokenizer.json", 4000), "not JSON"),
+    "no tokenizer": (without("tokenizer.json", "tokenizer_config.json"), "no tokenizer files.*copy tokenizer.json"),
+    "no template": (without("chat_template.jinja"), "no chat template.*instruct checkpoint"),
+    "no end": (no_end, "names no end of an answer"),
+    "gptq": (configured(quantization_config={"quant_method": "gptq", "bits": 4}), "gptq.*pip install gptqmodel"),
+    "awq": (configured(quantization_config={"quant_method": "awq", "bits": 4}), "awq.*pip install"),
+    "hqq": (configured(quantization_config={"quant_method": "hqq"}), "hqq.*pip install hqq"),
+    "bitsandbytes": (configured(quantization_config={"quant_method": "bitsandbytes"}), "pip install bitsandbytes"),
+    "code of its own": (own_code, "'novel' needs code of its own"),
+    "a model nobody knows": (configured(model_type="novel"), "cannot load"),
+    "no kind of model": (configured(model_type=None), "cannot load"),
+}
+
+
+@pytest.mark.parametrize("name", SPOILT)
+def test_a_checkpoint_that_does_not_load_says_why(
+    name: str, backbone: Path, tmp_path: Path, server: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spoil, words = SPOILT[name]
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(backbone, folder)
+    spoil(folder)
+    argv = command(server, tmp_path)
+    argv[argv.index("openai")], argv[argv.index("m")] = "transformers", str(folder)
+    assert main(argv) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("error: ") and " -> " in last and re.search(words, last), last
+    with pytest.raises(InputError):
+        Reranker(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("{here}/nowhere", "no folder"),
+        ("{here}/nowhere/", "no folder"),
+        ("./mdoel", "no folder './mdoel'"),
+        ("../outputs/run/03_rl/grpo/checkpoint", "no folder"),
+        ("~/no-such-model", "no folder"),
+        ("a/b/c", "no folder 'a/b/c'"),
+        ("some-owner/some-model", "the hub cannot be reached.*HF_HUB_OFFLINE"),
+        ("some-model", "no folder 'some-model' here"),
+        ("{file}", "this is a file"),
+    ],
+)
+def test_a_missing_folder_is_called_one_at_once(name: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "weights.bin").write_bytes(b"w")
+    began = time.monotonic()
+    with pytest.raises(InputError, match=words):
+        Reranker(name.format(here=tmp_path, file=tmp_path / "weights.bin"))
+    assert time.monotonic() - began < 10  # importing torch, where no test has
+
+
+def test_the_hub_is_tried_once_and_not_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a hub that is not there, and without HF_HUB_OFFLINE."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    checkpoints._hub_answers.cache_clear()
+    for _ in range(3):
+        with pytest.raises(MissingFileError, match="cannot be reached"):
+            checkpoints.local_folder("some-owner/some-model")
+    assert checkpoints._hub_answers.cache_info().misses == 1
+    checkpoints._hub_answers.cache_clear()

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rrlib.engines.base import Decoding, Reply, Request
+from rrlib.engines.checkpoints import check_checkpoint
 from rrlib.errors import EngineError, InputError, MissingPackageError
 from rrlib.resources import resolve
 
@@ -49,6 +50,7 @@ class VLLMEngine:
             enforce_eager = not torch.cuda.is_available()
         self.model, self.capacity = str(model), max_num_seqs
         path = resolve(model)
+        check_checkpoint(path, transformers=False)
         options: dict[str, Any] = {} if max_model_len is None else {"max_model_len": max_model_len}
         try:
             self._llm = vllm.LLM(

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rrlib.disk import write_json
+from rrlib.engines.checkpoints import check_checkpoint
 from rrlib.engines.trained import write_trained
 from rrlib.resources import resolve
 from rrlib.training.alarms import Alarms
@@ -55,6 +56,7 @@ class Training(ABC):
     ) -> None:
         self.examples, self.model, self.settings, self.style, self.on_log = examples, model, settings, style, on_log
         self.path, self.output = resolve(model), Path(output)
+        check_checkpoint(self.path)
         self.device = choose_device(settings)
         check_attention(settings, self.device)
         self.tokenizer, self.positions = load_tokenizer(self.path), model_length(self.path)
