@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from rrlib.engines.base import Decoding, Reply, Request
 from rrlib.errors import InputError
 from rrlib.prompts import PromptStyle
+from rrlib.responses import Parsed, Verdict, parse_lenient
 
 CLOSING = " </think> <answer>"
 """What closes a chain that has used up its budget; the model goes on from there."""
@@ -110,3 +111,18 @@ def joined(before: Reply, after: Reply) -> Reply:
         retries=before.retries + after.retries,
         extra={**before.extra, **after.extra, "requests": 2 if before.seconds or before.tokens_in else 1},
     )
+
+
+def read_answer(reply: Reply, n: int, scored: bool, style: str) -> Parsed:
+    """The order, verdict and reasoning of an answer over n passages; one that failed keeps the order.
+
+    scored: the window is one passage, whose score is its answer, so that only the reasoning is read.
+    """
+    if reply.error is not None:
+        return Parsed(tuple(range(n)), Verdict.FAILED)
+    if scored:
+        reasoning = reply.text.partition("</think>")[0].strip().removeprefix("<think>").strip()
+        cut = reply.finish_reason == "length"  # scored all the same
+        return Parsed((0,), Verdict.TRUNCATED if cut else Verdict.OK, reasoning=reasoning)
+    parsed = parse_lenient(reply.text, n, style, reply.finish_reason or None)
+    return replace(parsed, reasoning=reply.reasoning or parsed.reasoning)

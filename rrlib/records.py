@@ -8,7 +8,7 @@ that were in flight (asked, never answered) can be counted; it is removed when a
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from typing import Any
 from rrlib.disk import JsonLines, Lock, cut_torn_tail, differences
 from rrlib.errors import InputError
 from rrlib.formats import read_jsonl
+from rrlib.responses import Verdict
+from rrlib.types import Passage
 
 Key = tuple[str, str, int, tuple[int, ...]]
 """Where a window belongs: (collection, qid, pass, positions in the candidates, 0-based)."""
@@ -155,6 +157,12 @@ class RerankResult:
     records: list[WindowRecord]
     counts: dict[str, int]
 
+    @property
+    def unread(self) -> list[WindowRecord]:
+        """The windows that keep the order they had: their call failed, or no list and no score is in the answer."""
+        read = (Verdict.OK, Verdict.REPAIRED)
+        return [record for record in self.records if record.verdict not in read and record.score is None]
+
     def run(self, collection: str = "") -> dict[str, list[str]]:
         """The rankings of one collection: qid -> document ids, as `rrlib.formats.write_run` takes them."""
         return {qid: docs for (name, qid), docs in self.rankings.items() if name == collection}
@@ -176,6 +184,15 @@ class Ranking:
 
     results: tuple[RankedPassage, ...]
     windows: tuple[WindowRecord, ...]
+
+    @classmethod
+    def of(
+        cls, order: Sequence[str], passages: Sequence[Passage], windows: Sequence[WindowRecord], top_k: int | None
+    ) -> Ranking:
+        """Of the ids best first, the passages that they name, and what the model said; the best top_k alone."""
+        texts = {passage.docid: passage.text for passage in passages}
+        ranked = [RankedPassage(r, len(order) - r + 1.0, docid, texts[docid]) for r, docid in enumerate(order, 1)]
+        return cls(tuple(ranked[:top_k]), tuple(windows))
 
     def __iter__(self) -> Iterator[RankedPassage]:
         return iter(self.results)
@@ -214,6 +231,7 @@ class WindowLog:
         self._closed = False
         self._lock = Lock(self.path, f"{path}: another process is writing this log -> wait for it, or use another")
         self.records: dict[Key, WindowRecord] = {}
+        self.retried: set[tuple[str, str]] = set()  # (collection, qid) of which a failed window was asked again
         if fresh:
             self.asked_path.unlink(missing_ok=True)
         remedy = "use another --log, or --fresh to begin anew"
@@ -228,6 +246,12 @@ class WindowLog:
     def _seen(self, offset: int, row: Mapping[str, Any]) -> None:
         record = WindowRecord.from_json(row)
         self._check_settings(record.settings or {})
+        self._take(record)
+
+    def _take(self, record: WindowRecord) -> None:
+        earlier = self.records.get(record.key)
+        if earlier is not None and earlier.error:
+            self.retried.add((record.collection, record.qid))
         self.records[record.key] = record
 
     def _check_settings(self, logged: Mapping[str, Any]) -> None:
@@ -254,7 +278,7 @@ class WindowLog:
 
     def append(self, record: WindowRecord) -> None:
         """Write one finished window; it is on its way to the disk before the next is asked."""
-        self.records[record.key] = record
+        self._take(record)
         self._lines.append({**record.to_json(), "settings": self.settings})
 
     def close(self, *, finished: bool) -> None:

@@ -9,20 +9,23 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+import inspect
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from rrlib.continuation import Continuation, joined
-from rrlib.engines import Decoding, Engine, Reply, Request, make_engine
+from rrlib.continuation import Continuation, joined, read_answer
+from rrlib.engines import Decoding, Engine, Reply, Request, engine_from
 from rrlib.engines.replay import MISSING
+from rrlib.engines.shared import alone
+from rrlib.engines.trained import settings_for
 from rrlib.errors import EngineError, InputError
+from rrlib.formats.objects import candidates_from, check_top_k, question_from
 from rrlib.prompts import PromptBuilder, get_style
-from rrlib.records import Key, RankedPassage, Ranking, RerankResult, WindowLog, WindowRecord
+from rrlib.records import Key, Ranking, RerankResult, WindowLog, WindowRecord
 from rrlib.resources import model_hash
-from rrlib.responses import Parsed, Verdict, parse_lenient
 from rrlib.strategies import Answer, Strategy, StrategySpec, Window, plan
 from rrlib.types import Candidates, Passage, Query
 
@@ -65,34 +68,37 @@ class Reranker:
     its place behind them. log: a JSONL file that keeps every window and from which a killed run goes on.
     budget: reasoning tokens (0 or more; None: no limit of its own). A chain that is longer is closed there and the
     answer still asked for, within decoding.max_new_tokens in all; the prompt must be known (a tokenizer).
+    style, window, stride, max_passage_tokens: None is what the checkpoint was trained with (rrlib.engines.trained).
     retry_failed: on resume, ask windows again whose call had failed. engine_options: see rrlib.engines.make_engine.
     """
 
     def __init__(
         self,
-        model: str | Engine,
+        model: str | Path | Engine,
         engine: str = "transformers",
         *,
-        style: str = "reasonrank",
+        style: str | None = None,
         strategy: str = "sliding_window",
-        window: int = 20,
-        stride: int = 10,
+        window: int | None = None,
+        stride: int | None = None,
         passes: int = 1,
         depth: int | None = 100,
-        max_passage_tokens: int = 512,
+        max_passage_tokens: int | None = None,
         decoding: Decoding | None = None,
         log: str | Path | None = None,
         fresh: bool = False,
-        retry_failed: bool = False,
+        retry_failed: bool = True,
         progress: bool = False,
         budget: int | None = None,
         **engine_options: Any,
     ) -> None:
-        self.style = get_style(style)
-        self.strategy = StrategySpec(strategy, window, stride, passes)
+        asked = {"style": style, "window": window, "stride": stride, "max_passage_tokens": max_passage_tokens}
+        chosen = settings_for(getattr(model, "model", model), strategy, asked)
+        self.style = get_style(chosen["style"])
+        self.strategy = StrategySpec(strategy, chosen["window"], chosen["stride"], passes)
         if depth is not None and depth < 0:
             raise InputError(f"depth {depth}", remedy="give 0 or more")
-        self.depth, self.max_passage_tokens = depth, max_passage_tokens
+        self.depth, self.max_passage_tokens = depth, int(chosen["max_passage_tokens"])
         self.decoding = decoding or Decoding()
         self.log_path, self.fresh, self.retry_failed, self.progress = log, fresh, retry_failed, progress
         if (self.style.words is not None) != (self.strategy.name == "pointwise"):
@@ -101,15 +107,19 @@ class Reranker:
                 remedy="the pointwise strategy takes a pointwise style, and the others a listwise one",
             )
         self.continuation = Continuation(self.style, budget, self.decoding)
-        self.engine: Engine = make_engine(engine, model, **engine_options) if isinstance(model, str) else model
+        own = list(inspect.signature(Reranker.__init__).parameters)[1:-1]
+        self.engine = engine_from(model, engine, engine_options, own)
         self.asks_model = getattr(self.engine, "asks_model", True)  # an engine of one's own need not say so
         tokenizer = getattr(self.engine, "tokenizer", None)
+        if tokenizer is not None and not self.style.raw and not getattr(tokenizer, "chat_template", True):
+            remedy = "name an instruct checkpoint, or put its chat_template.jinja beside its tokenizer"
+            raise InputError(f"the tokenizer of {self.engine.model!r} has no chat template", remedy=remedy)
         if self.continuation.needed and tokenizer is None and self.asks_model:
             raise InputError(
                 "a chain can only be continued where the model's tokenizer is known",
                 remedy="name the server's tokenizer (--tokenizer), or leave budget and pointwise reasoning out",
             )
-        self.prompts = PromptBuilder(tokenizer, style, max_passage_tokens)
+        self.prompts = PromptBuilder(tokenizer, self.style.name, self.max_passage_tokens)
 
     def settings(self) -> dict[str, Any]:
         """What every log line records, and what must be equal for a resume. weights: of a checkpoint in a folder, which
@@ -137,34 +147,41 @@ class Reranker:
             **limits,
         }
 
-    def rank(self, query: str, docs: Sequence[str | Passage], doc_ids: Sequence[str] | None = None) -> Ranking:
-        """Rank a few texts for a query. doc_ids: their ids, "1", "2", ... where none are given."""
-        ids = [str(i) for i in range(1, len(docs) + 1)] if doc_ids is None else list(doc_ids)
-        if len(ids) != len(docs):
-            raise InputError(f"{len(ids)} doc_ids for {len(docs)} docs", remedy="give one id a document")
-        passages = tuple(d if isinstance(d, Passage) else Passage(i, d) for i, d in zip(ids, docs, strict=True))
-        result = self.rerank([Candidates(Query("query", query), passages)])
-        texts = {p.docid: p.text for p in passages}
-        order = result.rankings[("", "query")]
-        ranked = [RankedPassage(r, len(order) - r + 1.0, d, texts[d]) for r, d in enumerate(order, 1)]
-        return Ranking(tuple(ranked), tuple(result.records))
+    def rank(self, query: str | Query, docs: Any, doc_ids: Any = None, top_k: int | None = None) -> Ranking:
+        """Rank a few texts for a query: a list of texts, a dict of id -> text, a table (rrlib.formats.objects).
 
-    def rerank(self, candidates: Sequence[Candidates]) -> RerankResult:
-        """Rerank many queries. Raises InputError for a query given twice or texts too long for the model."""
-        run = _Run(self, candidates)
-        try:
-            result = run.go()
-        except BaseException:
-            run.close(finished=False)
-            raise
-        run.close(finished=True)
+        doc_ids: their ids, "1", "2", ... where none are given; numbers are written out. top_k: the best so many alone.
+        Raises InputError for what is no query or holds no texts.
+        """
+        check_top_k(top_k)
+        question = question_from(query, docs, doc_ids)
+        result = self.rerank([question])
+        order = result.rankings[(question.collection, question.query.qid)]
+        return Ranking.of(order, question.passages, result.records, top_k)
+
+    def rerank(self, candidates: Iterable[Candidates]) -> RerankResult:
+        """Rerank many queries. Raises InputError for a query given twice or texts too long for the model.
+
+        May be called from several threads: one reranking at a time, the others wait. After an error or an interrupt
+        the reranker can be used again.
+        """
+        items = candidates_from(candidates)
+        with alone(self.engine) as turn:
+            run = _Run(self, items, turn.first)
+            try:
+                result = run.go()
+            except BaseException:
+                turn.first = run.last_id
+                run.close(finished=False)
+                raise
+            run.close(finished=True)
         return result
 
 
 class _Run:
     """One call of `rerank`: the ready queue, the windows in flight, and the log."""
 
-    def __init__(self, owner: Reranker, candidates: Sequence[Candidates]) -> None:
+    def __init__(self, owner: Reranker, candidates: Sequence[Candidates], last_id: int) -> None:
         self.owner, self.engine = owner, owner.engine
         self.jobs: list[_Job] = []
         self.records: list[WindowRecord] = []
@@ -174,7 +191,7 @@ class _Run:
         self.rankings: dict[tuple[str, str], list[str]] = {}
         self.log: WindowLog | None = None
         self.bar: Any = None
-        self._next_id = 0
+        self.last_id = last_id
         total = 0
         for item in candidates:
             name = (item.collection, item.query.qid)
@@ -189,6 +206,7 @@ class _Run:
         self._check_lengths()
         if owner.log_path is not None:
             self.log = WindowLog(owner.log_path, owner.settings(), fresh=owner.fresh)
+            owner.fresh = False  # the next call goes on with it
             self.counts["in_flight_at_kill"] = self.log.in_flight
         if owner.progress:
             from tqdm.auto import tqdm
@@ -228,7 +246,9 @@ class _Run:
                 continue  # every ready window was in the log
             further: list[Request] = []
             for number, reply in self.engine.collect():
-                sent = self.flight.pop(number)
+                sent = self.flight.pop(number, None)
+                if sent is None:
+                    continue  # of a reranking that broke off
                 reply = reply if sent.before is None else joined(sent.before, reply)
                 onward = self._onward(sent, reply)
                 if onward is None:
@@ -269,13 +289,15 @@ class _Run:
             self.engine.submit(batch, self.owner.decoding)
 
     def _usable(self, record: WindowRecord, prompt_hash: str | None) -> bool:
+        assert self.log is not None
+        name = record.collection, record.qid
         if self.owner.retry_failed and record.error:
+            self.log.retried.add(name)
             return False
         if record.prompt_hash == prompt_hash:
             return True
-        if self.owner.retry_failed:  # a window behind a retried one may see other passages now
+        if name in self.log.retried:  # a window behind a retried one may see other passages now
             return False
-        assert self.log is not None
         raise InputError(
             f"query {record.qid}: window {record.start}-{record.end} was logged for another prompt",
             path=self.log.path,
@@ -284,23 +306,23 @@ class _Run:
 
     def _request(self, job: _Job, window: Window) -> tuple[Request, str | None]:
         """The request for a window, and the hash of its prompt; an engine that asks no model gets the key alone."""
-        self._next_id += 1
+        self.last_id += 1
         prompts, key, query = self.owner.prompts, job.key(window), job.candidates.query
         if not self.owner.asks_model:
-            return Request(self._next_id, key=key), None
+            return Request(self.last_id, key=key), None
         passages = [job.head[i] for i in window.items]
         messages = prompts.messages(query.text, passages)
         prompt = prompts.render(query.text, passages) if prompts.tokenizer is not None else None
         shown = prompt if prompt is not None else "\n".join(message["content"] for message in messages)
         digest = hashlib.sha256(shown.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-        return self.owner.continuation.begin(Request(self._next_id, messages, prompt, key=key)), digest
+        return self.owner.continuation.begin(Request(self.last_id, messages, prompt, key=key)), digest
 
     def _onward(self, sent: _Sent, reply: Reply) -> _Sent | None:
         """What is asked next to go on with an answer, and None where it is complete."""
         if reply.error is not None or sent.request.prompt is None or sent.request.choices:
             return None
-        self._next_id += 1  # where nothing follows too: sampling is seeded by these numbers
-        second = self.owner.continuation.go_on(self._next_id, sent.request, reply, sent.before)
+        self.last_id += 1  # where nothing follows too: sampling is seeded by these numbers
+        second = self.owner.continuation.go_on(self.last_id, sent.request, reply, sent.before)
         if second is None:
             return None
         request, so_far = second
@@ -380,20 +402,3 @@ class _Run:
             self.bar.close()
         if self.log is not None:
             self.log.close(finished=finished)
-        if not finished:
-            self.engine.close()
-
-
-def read_answer(reply: Reply, n: int, scored: bool, style: str) -> Parsed:
-    """The order, verdict and reasoning of an answer over n passages; one that failed keeps the order.
-
-    scored: the window is one passage, whose score is its answer, so that only the reasoning is read.
-    """
-    if reply.error is not None:
-        return Parsed(tuple(range(n)), Verdict.FAILED)
-    if scored:
-        reasoning = reply.text.partition("</think>")[0].strip().removeprefix("<think>").strip()
-        cut = reply.finish_reason == "length"  # scored all the same
-        return Parsed((0,), Verdict.TRUNCATED if cut else Verdict.OK, reasoning=reasoning)
-    parsed = parse_lenient(reply.text, n, style, reply.finish_reason or None)
-    return replace(parsed, reasoning=reply.reasoning or parsed.reasoning)

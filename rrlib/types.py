@@ -14,6 +14,19 @@ from typing import Any
 from rrlib.errors import InputError
 
 
+def _check_id_and_text(thing: Any, what: str, name: str) -> None:
+    """A number as an id is written out. Raises InputError for an id that is empty or none, and for no text at all."""
+    given = getattr(thing, name)
+    if isinstance(given, int) and not isinstance(given, bool):
+        object.__setattr__(thing, name, str(given))
+    elif not given:
+        raise InputError(f"a {what} has an empty id", remedy=f"give every {what} a non-empty id")
+    elif not isinstance(given, str):
+        raise InputError(f"the id of a {what} is {given!r:.60}", remedy="ids are texts or whole numbers")
+    if not isinstance(thing.text, str):
+        raise InputError(f"the text of {what} {given!r:.60} is {thing.text!r:.60}", remedy="give its text as a string")
+
+
 @dataclass(frozen=True, slots=True)
 class Query:
     """A query. `qid` is unique within its collection only: query ids repeat across the sets of BRIGHT."""
@@ -22,8 +35,7 @@ class Query:
     text: str = ""
 
     def __post_init__(self) -> None:
-        if not self.qid:
-            raise InputError("a query has an empty id", remedy="give every query a non-empty id")
+        _check_id_and_text(self, "query", "qid")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +47,7 @@ class Passage:
     title: str = ""
 
     def __post_init__(self) -> None:
-        if not self.docid:
-            raise InputError("a passage has an empty id", remedy="give every passage a non-empty id")
+        _check_id_and_text(self, "passage", "docid")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +76,10 @@ class Candidates:
     collection: str = ""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.query, Query):
+            raise InputError(f"candidates of {self.query!r:.60}", remedy="write Candidates(Query(id, text), passages)")
+        if not isinstance(self.passages, tuple):
+            object.__setattr__(self, "passages", tuple(self.passages))
         if self.scores and len(self.scores) != len(self.passages):
             raise InputError(
                 f"query {self.query.qid}: {len(self.scores)} scores for {len(self.passages)} passages",
@@ -72,6 +87,9 @@ class Candidates:
             )
         seen: set[str] = set()
         for passage in self.passages:
+            if not isinstance(passage, Passage):
+                remedy = "write Passage(id, text) for each, or rank(query, texts)"
+                raise InputError(f"query {self.query.qid}: a candidate is {passage!r:.60}", remedy=remedy)
             if passage.docid in seen:
                 raise InputError(
                     f"query {self.query.qid}: document {passage.docid!r} is a candidate twice",

@@ -18,6 +18,7 @@ import pytest
 import trl
 from tiny_training import EXAMPLES, GRPO, SFT
 
+from rrlib.engines.trained import trained_settings
 from rrlib.errors import InputError
 from rrlib.lesson.plots.training import Live, grpo_curves, read_log, sft_curves
 from rrlib.prompts import format_response
@@ -282,6 +283,8 @@ def test_the_checkpoint_has_a_card_that_names_no_place_of_this_machine(kept: tup
     ):
         assert word in card, word
     assert str(backbone) not in card and str(kept[0]) not in card
+    # and says with what it was trained, where a reranking looks
+    assert trained_settings(kept[1].checkpoint)["style"] == "reasonrank"
 
 
 # --- alarms ----------------------------------------------------------------------------------------------------------

@@ -50,7 +50,8 @@ def build_app() -> object:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command and return its exit code: 0, 1 (it failed), 2 (bad input), 130 (interrupted)."""
+    """Run a command and return its exit code: 0, 1 (it failed, or a part of it), 2 (bad input), 3 (nothing came of it),
+    130 (interrupted)."""
     command = typer.main.get_command(build_app())  # type: ignore[arg-type]
     try:
         code = command.main(args=argv, prog_name="rrlib", standalone_mode=False)

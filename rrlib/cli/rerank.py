@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+NOTHING_RANKED = 3
+"""Exit code of a run in which no window was reranked."""
 
 
 def rerank(
@@ -19,27 +24,38 @@ def rerank(
     engine: Annotated[str, typer.Option(help="transformers, vllm, openai or replay")] = "transformers",
     model: Annotated[str, typer.Option(help="folder, hub name, .gguf file, or package:module/folder")] = "",
     prompt: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="reasonrank, reasonrank-qwen3, nothink_tags, nothink or rankgpt (plain lists); "
+            help="default: what the checkpoint was trained with, else reasonrank. One of reasonrank, "
+            "reasonrank-qwen3, nothink_tags, nothink or rankgpt (plain lists); "
             "with the pointwise strategy: pointwise, pointwise_nothink or rank1"
         ),
-    ] = "reasonrank",
+    ] = None,
     strategy: Annotated[str, typer.Option(help="sliding_window, full_list or pointwise")] = "sliding_window",
-    window: Annotated[int, typer.Option(help="passages a window")] = 20,
-    stride: Annotated[int, typer.Option(help="passages the window moves")] = 10,
+    window: Annotated[
+        int | None, typer.Option(help="passages a window; default: the checkpoint's own, else 20")
+    ] = None,
+    stride: Annotated[
+        int | None, typer.Option(help="passages the window moves; default: the checkpoint's own, else 10")
+    ] = None,
     passes: Annotated[int, typer.Option(help="passes over the list")] = 1,
     depth: Annotated[int, typer.Option(help="candidates to rerank; the tail stays behind them")] = 100,
     log: Annotated[Path | None, typer.Option(help="window log, JSONL; default: OUTPUT.log.jsonl")] = None,
     fresh: Annotated[bool, typer.Option(help="begin the log anew instead of resuming")] = False,
-    retry_failed: Annotated[bool, typer.Option(help="on resume, ask failed windows again")] = False,
+    retry_failed: Annotated[
+        bool,
+        typer.Option("--retry-failed/--no-retry-failed", " /--keep-failed", help="on resume, ask failed windows again"),
+    ] = True,
     excluded: Annotated[Path | None, typer.Option(help="documents to remove: qid and docid a line")] = None,
     responses: Annotated[Path | None, typer.Option(help="recorded responses for the replay engine")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="limit on generated tokens")] = 3172,
     budget: Annotated[
         int | None, typer.Option(help="reasoning tokens after which the block is closed and the answer asked for")
     ] = None,
-    max_passage_tokens: Annotated[int, typer.Option(help="passages are cut to this (BEIR and TREC DL: 100)")] = 512,
+    max_passage_tokens: Annotated[
+        int | None,
+        typer.Option(help="passages are cut to this (BEIR and TREC DL: 100); default: the checkpoint's own, else 512"),
+    ] = None,
     temperature: Annotated[float, typer.Option(help="0 is greedy")] = 0.0,
     top_p: Annotated[float, typer.Option(help="nucleus sampling")] = 1.0,
     top_k: Annotated[int, typer.Option(help="0 is off")] = 0,
@@ -74,6 +90,7 @@ def rerank(
     from rrlib import formats
     from rrlib.disk import check_output
     from rrlib.engines import Decoding, make_engine
+    from rrlib.engines.trained import settings_for, trained_settings
     from rrlib.errors import InputError
     from rrlib.prompts import get_style
     from rrlib.rerank import Reranker
@@ -83,9 +100,11 @@ def rerank(
         raise InputError("--output is missing", remedy="name the run file to write")
     if (run is None) == (requests is None):
         raise InputError("give --run or --requests, one of them")
-    get_style(prompt)
-    StrategySpec(strategy, window, stride, passes)
-    if depth < 1 or max_passage_tokens < 1:
+    asked = {"style": prompt, "window": window, "stride": stride, "max_passage_tokens": max_passage_tokens}
+    chosen = settings_for(model, strategy, asked, warn=False)
+    get_style(chosen["style"])
+    StrategySpec(strategy, chosen["window"], chosen["stride"], passes)
+    if depth < 1 or chosen["max_passage_tokens"] < 1:
         raise InputError("--depth or --max-passage-tokens is out of range", remedy="give 1 or more")
     decoding = Decoding(max_new_tokens, temperature, top_p, top_k, seed)
     if len(tag.split()) != 1 or tag != tag.strip():
@@ -122,13 +141,10 @@ def rerank(
         raise InputError("--model is missing", remedy="name a folder or a hub name")
     reranker = Reranker(
         make_engine(engine, model, **options),
-        style=prompt,
         strategy=strategy,
-        window=window,
-        stride=stride,
         passes=passes,
         depth=depth,
-        max_passage_tokens=max_passage_tokens,
+        **asked,  # type: ignore[arg-type]
         decoding=decoding,
         log=log_path,
         fresh=fresh,
@@ -140,10 +156,17 @@ def rerank(
         result = reranker.rerank(candidates)
     finally:
         reranker.engine.close()
-    formats.write_run(output, result.run(), tag)
     for note in notes:
         typer.echo(note, err=True)
-    _report(result.counts, output, log_path)
+    _report(result.counts)
+    code, line = outcome(result, trained_settings(model), reranker.strategy.size, reranker.asks_model)
+    if code != NOTHING_RANKED:
+        formats.write_run(output, result.run(), tag)
+        typer.echo(f"wrote {output}" + (f" (log: {log_path})" if log_path is not None else ""), err=True)
+    if line:
+        typer.echo(line, err=True)
+    if code:
+        raise typer.Exit(code)
 
 
 def register(app: typer.Typer) -> None:
@@ -208,7 +231,34 @@ def _engine_options(engine: str, **given: Any) -> dict[str, Any]:
     return {"dtype": given["dtype"], "batch_size": given["batch_size"]}
 
 
-def _report(counts: dict[str, int], output: Path, log: Path | None) -> None:
+def outcome(result: Any, trained: Mapping[str, Any], window: int, asks_model: bool) -> tuple[int, str]:
+    """The exit code of a reranking, and its last line: which share of the windows kept the order that they had.
+
+    0: all calls were answered, 1: some failed, NOTHING_RANKED: no window was reranked, so that no run is written.
+    """
+    from rrlib.responses import Verdict
+
+    n, unread = len(result.records), result.unread
+    failed = [record for record in unread if record.error]
+    if n and len(unread) == n:
+        verdict, times = Counter(record.verdict for record in unread).most_common(1)[0]
+        if failed:
+            remedy = f"the last reason was {failed[-1].error!r}; mend it and run the same command again"
+        elif verdict == Verdict.TRUNCATED:
+            remedy = "raise --max-new-tokens, and begin anew with --fresh"
+        elif trained.get("window", window) < window:
+            remedy = f"the checkpoint was trained with windows of {trained['window']}: give --window and --fresh"
+        else:
+            remedy = "name a checkpoint that was trained to rank, in its own --prompt and --window, with --fresh"
+        line = f"nothing was reranked, so no run was written: {times} of {n} windows are {verdict} -> {remedy}"
+        return NOTHING_RANKED, line
+    if failed and asks_model:
+        again = "run the same command again, and they are asked again"
+        return 1, f"{len(failed)} of {n} windows ({len(failed) / n:.1%}) failed and keep the order they had -> {again}"
+    return 0, ""
+
+
+def _report(counts: dict[str, int]) -> None:
     """What happened, on standard error: failures, missing windows and repeats are said aloud."""
     parts = [f"{counts['queries']} queries", f"{counts['windows']} windows"]
     parts += [f"{counts[k]} {k.replace('_', ' ')}" for k in ("asked", "reused", "failed", "missing") if counts.get(k)]
@@ -217,4 +267,3 @@ def _report(counts: dict[str, int], output: Path, log: Path | None) -> None:
     verdicts = {k.removeprefix("verdict_"): v for k, v in counts.items() if k.startswith("verdict_")}
     typer.echo("; ".join(parts), err=True)
     typer.echo("verdicts: " + (", ".join(f"{k} {v}" for k, v in sorted(verdicts.items())) or "none"), err=True)
-    typer.echo(f"wrote {output}" + (f" (log: {log})" if log is not None else ""), err=True)

@@ -113,6 +113,11 @@ def synthesize(
     )
     typer.echo(report(result.summary))
     typer.echo(f"wrote {result.examples}", err=True)
+    this_run = result.summary["this_run"]
+    if this_run["failed"]:
+        share = f"{this_run['failed']:,} of {this_run['calls']:,} calls ({this_run['failed'] / this_run['calls']:.1%})"
+        typer.echo(f"{share} failed -> run the same command again, and they are asked again", err=True)
+        raise typer.Exit(3 if this_run["failed"] == this_run["calls"] else 1)
 
 
 def open_source(folder: Path, split: str) -> Any:

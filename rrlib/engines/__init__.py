@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
+from collections.abc import Collection, Mapping
+from os import PathLike
 from typing import Any
 
 from rrlib.engines.base import Decoding, Engine, Message, Reply, Request
 from rrlib.errors import InputError
 
-__all__ = ["ENGINES", "Decoding", "Engine", "Message", "Reply", "Request", "make_engine"]
+__all__ = ["ENGINES", "Decoding", "Engine", "Message", "Reply", "Request", "engine_from", "make_engine"]
 
 ENGINES = ("transformers", "vllm", "openai", "replay")
 
@@ -22,20 +26,50 @@ def make_engine(name: str, model: str, **options: Any) -> Engine:
     Raises InputError for an unknown name or a model that cannot be loaded, MissingPackageError where a package is not
     installed, EngineError where vLLM cannot start.
     """
+    if name not in ENGINES:
+        raise InputError(f"unknown engine {name!r}", remedy=f"use one of {', '.join(ENGINES)}")
+    made = _engine_class(name)
+    _check_options(name, options)
+    return made(**options) if name == "replay" else made(model, **options)  # type: ignore[no-any-return]
+
+
+def _check_options(name: str, options: Collection[str], also: Collection[str] = ()) -> None:
+    """Refuse an option that an engine lacks, before a model is loaded. also: names that may have been meant."""
+    takes = [option for option in inspect.signature(_engine_class(name)).parameters if option != "model"]
+    for option in options:
+        if option not in takes:
+            near = difflib.get_close_matches(option, [*also, *takes], 1)
+            remedy = f"write {near[0]!r}" if near else f"the options of engine {name!r} are {', '.join(takes)}"
+            raise InputError(f"there is no option {option!r}", remedy=remedy)
+
+
+def engine_from(model: Any, name: str, options: Mapping[str, Any], also: Collection[str]) -> Engine:
+    """The engine of a model's name, or the one that was given as `model`. also: see _check_options.
+
+    Raises InputError for a model that is neither, and for options that are none.
+    """
+    if isinstance(model, str | PathLike):
+        if not str(model).strip():
+            raise InputError("the model's name is empty", remedy="name a folder or a hub name")
+        if name in ENGINES:
+            _check_options(name, options, also)
+        return make_engine(name, str(model), **options)
+    if not (hasattr(model, "submit") and hasattr(model, "collect")):
+        raise InputError(f"the model is {model!r:.60}", remedy="name a folder or a hub name, or give an engine")
+    for option in options:
+        near = difflib.get_close_matches(option, also, 1)
+        remedy = f"write {near[0]!r}" if near else "options of an engine go to make_engine"
+        raise InputError(f"there is no option {option!r} beside an engine already made", remedy=remedy)
+    return model  # type: ignore[no-any-return]
+
+
+def _engine_class(name: str) -> Any:
     if name == "transformers":
-        from rrlib.engines.hf import TransformersEngine
-
-        return TransformersEngine(model, **options)
-    if name == "vllm":
-        from rrlib.engines.vllm import VLLMEngine
-
-        return VLLMEngine(model, **options)
-    if name == "openai":
-        from rrlib.engines.openai import OpenAIEngine
-
-        return OpenAIEngine(model, **options)
-    if name == "replay":
-        from rrlib.engines.replay import ReplayEngine
-
-        return ReplayEngine(**options)
-    raise InputError(f"unknown engine {name!r}", remedy=f"use one of {', '.join(ENGINES)}")
+        from rrlib.engines.hf import TransformersEngine as Made
+    elif name == "vllm":
+        from rrlib.engines.vllm import VLLMEngine as Made  # type: ignore[assignment]
+    elif name == "openai":
+        from rrlib.engines.openai import OpenAIEngine as Made  # type: ignore[assignment]
+    else:
+        from rrlib.engines.replay import ReplayEngine as Made  # type: ignore[assignment]
+    return Made

@@ -101,4 +101,7 @@ class Engine(Protocol):
         """Block until at least one submitted request has finished; return (request id, reply) of all that have."""
 
     def close(self) -> None:
-        """Free what the engine holds; safe to call twice."""
+        """Free what the engine holds; safe to call twice.
+
+        An engine may have `cancel()` too: give up what is in flight, and be ready for other requests.
+        """

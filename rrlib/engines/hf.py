@@ -12,8 +12,9 @@ from typing import Any
 
 from rrlib.engines import prefix
 from rrlib.engines.base import Decoding, Reply, Request
+from rrlib.engines.checkpoints import cannot_load, check_checkpoint
 from rrlib.engines.graphs import GraphDecoder
-from rrlib.errors import InputError
+from rrlib.errors import EngineError, InputError
 from rrlib.resources import resolve
 
 
@@ -22,17 +23,27 @@ def load_tokenizer(model: str) -> Any:
     from transformers import AutoTokenizer
 
     path = resolve(model)
+    check_checkpoint(path, weights=False)
     try:
-        return AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError, KeyError) as error:
-        raise _cannot_load("tokenizer", model, error) from error
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except Exception as error:  # of many kinds: its files are another's
+        raise cannot_load("tokenizer", model, error) from error
 
 
-def _cannot_load(what: str, model: str, error: Exception) -> InputError:
-    return InputError(
-        f"cannot load the {what} of {model!r}: {str(error).splitlines()[0]}",
-        remedy="name a folder with config.json, weights and tokenizer, or a hub name that this machine can reach",
-    )
+def _load_model(model: str, dtype: Any) -> Any:
+    """The model of a folder or hub name. Raises InputError where it, or a part of its weights, cannot be loaded."""
+    from transformers import AutoModelForCausalLM
+
+    try:
+        lm, report = AutoModelForCausalLM.from_pretrained(
+            resolve(model), dtype=dtype, trust_remote_code=False, output_loading_info=True
+        )
+    except Exception as error:
+        raise cannot_load("model", model, error) from error
+    if absent := sorted(report["missing_keys"]):
+        why = f"the weights of {model!r} lack {len(absent)} of the model's tensors, such as {absent[0]}"
+        raise InputError(why, remedy="fetch them again, or name a checkpoint of a causal language model")
+    return lm
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +81,6 @@ class TransformersEngine:
         max_batch_tokens: int | None = None,
     ) -> None:
         import torch
-        from transformers import AutoModelForCausalLM
 
         if batch_size < 1:
             raise InputError(f"batch_size {batch_size}", remedy="give 1 or more")
@@ -83,11 +93,9 @@ class TransformersEngine:
         limit = 200_000 if self.device.startswith("cuda") else 10_000
         self.batch_size, self.max_batch_tokens = batch_size, max_batch_tokens or limit
         self.capacity = 4 * batch_size  # a few batches, so that prompts of like length can be put together
+        check_checkpoint(resolve(model))
         self.tokenizer = load_tokenizer(model)
-        try:
-            self._lm = AutoModelForCausalLM.from_pretrained(resolve(model), dtype=getattr(torch, chosen))
-        except (OSError, ValueError, KeyError) as error:
-            raise _cannot_load("model", model, error) from error
+        self._lm = _load_model(model, getattr(torch, chosen))
         self._lm.to(self.device).eval()
         self.max_model_len = int(getattr(self._lm.config, "max_position_embeddings", 1 << 30))
         eos = self._lm.generation_config.eos_token_id
@@ -95,6 +103,9 @@ class TransformersEngine:
         self._eos: list[int] = list(eos) if isinstance(eos, list | tuple) else [eos]
         if self.tokenizer.eos_token_id not in (*self._eos, None):
             self._eos.append(self.tokenizer.eos_token_id)
+        if self._eos == [None]:
+            remedy = "set eos_token_id in its generation_config.json, or eos_token of its tokenizer"
+            raise InputError(f"{model!r} names no end of an answer", remedy=remedy)
         pad = self.tokenizer.pad_token_id
         self._pad: int = self._eos[0] if pad is None else pad
         self._waiting: list[_Waiting] = []
@@ -102,6 +113,8 @@ class TransformersEngine:
 
     def submit(self, requests: Sequence[Request], decoding: Decoding) -> None:
         """Tokenize once and queue; a prompt that does not fit the model is refused with its length."""
+        if self._lm is None:
+            raise EngineError("this engine is closed -> make another")
         for request in requests:
             prompt = request.prompt
             if prompt is None:
@@ -252,9 +265,13 @@ class TransformersEngine:
             )
         return out[:, width:].tolist()  # type: ignore[no-any-return]
 
+    def cancel(self) -> None:
+        """Give up what waits."""
+        self._waiting, self._refused = [], []
+
     def close(self) -> None:
         """Drop the model."""
-        self._waiting = []
+        self.cancel()
         self._lm = None
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from rrlib.engines.base import Decoding, Reply, Request
 from rrlib.engines.client import FatalCallError, OpenAIClient
 from rrlib.engines.provider import Provider
-from rrlib.errors import InputError, innermost
+from rrlib.errors import EngineError, InputError, innermost
 
 
 class OpenAIEngine:
@@ -79,6 +79,8 @@ class OpenAIEngine:
 
     def submit(self, requests: Sequence[Request], decoding: Decoding) -> None:
         """Start the calls; they run on the engine's own thread."""
+        if self._loop.is_closed():
+            raise EngineError("this engine is closed -> make another")
         for request in requests:
             self._pending += 1
             asyncio.run_coroutine_threadsafe(self._one(request, decoding), self._loop)
@@ -94,19 +96,27 @@ class OpenAIEngine:
             out.append((number, outcome))
         return out
 
+    async def _cancel_all(self) -> None:
+        others = [t for t in asyncio.all_tasks() if t is not asyncio.current_task()]
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+
+    def cancel(self) -> None:
+        """Give up the calls in flight, and forget the answers that were not collected."""
+        if self._loop.is_closed() or not self._thread.is_alive():
+            return
+        asyncio.run_coroutine_threadsafe(self._cancel_all(), self._loop).result(timeout=10)
+        self._pending = 0
+        while not self._done.empty():
+            self._done.get()
+
     def close(self) -> None:
         """Cancel what is in flight and end the thread."""
         if self._loop.is_closed() or not self._thread.is_alive():
             return
-
-        async def shut() -> None:
-            others = [t for t in asyncio.all_tasks() if t is not asyncio.current_task()]
-            for task in others:
-                task.cancel()
-            await asyncio.gather(*others, return_exceptions=True)
-            await self.client.close()
-
-        asyncio.run_coroutine_threadsafe(shut(), self._loop).result(timeout=10)
+        self.cancel()
+        asyncio.run_coroutine_threadsafe(self.client.close(), self._loop).result(timeout=10)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout=10)
         self._loop.close()

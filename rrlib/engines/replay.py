@@ -89,5 +89,9 @@ class ReplayEngine:
         done, self._done = self._done, []
         return done
 
+    def cancel(self) -> None:
+        """Forget what was looked up and not collected."""
+        self._done = []
+
     def close(self) -> None:
         """Nothing to free."""

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rrlib.engines.base import Decoding, Reply, Request
+from rrlib.engines.checkpoints import check_checkpoint
 from rrlib.errors import EngineError, InputError, MissingPackageError
 from rrlib.resources import resolve
 
@@ -49,6 +50,7 @@ class VLLMEngine:
             enforce_eager = not torch.cuda.is_available()
         self.model, self.capacity = str(model), max_num_seqs
         path = resolve(model)
+        check_checkpoint(path, transformers=False)
         options: dict[str, Any] = {} if max_model_len is None else {"max_model_len": max_model_len}
         try:
             self._llm = vllm.LLM(
@@ -75,6 +77,8 @@ class VLLMEngine:
         """Add the requests to the running batch; a prompt that does not fit is refused with its length."""
         from vllm import SamplingParams, TokensPrompt
 
+        if self._llm is None:
+            raise EngineError("this engine is closed -> make another")
         for request in requests:
             if request.prompt is None:
                 raise InputError("the vllm engine takes templated prompts")
@@ -171,9 +175,13 @@ class VLLMEngine:
                 out.append((number, reply))
         return out
 
-    def close(self) -> None:
-        """Abort what is still running and drop the engine."""
+    def cancel(self) -> None:
+        """Abort what is still running."""
         if self._llm is not None and self._started:
             self._llm.llm_engine.abort_request(list(self._started))
-        self._started = {}
+        self._started, self._refused, self._choices, self._scored = {}, [], {}, {}
+
+    def close(self) -> None:
+        """Abort what is still running and drop the engine."""
+        self.cancel()
         self._llm = None

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rrlib.disk import write_json
+from rrlib.engines.checkpoints import check_checkpoint
+from rrlib.engines.trained import write_trained
 from rrlib.resources import resolve
 from rrlib.training.alarms import Alarms
 from rrlib.training.card import Facts, model_card
@@ -54,6 +56,7 @@ class Training(ABC):
     ) -> None:
         self.examples, self.model, self.settings, self.style, self.on_log = examples, model, settings, style, on_log
         self.path, self.output = resolve(model), Path(output)
+        check_checkpoint(self.path)
         self.device = choose_device(settings)
         check_attention(settings, self.device)
         self.tokenizer, self.positions = load_tokenizer(self.path), model_length(self.path)
@@ -124,7 +127,8 @@ class Training(ABC):
         log = clean_log(trainer.state.log_history)
         info |= {"steps": trainer.state.global_step, "resumed_from": resume and Path(resume).name}
         facts = Facts(self.stage, str(self.model), n_examples, dropped, asdict(self.settings), info)
-        save_checkpoint(trainer, self.tokenizer, self.output / "checkpoint", model_card(facts, log))
+        trained = self.style, max(len(e.passages) for e in self.examples), self.settings.max_passage_tokens
+        save_checkpoint(trainer, self.tokenizer, self.output / "checkpoint", model_card(facts, log), trained)
         seconds = float(trainer.state.log_history[-1].get("seconds", 0.0))
         if trainer.is_world_process_zero():
             result = {"seconds": seconds, "n_examples": n_examples, "dropped": dropped, "info": info}
@@ -214,8 +218,9 @@ def clean_log(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 # --- the result -------------------------------------------------------------------------------------------------------
 
 
-def save_checkpoint(trainer: Trainer, tokenizer: Any, folder: Path, card: str) -> None:
-    """Weights (LoRA merged into the base), configuration, tokenizer, model card; the folder appears complete.
+def save_checkpoint(trainer: Trainer, tokenizer: Any, folder: Path, card: str, trained: tuple[str, int, int]) -> None:
+    """Weights (LoRA merged into the base), configuration, tokenizer, model card, and what it was `trained` with (style,
+    window, passage limit); the folder appears complete.
 
     Sharded weights (FSDP, ZeRO) are gathered by all processes and written by the first. An adapter is saved first and
     merged into a base that is read anew, since sharded weights cannot be merged in place; it stays as `adapter` beside
@@ -240,6 +245,7 @@ def save_checkpoint(trainer: Trainer, tokenizer: Any, folder: Path, card: str) -
     tokenizer.save_pretrained(part)
     (part / "training_args.bin").unlink(missing_ok=True)  # a pickle; the settings are in inputs.json
     (part / "README.md").write_text(card, encoding="utf-8")
+    write_trained(part, *trained)
     shutil.rmtree(folder, ignore_errors=True)
     if lora:
         shutil.rmtree(folder.with_name("adapter"), ignore_errors=True)

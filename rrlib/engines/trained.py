@@ -1,0 +1,82 @@
+"""What a checkpoint was trained with: prompt style, window, stride and passage limit, in a file beside its weights.
+
+A model ranks well in the form it was trained in, so these are the defaults of a reranking, and others are warned of.
+Checkpoints that rrlib packed say it in their SOURCE.json.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rrlib.disk import write_json
+from rrlib.errors import InputError
+from rrlib.prompts import POINT_STYLES, WINDOW_STYLES
+from rrlib.resources import locate
+
+FILE = "rrlib.json"
+"""The file of a checkpoint's folder that says what it was trained with."""
+
+USUAL: Mapping[str, Any] = {"style": "reasonrank", "window": 20, "stride": 10, "max_passage_tokens": 512}
+"""The settings of a reranking where neither the caller nor the checkpoint says any (the paper's)."""
+
+_LOGGER = logging.getLogger("rrlib.rerank")
+
+
+def write_trained(folder: Path, style: str, window: int, max_passage_tokens: int) -> None:
+    """Write the file of a checkpoint. window: passages of the longest list; a stride is half of it, as in the paper."""
+    values = {"style": style, "window": window, "stride": max(window // 2, 1), "max_passage_tokens": max_passage_tokens}
+    write_json(folder / FILE, values)
+
+
+def trained_settings(model: Any) -> dict[str, Any]:
+    """What a checkpoint says it was trained with, some of USUAL's names; none for a hub name or a GGUF file."""
+    try:
+        folder = Path(locate(model))
+    except InputError:
+        return {}
+    said = _read(folder / FILE)
+    if not said:
+        source = _read(folder / "SOURCE.json")
+        stages = source.get("stages") or {}
+        said = source.get("use") or (stages.get("03_rl") or stages.get("02_sft") or {}).get("parameters") or {}
+    window = said.get("window")
+    if isinstance(window, int) and window > 1 and "stride" not in said:
+        said = {**said, "stride": window // 2}
+    return {name: said[name] for name in USUAL if _valid(name, said.get(name))}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _valid(name: str, value: Any) -> bool:
+    if name == "style":
+        return value in WINDOW_STYLES or value in POINT_STYLES
+    return isinstance(value, int) and not isinstance(value, bool) and value >= (2 if name == "window" else 1)
+
+
+def settings_for(model: Any, strategy: str, asked: Mapping[str, Any], *, warn: bool = True) -> dict[str, Any]:
+    """The settings of a reranking: what is asked for, else what the checkpoint was trained with, else USUAL.
+
+    asked: some of USUAL's names; None is not asked. warn: log where other ones are asked for than it was trained with.
+    """
+    trained = trained_settings(model)
+    if strategy == "pointwise" or trained.get("style") in POINT_STYLES:  # a judge of one passage has no window
+        trained = {"max_passage_tokens": trained["max_passage_tokens"]} if "max_passage_tokens" in trained else {}
+    chosen = {name: trained.get(name, USUAL[name]) if asked.get(name) is None else asked[name] for name in USUAL}
+    if asked.get("stride") is None and "stride" in trained and chosen["window"] != trained["window"]:
+        chosen["stride"] = max(int(chosen["window"]) // 2, 1)
+    other = [name for name in trained if asked.get(name) is not None and asked[name] != trained[name]]
+    if other and warn:
+        was = ", ".join(f"{name} {trained[name]}" for name in other)
+        now = ", ".join(f"{name} {asked[name]}" for name in other)
+        _LOGGER.warning("%s was trained with %s, and is asked with %s", model, was, now)
+    return chosen
