@@ -142,7 +142,7 @@ def from_collection(collection: Collection, validation: Collection | None = None
 
 def data_root(root: str | Path | None = None) -> Path:
     """The folder that holds local copies: the argument, else RRLIB_DATA, else `data` below the working directory."""
-    return Path(root) if root is not None else Path(os.environ.get("RRLIB_DATA") or "data").expanduser()
+    return Path(root if root is not None else os.environ.get("RRLIB_DATA") or "data").expanduser()
 
 
 def locate(name: str, root: str | Path | None = None) -> tuple[Benchmark, Path]:
@@ -156,8 +156,8 @@ def locate(name: str, root: str | Path | None = None) -> tuple[Benchmark, Path]:
         registered = next((spec for spec in BENCHMARKS.values() if spec.source == source), None)
         spec = registered or Benchmark(source.replace(":", "/", 1), source=source, max_passage_tokens=512)
         return spec, data_root(root) / spec.name
-    if name.startswith("folder:") or (name not in BENCHMARKS and Path(name).is_dir()):
-        path = Path(name.removeprefix("folder:"))
+    path = Path(name.removeprefix("folder:")).expanduser()
+    if name.startswith("folder:") or (name not in BENCHMARKS and path.is_dir()):
         return Benchmark(path.resolve().name), path
     spec = get_benchmark(name)
     return spec, data_root(root) / spec.name
