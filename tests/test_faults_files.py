@@ -11,7 +11,7 @@ import pytest
 
 from rrlib import cli, formats
 from rrlib.chain.from_profile import config_of
-from rrlib.chain.manifest import references
+from rrlib.chain.manifest import edited_hash, identity, open_stage, references, stage_state
 from rrlib.chain.params import collect, declared_parameters, load_profile, notebook_path
 from rrlib.errors import InputError
 from rrlib.evaluation.benchmarks import load_benchmark, make_first_stage
@@ -74,7 +74,7 @@ def test_a_notebook_sees_the_relative_paths_of_its_profile(tmp_path: Path, monke
         "import json",
         "from pathlib import Path",
         "from rrlib.chain.from_profile import config_of, corpus_folder",
-        "from rrlib.chain.manifest import references",
+        "from rrlib.chain.manifest import edited_hash, identity, open_stage, references, stage_state",
         "from rrlib.chain.params import load_profile",
         "from rrlib.evaluation.benchmarks import data_root",
         "loaded = load_profile(profile)",
@@ -447,3 +447,45 @@ def test_papermill_sees_every_parameter(path: Path, caplog: pytest.LogCaptureFix
     assert list(seen) == list(declared)
     assert {name: entry["help"] for name, entry in seen.items()} == {n: p.comment for n, p in declared.items()}
     assert not [record.message for record in caplog.records if "Unable to parse" in record.message]
+
+
+CELLS = ["x = 1", "y = x + 1\n", "def solve():\n    ...", "check_exercise(solve, y)", "stage.finish()"]
+
+
+@pytest.mark.parametrize(
+    ("ran", "edited"),
+    [
+        (["x = 1  # count", *CELLS[1:]], True),
+        ([*CELLS[:4], "stage.finish(y=y)"], True),
+        (CELLS[1:], True),
+        (CELLS, False),
+        (["# Parameters\nx = 3", *CELLS, "print(y)"], False),
+        ([*CELLS[:2], "def solve():\n    return 2", "check_exercise(solve, 2)", CELLS[4]], False),
+        ([source.strip() + "\n" for source in CELLS], False),
+    ],
+)
+def test_an_edited_copy_is_told_from_the_notebook(tmp_path: Path, ran: list[str], edited: bool) -> None:
+    tags = [[], [], ["exercise"], [], []]
+    cells = [{"cell_type": "code", "metadata": {"tags": t}, "source": c} for t, c in zip(tags, CELLS, strict=True)]
+    notebook = tmp_path / "n.ipynb"
+    notebook.write_text(json.dumps({"cells": cells}))
+    assert bool(edited_hash(notebook, ran)) == edited
+
+
+def test_an_edited_copy_is_recorded_as_what_ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stage of an edited copy has another identity than the notebook, so `rrlib run` would not skip it."""
+    monkeypatch.setattr("rrlib.chain.manifest._cells_that_ran", lambda: ["import rrlib", "another = 1"])
+    notebook = one_cell(tmp_path / "n.ipynb", "stage.finish()")
+    with open_stage(tmp_path / "run", "a", {"seed": 1}, notebook=notebook) as stage:
+        stage.data_kind = "real"
+    match = identity(tmp_path / "run", "a", {"seed": 1}, (), notebook)
+    assert stage_state(tmp_path / "run", "a", match) == ("changed", ["notebook"])
+
+
+def test_a_kernel_says_what_it_ran(tmp_path: Path) -> None:
+    """Sources as they are written, magics included; none in the kernels of `rrlib run`."""
+    lines = ["import os, json", "from rrlib.chain.manifest import _cells_that_ran", "inside = _cells_that_ran()"]
+    lines += ["mark = os.environ.pop('RRLIB_CHAIN')", "%precision 3", "print(json.dumps([inside, _cells_that_ran()]))"]
+    printed = execute(one_cell(tmp_path / "n.ipynb", *lines), tmp_path)
+    inside, ran = json.loads(printed[printed.index("[[]") :])
+    assert inside == [] and ran[-1] == "\n".join(lines) and ran[0].startswith("profile = ")
