@@ -48,7 +48,7 @@ model = "package:rrlib.miniature/backbone"  # where training starts: folder, hub
 style = "reasonrank"  # prompt style (name in rrlib.prompts)
 window = 10  # passages in a list, as in 01 (count)
 max_passage_tokens = 512  # a longer passage is cut (tokens)
-sft_examples = 0  # examples used, from the first on (count; 0 = all)
+sft_examples = 0  # examples used, from the first on (count; 0: all)
 epochs = 4.0  # passes over the examples (count)
 learning_rate = 1.0e-3  # peak, after the warm-up (per update)
 warmup = 0.1  # part of the updates in which the rate rises (0 to 1)
@@ -63,10 +63,10 @@ lora_alpha = 32  # scale of the LoRA adapters (number)
 gradient_checkpointing = False  # True saves memory and costs time
 dtype = "auto"  # arithmetic: auto, bf16 or fp32
 attention = "sdpa"  # kernel of attention: sdpa, flash_attention_2 or eager
-save_every = 0  # updates between two resume points (count; 0 = at the end of each pass)
+save_every = 0  # updates between two resume points (count; 0: at the end of each pass)
 processes = 1  # processes that train together, one a GPU (count); 1 stays in this kernel
-accelerate = ""  # how they share the weights: name in params/accelerate, empty = each holds all
-gpu_memory = 0.0  # memory of one GPU for the plan (GiB); 0 = as this machine has
+accelerate = ""  # how they share the weights: name in params/accelerate, empty: each holds all
+gpu_memory = 0.0  # memory of one GPU for the plan (GiB); 0: as this machine has
 max_new_tokens = 512  # longest answer when a checkpoint is tried out (tokens)
 reward_k = 5  # cut-off of NDCG and Recall when a checkpoint is tried out: window - stride (passages)
 engine_options = {}  # more arguments for the transformers engine (name: value)

@@ -55,7 +55,7 @@ interactive = False  # True shows widgets; only in Jupyter, never under papermil
 style = "reasonrank"  # prompt style (name in rrlib.prompts)
 window = 10  # passages in a list, as in 01 (count)
 max_passage_tokens = 512  # a longer passage is cut (tokens)
-rl_examples = 0  # examples used as prompts, from the first on (count; 0 = all)
+rl_examples = 0  # examples used as prompts, from the first on (count; 0: all)
 steps = 3  # rollout batches (count)
 prompts = 4  # prompts in a rollout batch (count)
 rollouts = 8  # answers to each prompt, the group (count)
@@ -65,7 +65,7 @@ rl_learning_rate = 1.0e-4  # constant (per update)
 rl_weight_decay = 0.01  # of AdamW (per update)
 beta = 0.001  # weight of the KL divergence from the SFT checkpoint (number)
 clip = 0.2  # how far the ratio of probabilities may move in an update (number)
-clip_high = 0.0  # how far upwards, where that differs (number; 0 = as clip)
+clip_high = 0.0  # how far upwards, where that differs (number; 0: as clip)
 dual_clip = 3.0  # largest ratio that counts where an answer is to become rarer (number)
 entropy = 0.0  # weight of a bonus for spread-out predictions (number)
 loss = "grpo"  # how tokens are averaged: grpo (the paper's run), dr_grpo or dapo
@@ -84,8 +84,8 @@ gradient_checkpointing = False  # True saves memory and costs time
 dtype = "auto"  # arithmetic: auto, bf16 or fp32
 attention = "sdpa"  # kernel of attention: sdpa, flash_attention_2 or eager
 processes = 1  # processes that train together, one a GPU (count); 1 stays in this kernel
-accelerate = ""  # how they share the weights: name in params/accelerate, empty = each holds all
-gpu_memory = 0.0  # memory of one GPU for the plan (GiB); 0 = as this machine has
+accelerate = ""  # how they share the weights: name in params/accelerate, empty: each holds all
+gpu_memory = 0.0  # memory of one GPU for the plan (GiB); 0: as this machine has
 use_vllm = False  # True lets vLLM write the rollouts, False transformers
 rollout_engine = "auto"  # without vLLM: generate, prefix (a prompt read once a group), graph (one GPU), auto
 vllm_mode = "colocate"  # vLLM in the training processes (colocate) or behind a URL (server)

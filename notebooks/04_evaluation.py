@@ -49,12 +49,12 @@ run = "smoke"  # name of the run: a folder below outputs/
 profile = "smoke"  # name of the profile, written into the results
 seed = 7  # of bootstrap and randomisation test (integer)
 interactive = False  # True shows widgets; only in Jupyter, never under papermill
-benchmarks = []  # names such as bright or beir/scifact; none = the test split of notebook 01 (names)
-checkpoints = {}  # systems to compare (name: folder or hub name); none = those of notebooks 02 and 03
-data_root = ""  # folder of the benchmarks' local copies; empty = the environment variable RRLIB_DATA
-first_stage = ""  # run of each benchmark to rerank (file name in its runs/, without ending); empty = its only one
+benchmarks = []  # names such as bright or beir/scifact; none: the test split of notebook 01 (names)
+checkpoints = {}  # systems to compare (name: folder or hub name); none: those of notebooks 02 and 03
+data_root = ""  # folder of the benchmarks' local copies; empty: the environment variable RRLIB_DATA
+first_stage = ""  # run of each benchmark to rerank (file name in its runs/, without ending); empty: its only one
 fetch = False  # True gets benchmarks that are missing from the network
-queries = 0  # queries of each benchmark, from the first on, for trials (count; 0 = all)
+queries = 0  # queries of each benchmark, from the first on, for trials (count; 0: all)
 model = "package:rrlib.miniature/backbone"  # the checkpoint before training: folder, hub name or package:module/folder
 style = "reasonrank"  # prompt style (name in rrlib.prompts)
 engine = "transformers"  # what runs the model: transformers or vllm
@@ -62,7 +62,7 @@ engine_options = {}  # more arguments for the engine (name: value)
 depth = 30  # candidates reranked; the rest keeps its place behind them (passages)
 window = 10  # passages the model sees at once (count)
 stride = 5  # how far the window moves (passages)
-max_passage_tokens = 512  # a longer passage is cut (tokens; 0 = the benchmark's own limit)
+max_passage_tokens = 512  # a longer passage is cut (tokens; 0: the benchmark's own limit)
 max_new_tokens = 512  # longest answer (tokens)
 temperature = 0.0  # of decoding; 0 is greedy (number)
 metrics = ["nDCG@10", "R@5", "RR"]  # names of ir-measures; the first is the headline

@@ -48,7 +48,7 @@ seed = 7  # of bootstrap and randomisation test (integer)
 interactive = False  # True shows widgets; only in Jupyter, never under papermill
 stored = True  # True reads the rows kept in the repository; False makes what is missing
 seeds = [7, 8, 9]  # a world, a teacher and a training each (integers)
-rows = []  # rows of the table, none = all of them (names in rrlib.studies.ablations)
+rows = []  # rows of the table, none: all of them (names in rrlib.studies.ablations)
 base = "miniature"  # profile whose sizes and trainings all rows share (name in params/)
 take_from = []  # finished runs of that profile, whose rows need not be made again (folders)
 resamples = 10000  # of bootstrap and randomisation test (count)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,9 +40,15 @@ _SETUP = {
 }
 
 
+def at_home(text: str) -> str:
+    """A path that begins with `~/` or `~user/` in full; anything else as it is."""
+    return os.path.expanduser(text) if text.startswith("~") else text
+
+
 def locate(ref: str | Path) -> str:
-    """`package:module/sub/folder` as the path inside that package, which is not imported; anything else as it is."""
-    text = str(ref)
+    """`package:module/sub/folder` as the path inside that package, which is not imported; anything else as it is, with
+    `~` in full."""
+    text = at_home(str(ref))
     if not text.startswith("package:"):
         return text
     module, _, inside = text.removeprefix("package:").partition("/")
@@ -85,7 +92,7 @@ def base_of(folder: str | Path) -> str:
 
 def model_hash(model: str | Path) -> str:
     """A hash of a checkpoint (a folder, or a GGUF file): names, sizes, both ends of each file. A hub name is itself."""
-    place = Path(model)
+    place = Path(at_home(str(model)))
     if not place.exists():
         return str(model)
     digest = hashlib.sha256()

@@ -65,6 +65,29 @@ def notebook_hash(path: Path) -> str:
     return hash_text(*(c["source"] for c in code if "parameters" not in c.get("metadata", {}).get("tags", [])))
 
 
+def edited_hash(notebook: Path, ran: Sequence[str]) -> str:
+    """Hash of the cells that ran, where they are not those of the notebook; empty where they are.
+
+    ran: sources in the order of their execution. A notebook is edited where one of its cells did not run as it is
+    written; cells beside them, and exercises, which are there to be edited, do not count.
+    """
+    written = [c for c in read_cells(notebook) if c["cell_type"] == "code"]
+    to_edit = {"parameters", "exercise"}
+    fixed = [c["source"] for c in written if not to_edit & set(c.get("metadata", {}).get("tags", []))]
+    sources = {source.strip() for source in ran}
+    edited = any(source.strip() not in sources for source in fixed if "check_exercise" not in source)
+    return hash_text(*ran) if edited else ""
+
+
+def _cells_that_ran() -> list[str]:
+    """What this kernel executed so far; empty outside a notebook, and in the kernels of `rrlib run`, which executes the
+    notebooks of the repository and no others."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if shell is None or not hasattr(shell, "kernel") or os.environ.get("RRLIB_CHAIN"):
+        return []
+    return list(shell.history_manager.input_hist_raw[1:])
+
+
 def references(value: Any) -> dict[str, str]:
     """Content hashes of what a parameter's strings refer to: `package:` paths, local paths, modules of others."""
     if isinstance(value, Mapping):
@@ -169,7 +192,9 @@ def open_stage(
     again = state == "finished" and not fresh
     if not again:
         write_json(folder / "begun.json", {"stage": stage, "match": match, "time": _now()})
-    return Stage(run_dir, stage, parameters, inputs, match, reopened=again, resumed=state == "begun" and not fresh)
+    resumed = state == "begun" and not fresh
+    source = notebook or notebook_path(stage)
+    return Stage(run_dir, stage, parameters, inputs, match, reopened=again, resumed=resumed, notebook=source)
 
 
 class Stage:
@@ -190,10 +215,11 @@ class Stage:
         *,
         reopened: bool = False,
         resumed: bool = False,
+        notebook: Path | None = None,
     ) -> None:
         self.run_dir, self.name, self.parameters, self.inputs = run_dir, name, dict(parameters), tuple(inputs)
         self.folder = run_dir / name
-        self.match, self.reopened, self.resumed = match, reopened, resumed
+        self.match, self.reopened, self.resumed, self.notebook = match, reopened, resumed, notebook
         self.figures: list[str] = []
         self.journal: Sequence[str] = ()
         self.timings: dict[str, float] = {}
@@ -259,6 +285,8 @@ class Stage:
             raise StageError(f"{self.name}: data kind {self.data_kind!r} -> set stage.data_kind before finish")
         self.metrics.update(metrics)
         write_json(self.folder / "metrics.json", self.metrics)
+        if (ran := _cells_that_ran()) and self.notebook and (edited := edited_hash(self.notebook, ran)):
+            self.match = {**self.match, "notebook": edited}  # so `rrlib run` does not skip it
         outputs = {
             p.relative_to(self.folder).as_posix(): {"bytes": p.stat().st_size, "hash": hash_file(p)}
             for p in files_below(self.folder)

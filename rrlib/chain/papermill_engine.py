@@ -137,7 +137,7 @@ def execute(
                 parameters=dict(parameters),
                 engine_name="rrlib",
                 kernel_name="python3",
-                cwd=str(output.parent),
+                cwd=os.getcwd(),  # a profile's relative paths mean the folder of the command, here as in the runner
                 progress_bar=False,
                 progress=progress,
             )

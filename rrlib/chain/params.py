@@ -21,7 +21,7 @@ from typing import Any
 
 from rrlib.engines.keys import refuse_written_keys
 from rrlib.errors import InputError, MissingFileError, ProfileError
-from rrlib.resources import repository
+from rrlib.resources import at_home, repository
 
 STAGES: dict[str, tuple[str, ...]] = {
     "01_synthesis": (),
@@ -301,6 +301,13 @@ def _fits(value: Any, default: Any) -> bool:
 
 
 def _as_declared(value: Any, default: Any) -> Any:
+    """The value as the stage has it: an int as a float where that is declared, and every path with `~` in full."""
+    if isinstance(value, str):
+        return at_home(value)
+    if isinstance(value, list):
+        return [_as_declared(item, None) for item in value]
+    if isinstance(value, dict):
+        return {name: _as_declared(item, None) for name, item in value.items()}
     return float(value) if type(default) is float and type(value) is int else value
 
 

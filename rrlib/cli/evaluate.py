@@ -16,7 +16,7 @@ import typer
 
 if TYPE_CHECKING:
     from rrlib.evaluation import Row
-    from rrlib.types import Run
+    from rrlib.types import Qrels, Run
 
 
 def register(app: typer.Typer) -> None:
@@ -44,7 +44,8 @@ def evaluate(
     """Evaluate run files over all queries of the qrels: mean, 95% bootstrap interval, paired differences.
 
     Order of documents: score, equal scores by document id descending (trec_eval's). A query of the qrels that a
-    run lacks scores 0, and so does one without a relevant document; both count, and are reported.
+    run lacks scores 0, and so does one without a relevant document; both count, and are reported. A run that shares
+    no query or no document with the qrels is refused.
 
     \b
     Examples:
@@ -62,7 +63,7 @@ def evaluate(
     parse_metrics(metrics, relevance_level)
     notes: list[str] = []
     judged = read_qrels(qrels, notes)
-    runs = _runs(run, {} if excluded is None else read_excluded(excluded, notes), notes)
+    runs = _runs(run, judged, {} if excluded is None else read_excluded(excluded, notes), notes)
     rows = compare(judged, runs, metrics, seed=seed, relevance_level=relevance_level, resamples=resamples, notes=notes)
     for note in notes:
         typer.echo(f"note: {note}", err=True)
@@ -72,7 +73,10 @@ def evaluate(
         typer.echo(render(_short(rows)))
 
 
-def _runs(paths: Sequence[Path], excluded: Mapping[str, set[str]], notes: list[str]) -> list[tuple[str, Run]]:
+def _runs(
+    paths: Sequence[Path], judged: Qrels, excluded: Mapping[str, set[str]], notes: list[str]
+) -> list[tuple[str, Run]]:
+    from rrlib.evaluation.metrics import check_judged
     from rrlib.formats import read_run, without_excluded
 
     runs = []
@@ -80,6 +84,7 @@ def _runs(paths: Sequence[Path], excluded: Mapping[str, set[str]], notes: list[s
         hits, removed = without_excluded(read_run(path, notes), excluded)
         if removed:
             notes.append(f"{path}: {removed} excluded documents removed")
+        check_judged(judged, hits, path)
         runs.append((str(path), hits))
     return runs
 

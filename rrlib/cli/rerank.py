@@ -190,14 +190,17 @@ def _candidates(
     if not replay and (queries is None or corpus is None):
         raise InputError("--queries and --corpus are needed", remedy="only the replay engine does without texts")
     removed = formats.read_excluded(excluded) if excluded is not None else None
-    needed = {hit.docid for ranked in hits.values() for hit in ranked}
+    if removed is not None:
+        hits, count = formats.without_excluded(hits, removed)
+        notes.extend([f"{count} excluded documents removed from the candidates"] if count else [])
+    needed = {hit.docid for ranked in hits.values() for hit in ranked[:depth]}  # the tail stays as it is, unread
     return formats.make_candidates(
         hits,
         formats.read_queries(queries) if queries is not None else None,
         formats.read_corpus(corpus, only=needed) if corpus is not None else None,
-        excluded=removed,
         texts_required=not replay,
         notes=notes,
+        texts_depth=depth,
     )
 
 

@@ -18,7 +18,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from rrlib.disk import hash_file, hash_text, read_json, write_json
 from rrlib.errors import InputError, MissingFileError
+from rrlib.evaluation.metrics import check_judged
 from rrlib.evaluation.registry import BENCHMARKS, Benchmark, get_benchmark
 from rrlib.formats import (
     Collection,
@@ -34,11 +36,14 @@ from rrlib.formats import (
 from rrlib.formats.collection import DataKind, find_qrels, read_source, split_names
 from rrlib.formats.fields import few
 from rrlib.formats.textio import find_file
+from rrlib.formats.texts import corpus_files
 from rrlib.retrieval import bm25_run
 from rrlib.types import Candidates, Passage, Query, Run
 
 MADE_HERE = {"bm25s": "original", "bm25s-rewritten": "rewritten"}
 """First stages that need no file: name -> form of the queries that retrieve."""
+
+_MADE_DEPTH = 100
 
 
 class CorpusFolder(Mapping[str, Passage]):
@@ -142,7 +147,7 @@ def from_collection(collection: Collection, validation: Collection | None = None
 
 def data_root(root: str | Path | None = None) -> Path:
     """The folder that holds local copies: the argument, else RRLIB_DATA, else `data` below the working directory."""
-    return Path(root) if root is not None else Path(os.environ.get("RRLIB_DATA") or "data").expanduser()
+    return Path(root if root is not None else os.environ.get("RRLIB_DATA") or "data").expanduser()
 
 
 def locate(name: str, root: str | Path | None = None) -> tuple[Benchmark, Path]:
@@ -156,8 +161,8 @@ def locate(name: str, root: str | Path | None = None) -> tuple[Benchmark, Path]:
         registered = next((spec for spec in BENCHMARKS.values() if spec.source == source), None)
         spec = registered or Benchmark(source.replace(":", "/", 1), source=source, max_passage_tokens=512)
         return spec, data_root(root) / spec.name
-    if name.startswith("folder:") or (name not in BENCHMARKS and Path(name).is_dir()):
-        path = Path(name.removeprefix("folder:"))
+    path = Path(name.removeprefix("folder:")).expanduser()
+    if name.startswith("folder:") or (name not in BENCHMARKS and path.is_dir()):
         return Benchmark(path.resolve().name), path
     spec = get_benchmark(name)
     return spec, data_root(root) / spec.name
@@ -195,10 +200,12 @@ def load_benchmark(
         source.fetch(spec, folder, run=run)
     data = _without_run(spec, folder, split)
     path = _run_path(data, folder, run, first_stage)
-    if path is not None:
-        data = replace(data, run=_read_run(data, path), first_stage=path.name.split(".")[0])
-    elif run is None and first_stage in MADE_HERE:
-        data = replace(data, run=make_first_stage(data, form=MADE_HERE[first_stage]), first_stage=first_stage)
+    stage = first_stage if path is None else path.name.split(".")[0]
+    if run is None and stage in MADE_HERE and (path is None or _made_of(path) is not None):
+        depth = max(_MADE_DEPTH, data.spec.depth or 0)
+        data = replace(data, run=make_first_stage(data, depth, MADE_HERE[stage]), first_stage=stage)
+    elif path is not None:
+        data = replace(data, run=_read_run(data, path), first_stage=stage)
     if split == "test" and find_file(folder, "qrels/validation.tsv", "qrels/dev.tsv", "qrels/validation.trec"):
         # its run: runs/validation.trec, or made like the test queries' (a run of test queries serves no validation)
         has_run = find_file(folder, "runs/validation.trec", "runs/dev.trec") is not None
@@ -280,25 +287,21 @@ def _read_run(data: BenchmarkData, path: Path) -> Run:
     run, removed = without_excluded(read_run(path, data.notes), data.excluded)
     if removed:
         data.notes.append(f"{path}: {removed} excluded documents removed")
-    if not run.keys() & data.qrels.keys():
-        raise InputError(
-            f"none of its {len(run)} queries is judged in {data.name}",
-            path=path,
-            remedy="is it the run of another set?",
-        )
+    check_judged(data.qrels, run, path)
     return run
 
 
-def make_first_stage(data: BenchmarkData, depth: int = 100, form: str = "original", keep: bool = True) -> Run:
+def make_first_stage(data: BenchmarkData, depth: int = _MADE_DEPTH, form: str = "original", keep: bool = True) -> Run:
     """BM25 over the benchmark's corpus; written to runs/bm25s.trec of its folder when `keep`.
 
     form: of the queries, `original` or `rewritten` (queries.rewritten.jsonl): BRIGHT's first stages retrieve with
-    rewritten queries, while reranking sees the original ones. A run that is there already is read back.
+    rewritten queries, while reranking sees the original ones. A run that is there is read back if it was brought by
+    hand, or made here at this depth from this corpus and these queries and exclusions; otherwise it is made anew.
     """
     stem = "bm25s" if form == "original" else f"bm25s-{form}"
     split = "" if data.split == "test" else f".{data.split}"
     path = None if data.folder is None else data.folder / "runs" / f"{stem}{split}.trec"
-    if path is not None and path.is_file():
+    if path is not None and path.is_file() and _still_fits(data, _made_of(path), form, depth):
         return read_run(path, data.notes)
     queries = _retrieval_queries(data, form)
     run = bm25_run(data.passages(), {qid: queries[qid] for qid in data.qrels}, data.excluded, depth)
@@ -307,7 +310,37 @@ def make_first_stage(data: BenchmarkData, depth: int = 100, form: str = "origina
     if path is not None and keep:
         with contextlib.suppress(OSError):  # a local copy may be read-only: then the run is made anew each time
             write_scored_run(path, {qid: hits for qid, hits in run.items() if hits}, "bm25s")
+            write_json(_note_of(path), {"run": hash_file(path), "made": _made_now(data, queries, depth)})
     return run
+
+
+def _note_of(path: Path) -> Path:
+    """The note beside a run that was made here: of what, and the hash of the run as it was written."""
+    return path.with_name(f"{path.name}.made.json")
+
+
+def _made_of(path: Path) -> dict[str, Any] | None:
+    """What the run in this file was made of; None where it was brought by hand, or changed since."""
+    note = read_json(_note_of(path))
+    return note["made"] if note and path.is_file() and note["run"] == hash_file(path) else None
+
+
+def _still_fits(data: BenchmarkData, made: dict[str, Any] | None, form: str, depth: int) -> bool:
+    """Whether a run that is there would be made so again; also where it was brought by hand (None), and where corpus or
+    queries are gone, so that it cannot be made again."""
+    try:
+        return made is None or made == _made_now(data, _retrieval_queries(data, form), depth)
+    except InputError:
+        return True
+
+
+def _made_now(data: BenchmarkData, queries: Mapping[str, Query], depth: int) -> dict[str, Any]:
+    """What a run that is made now is made of. Raises MissingFileError where there is no corpus."""
+    shards = [] if data.folder is None else corpus_files(data.folder)
+    texts = [part for qid in data.qrels if qid in queries for part in (qid, queries[qid].text)]
+    banned = [f"{qid}\t{docid}" for qid, docids in sorted(data.excluded.items()) for docid in sorted(docids)]
+    corpus = {shard.name: hash_file(shard) for shard in shards}
+    return {"depth": depth, "corpus": corpus, "queries": hash_text(*texts), "excluded": hash_text(*banned)}
 
 
 def _retrieval_queries(data: BenchmarkData, form: str) -> Mapping[str, Query]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rrlib.errors import InputError
@@ -107,6 +108,27 @@ def per_query(
                 values[str(result.measure)][result.query_id] = float(result.value)
     _count(qrels, run, scores, notes)
     return values
+
+
+def check_judged(qrels: Qrels, run: Run, path: str | Path | None = None) -> None:
+    """Refuse a run that these judgements cannot judge, where every metric would be 0 without anything being bad.
+
+    Raises `InputError`, with ids of both, where no document is judged relevant, where run and judgements share no query
+    (another collection), and where they share no document (other ids, or another collection with the same query ids).
+    """
+    if not any(grade > 0 for grades in qrels.values() for grade in grades.values()):
+        remedy = "give judgements with a grade of 1 or more"
+        raise InputError(f"no document is judged relevant in {len(qrels)} queries", remedy=remedy)
+    judged = {docid for grades in qrels.values() for docid in grades}
+    listed = {hit.docid for hits in run.values() for hit in hits}
+    for what, ours, theirs in (("queries", set(run), set(qrels)), ("documents", listed, judged)):
+        if ours and theirs and ours.isdisjoint(theirs):
+            raise InputError(
+                f"none of its {len(ours)} {what} is judged: its ids are like {few(sorted(ours), 2)}, "
+                f"those of the judgements like {few(sorted(theirs), 2)}",
+                path=path,
+                remedy="is it the run of another set? ids must be equal to the letter",
+            )
 
 
 def _ranks(hits: Sequence[Hit]) -> dict[str, float]:

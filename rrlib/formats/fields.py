@@ -14,22 +14,12 @@ from rrlib.errors import InputError
 from rrlib.formats.textio import BLANKS
 from rrlib.types import Passage
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 ID_KEYS = ("_id", "id", "qid", "docid")
 TEXT_KEYS = ("text", "contents", "segment", "body", "passage")
 QUERY_TEXT_KEYS = (*TEXT_KEYS, "query")
-HEADER_NAMES = {"query-id", "query_id", "queryid", "qid", "topic", "topic_id", "topic-id"}
-"""First cells of a header line of query, qrels or exclusion tables."""
-
-SECOND_NAMES = {"text", "query", "title", "question", "corpus-id", "corpus_id", "docid", "doc_id", "document"}
-"""Second cells of a header line of query or exclusion tables."""
-
-
-def is_header(first: str, second: str) -> bool:
-    """Whether the first two cells of a first line are names of columns."""
-    return first.lower() in HEADER_NAMES and second.lower() in SECOND_NAMES
 
 
 def few(ids: Collection[str], shown: int = 3) -> str:
@@ -47,19 +37,31 @@ def as_id(value: object, what: str, path: str | Path | None, line: int | None) -
     raise InputError(f"{what} is {value!r}", path=path, line=line, remedy="ids are non-empty strings or integers")
 
 
+def no_control(text: str, what: str, path: str | Path | None = None, line: int | None = None) -> None:
+    """Refuse an id with control characters: `InputError`, with a few of its characters."""
+    if _CONTROL.search(text) is None:
+        return
+    remedy = f"give it another {what}"
+    if "\r" in text:
+        remedy += "; where carriage returns end the lines (old Mac), tr '\\r' '\\n' mends the file"
+    shown = repr(text) if len(text) <= 60 else f"{text[:60]!r}... of {len(text):,} characters"
+    raise InputError(f"the {what} {shown} contains a control character", path=path, line=line, remedy=remedy)
+
+
 def check_id(
     text: str, what: str, path: str | Path | None = None, line: int | None = None, blanks: bool = True
 ) -> None:
     """Refuse an id that would not come back from a line of a run: `InputError` says why. blanks: allowed inside."""
+    no_control(text, what, path, line)
     bad = ""
     if not text:
         bad = "is empty"
-    elif _CONTROL.search(text):
-        bad = "contains a control character"
     elif text != text.strip(BLANKS):
         bad = "begins or ends with a blank"
     elif not blanks and " " in text:
         bad = "contains a blank"
+    elif what == "query id" and text.startswith("#"):
+        bad = "begins with #, which begins a comment in runs and judgements"
     elif _SURROGATE.search(text):
         bad = "contains a lone surrogate, which UTF-8 cannot hold"
     if bad:
@@ -70,7 +72,9 @@ def record_id(record: Mapping[str, Any], what: str, path: str | Path | None, lin
     """The id of a record, under the first of `_id`, `id`, `qid`, `docid` that is there."""
     for key in ID_KEYS:
         if key in record:
-            return as_id(record[key], f"the {what} id ({key})", path, line)
+            identifier = as_id(record[key], f"the {what} id ({key})", path, line)
+            no_control(identifier, f"{what} id", path, line)
+            return identifier
     raise InputError(
         f"a {what} without an id; its keys are {few(record) or 'none'}",
         path=path,

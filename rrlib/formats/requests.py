@@ -1,7 +1,8 @@
 """Candidates: joined from a run, queries and a corpus, or read from rank_llm's request files.
 
 A request file is JSON lines: `{"query": {"qid", "text"}, "candidates": [{"docid", "score", "doc"}]}`, where `doc` is
-the corpus record or a plain string.
+the corpus record or a plain string. RankGPT's form is read as well: `{"query": text, "hits": [{"qid", "docid", "score",
+"content"}]}`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rrlib.errors import InputError
-from rrlib.formats.fields import QUERY_TEXT_KEYS, as_id, check_id, few, record_passage, record_text
+from rrlib.formats.fields import QUERY_TEXT_KEYS, TEXT_KEYS, as_id, check_id, few, record_passage, record_text
 from rrlib.formats.textio import add_note, read_jsonl, write_jsonl
 from rrlib.formats.trec import without_excluded
 from rrlib.types import Candidates, Passage, Query, Run
@@ -27,12 +28,14 @@ def make_candidates(
     collection: str = "",
     texts_required: bool = True,
     notes: list[str] | None = None,
+    texts_depth: int | None = None,
 ) -> list[Candidates]:
     """Join a run with its texts: one `Candidates` for every query of the run, passages in rank-column order.
 
     Excluded documents are removed first, then at most `depth` candidates are kept (all, if None). With
-    `texts_required=False`, what queries and corpus lack (or where they are None) gets an empty text. Raises
-    `InputError`, naming the first few and their number, for queries and documents of the run without a text.
+    `texts_required=False`, what queries and corpus lack (or where they are None) gets an empty text; with `texts_depth`
+    only the first so many passages of a query need one. Raises `InputError`, naming the first few and their number, for
+    queries and documents of the run without a text.
     """
     if depth is not None and depth < 0:
         raise InputError(f"depth is {depth}", remedy="give a depth of 0 or more")
@@ -44,7 +47,7 @@ def make_candidates(
     queries, corpus = queries or {}, corpus or {}
     if texts_required:
         _require([qid for qid in run if qid not in queries], len(run), "queries of the run are not in the queries file")
-        docids = dict.fromkeys(hit.docid for hits in run.values() for hit in hits)
+        docids = dict.fromkeys(hit.docid for hits in run.values() for hit in hits[:texts_depth])
         missing = [docid for docid in docids if docid not in corpus]
         _require(missing, len(docids), "documents of the run are not in the corpus")
     return [
@@ -94,7 +97,25 @@ def read_requests(path: str | Path, collection: str = "", notes: list[str] | Non
     return requests
 
 
+def _as_rank_llm(row: dict[str, Any]) -> dict[str, Any]:
+    """A line of RankGPT's results as a request; any other line as it is."""
+    hits = row.get("hits")
+    if not isinstance(hits, list) or "candidates" in row or not all(isinstance(hit, dict) for hit in hits):
+        return row
+    query = row.get("query")
+    if not isinstance(query, dict):
+        qid = next((source[key] for source in (row, *hits) for key in ("qid", "query_id") if key in source), None)
+        query = {"qid": qid, "text": query}
+    texts = [next((hit[key] for key in ("content", *TEXT_KEYS) if key in hit), None) for hit in hits]
+    candidates = [
+        {"docid": hit.get("docid"), "score": hit.get("score"), "doc": hit.get("doc") if text is None else text}
+        for hit, text in zip(hits, texts, strict=True)
+    ]
+    return {"query": query, "candidates": candidates}
+
+
 def _request(row: dict[str, Any], collection: str, path: str | Path, line: int) -> Candidates:
+    row = _as_rank_llm(row)
     query, rows = row.get("query"), row.get("candidates")
     if not isinstance(query, dict) or not isinstance(rows, list):
         lacking = "query" if not isinstance(query, dict) else "candidates"

@@ -11,39 +11,55 @@ from pathlib import Path
 from typing import Any
 
 from rrlib.errors import InputError, MissingFileError
-from rrlib.formats.fields import QUERY_TEXT_KEYS, is_header, record_id, record_passage, record_text
+from rrlib.formats.columns import Column, Header, read_header, what_it_looks_like
+from rrlib.formats.fields import QUERY_TEXT_KEYS, no_control, record_id, record_passage, record_text
 from rrlib.formats.textio import BLANKS, add_note, open_text, parse_object, read_jsonl
 from rrlib.types import Passage, Query
 
 
 def _query_lines(path: str | Path, notes: list[str] | None) -> Iterator[tuple[int, str, str, dict[str, Any]]]:
-    """Yield (line number, id, text, metadata); the first line that is not blank tells TSV from JSON lines."""
-    first: str | None = None
+    """Yield (line number, id, text, metadata); the first line that is not blank tells a table from JSON lines."""
+    first = ""
+    header: Header | None = None
     with open_text(path) as lines:
         for line in lines:
             if not line.strip(BLANKS):
                 continue
-            cells = [cell.strip(BLANKS) for cell in line.split("\t", 2)]
-            header = first is None and len(cells) > 1 and is_header(cells[0], cells[1])
-            first = first or line.lstrip(BLANKS)[:1]
+            if not first:
+                first = line.lstrip(BLANKS)[0]
+                if first not in "{[":
+                    header = read_header(line, (Column.QUERY, Column.TEXT), path, lines.lineno, sure=True)
+                    if header is not None:
+                        continue
             if first in "{[":
                 record = parse_object(line, path, lines.lineno)
                 qid = record_id(record, "query", path, lines.lineno)
                 text = record_text(record, f"query ({qid!r})", path, lines.lineno, QUERY_TEXT_KEYS)
                 yield lines.lineno, qid, text, _metadata(record, path, lines.lineno)
-            elif not header:
-                qid, tab, text = line.partition("\t")
-                qid = qid.strip(BLANKS)
-                if not tab or not qid:
-                    raise InputError(
-                        "no tab between a query id and its text" if not tab else "an empty query id",
-                        path=path,
-                        line=lines.lineno,
-                        remedy="a line reads: id<TAB>text (or give JSON lines with the keys _id and text)",
-                    )
-                yield lines.lineno, qid, text.strip(BLANKS), {}
+            else:
+                yield lines.lineno, *_query_row(line, header, path, lines.lineno), {}
         for repair in lines.repairs:
             add_note(notes, path, repair)
+
+
+def _query_row(line: str, header: Header | None, path: str | Path, lineno: int) -> tuple[str, str]:
+    """Id and text on one line of a table; a text may hold tabs where no header says how many columns there are."""
+    if header is not None and (header.width > 2 or header.separator != "\t" or header.place[Column.QUERY] != 0):
+        cells = header.cells(line) or []
+        qid, text = (cells[header.place[column]] for column in (Column.QUERY, Column.TEXT)) if cells else ("", "")
+        wrong = "" if qid else f"no query id: under this header a line has {header.width} fields"
+    else:
+        qid, tab, text = line.partition("\t")
+        qid = qid.strip(BLANKS)
+        wrong = "no tab between a query id and its text" if not tab else "" if qid else "an empty query id"
+    if not wrong and "\r" in text and "\t" in text[text.index("\r") :]:
+        wrong = "several lines in one"
+    if wrong:
+        usual = "a line reads: id<TAB>text (or give JSON lines with the keys _id and text)"
+        remedy = "; ".join(part for part in (what_it_looks_like(line) if "\r" in line else "", usual) if part)
+        raise InputError(wrong, path=path, line=lineno, remedy=remedy)
+    no_control(qid, "query id", path, lineno)
+    return qid, text.strip(BLANKS)
 
 
 def _metadata(record: dict[str, Any], path: str | Path, line: int) -> dict[str, Any]:
@@ -85,7 +101,7 @@ def read_queries(path: str | Path, notes: list[str] | None = None) -> dict[str, 
     return queries_with_metadata(path, notes)[0]
 
 
-def _shards(path: Path) -> list[Path]:
+def corpus_files(path: Path) -> list[Path]:
     """The files of a corpus: the file itself, or in a folder `corpus.jsonl[.gz]`, else all JSON-lines files."""
     if not path.exists():
         raise MissingFileError("no such corpus", path=path, remedy="name a JSON-lines file or a folder of them")
@@ -121,7 +137,7 @@ def read_corpus(
     wanted = None if only is None else frozenset(only)
     corpus: dict[str, Passage] = {}
     seen = 0
-    for shard in _shards(Path(path)):
+    for shard in corpus_files(Path(path)):
         for line, record in read_jsonl(shard, notes):
             seen += 1
             docid = record_id(record, "document", shard, line)

@@ -14,8 +14,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rrlib.errors import InputError
-from rrlib.formats.fields import HEADER_NAMES, as_id, check_id, few, is_header, record_id
-from rrlib.formats.textio import BLANKS, add_note, open_text, parse_object, write_lines
+from rrlib.formats.columns import Column, Header, is_comment, read_header, split_line, what_it_looks_like
+from rrlib.formats.fields import as_id, check_id, few, no_control, record_id
+from rrlib.formats.nested import nested_qrels, nested_run
+from rrlib.formats.textio import BLANKS, TextLines, add_note, open_text, parse_object, write_lines
 from rrlib.types import Hit, Qrels, Run
 
 _INTEGER = re.compile(r"([+-]?[0-9]{1,18})(?:\.0+)?")
@@ -24,22 +26,6 @@ _CONSTANT = re.compile(r"[Qq][0Oo]|[0-9]+")
 _RUN_REMEDY = "a line reads: query Q0 document rank score tag"
 MAX_GRADE = 9999
 """trec_eval keeps a counter for every grade: a document id in the wrong column would take gigabytes."""
-
-
-def _cells(line: str, before: int, after: int) -> list[str] | None:
-    """The cells of a line: `before`, the document id, `after`; by tabs where they give that many, else by blanks.
-
-    None if there are too few. Splits bytes, because `str.split` also splits at white space that belongs to ids.
-    """
-    text = line.strip(BLANKS)
-    cells = [cell.strip(BLANKS) for cell in text.split("\t")]
-    if len(cells) == before + 1 + after and all(cells):
-        return cells
-    head = text.encode("utf-8").split(None, before)
-    tail = head[-1].rsplit(None, after) if len(head) == before + 1 else []
-    if len(tail) != after + 1:
-        return None
-    return [cell.decode("utf-8") for cell in (*head[:-1], *tail)]
 
 
 def _integer(text: str) -> int | None:
@@ -51,20 +37,54 @@ def _shown(line: str) -> str:
     return repr(line if len(line) <= 80 else line[:77] + "...")
 
 
+def _remedy(text: str, usual: str) -> str:
+    """What to do about a line or a cell that cannot be read: what it looks like, then what is usual."""
+    return "; ".join(part for part in (what_it_looks_like(text), usual) if part)
+
+
+def _is_json(line: str) -> bool:
+    """Whether a file that begins with this line is JSON: a brace or bracket, and no line whose query id begins so."""
+    if not line.lstrip(BLANKS).startswith(("{", "[")):
+        return False
+    run, judgement = split_line(line, 2, 3), split_line(line, 2, 1)
+    is_run = run is not None and _integer(run[3]) is not None and _NUMBER.fullmatch(run[4]) is not None
+    return not is_run and (judgement is None or _integer(judgement[-1]) is None)
+
+
+def _data_lines(lines: TextLines, notes: list[str] | None) -> Iterator[str]:
+    """The lines of a run or of judgements that are neither blank nor comments; comments are counted in `notes`."""
+    comments = 0
+    for line in lines:
+        if is_comment(line):
+            comments += 1
+        elif line.strip(BLANKS):
+            yield line
+    for repair in lines.repairs:
+        add_note(notes, lines.path, repair)
+    if comments:
+        add_note(notes, lines.path, f"{comments} comment lines (#) were read past")
+
+
 def read_run(path: str | Path, notes: list[str] | None = None) -> Run:
     """Read a TREC run: query id -> hits in the order of the rank column (numeric; equal ranks in file order).
 
     That order is the one to rerank in. Evaluation orders by score instead (see `rrlib.evaluation.metrics`).
-    Scores are finite floats in whatever unit the run uses. Raises `InputError` for an empty file, a short line, a
-    rank or score that is no number, and a document that a query lists twice.
+    Scores are finite floats in whatever unit the run uses. Also read: tables under a header that names their columns
+    (`qid,docno,rank,score`; without ranks they follow the scores), and JSON of ranx and pytrec_eval. Lines that begin
+    with # are comments. Raises `InputError` for an empty file, a short line, a rank or score that is no number, an id
+    with control characters, and a document that a query lists twice.
     """
     run: Run = {}
     first_line: dict[str, dict[str, int]] = {}
+    header, ranked = None, True
     with open_text(path) as lines:
-        for line in lines:
-            if not line.strip(BLANKS):
+        for number, line in enumerate(_data_lines(lines, notes)):
+            if number == 0 and _is_json(line):
+                return nested_run(line, lines, path)
+            if number == 0 and (header := _run_header(line, path, lines.lineno)) is not None:
+                ranked = Column.RANK in header.place
                 continue
-            qid, hit = _run_line(line, path, lines.lineno)
+            qid, hit = _run_line(line, header, path, lines.lineno)
             seen = first_line.setdefault(qid, {})
             if hit.docid in seen:
                 raise InputError(
@@ -75,34 +95,61 @@ def read_run(path: str | Path, notes: list[str] | None = None) -> Run:
                 )
             seen[hit.docid] = lines.lineno
             run.setdefault(qid, []).append(hit)
-        for repair in lines.repairs:
-            add_note(notes, path, repair)
     if not run:
         raise InputError("the run is empty", path=path, remedy=f"check the program that wrote it; {_RUN_REMEDY}")
+    if not ranked:
+        return ranked_by_score(run)
     for hits in run.values():
         hits.sort(key=lambda hit: hit.rank)
     return run
 
 
-def _run_line(line: str, path: str | Path, lineno: int) -> tuple[str, Hit]:
-    cells = _cells(line, 2, 3)
+def _run_header(line: str, path: str | Path, lineno: int) -> Header | None:
+    header = read_header(line, (Column.QUERY, Column.DOCUMENT), path, lineno, optional=(Column.RANK, Column.SCORE))
+    if header is not None and not {Column.RANK, Column.SCORE} & set(header.place):
+        raise InputError("a header without rank or score", path=path, line=lineno, remedy="name one of them, or both")
+    return header
+
+
+def _run_line(line: str, header: Header | None, path: str | Path, lineno: int) -> tuple[str, Hit]:
+    cells = split_line(line, 2, 3) if header is None else header.cells(line)
     if cells is None:
-        count = len(line.split())
-        raise InputError(f"{count} fields, 6 are expected: {_shown(line)}", path=path, line=lineno, remedy=_RUN_REMEDY)
-    qid, constant, docid, rank_text, score_text, _tag = cells
-    if not _CONSTANT.fullmatch(constant) and len(line.split()) > 6:
-        raise InputError(
-            f"the second field is {constant!r} where Q0 is expected: {_shown(line)}",
-            path=path,
-            line=lineno,
-            remedy=_RUN_REMEDY,
-        )
+        count, width = len(line.split()), 6 if header is None else header.width
+        message = f"{count} fields, {width} are expected: {_shown(line)}"
+        raise InputError(message, path=path, line=lineno, remedy=_remedy(line, _RUN_REMEDY))
+    if header is None:
+        qid, constant, docid, rank_text, score_text, _tag = cells
+        if not _CONSTANT.fullmatch(constant) and len(line.split()) > 6:
+            raise InputError(
+                f"the second field is {constant!r} where Q0 is expected: {_shown(line)}",
+                path=path,
+                line=lineno,
+                remedy=_RUN_REMEDY,
+            )
+    else:
+        qid, docid = cells[header.place[Column.QUERY]], cells[header.place[Column.DOCUMENT]]
+        rank_text = cells[header.place[Column.RANK]] if Column.RANK in header.place else "0"
+        score_text = cells[header.place[Column.SCORE]] if Column.SCORE in header.place else f"-{rank_text}"
+    no_control(qid, "query id", path, lineno)
+    no_control(docid, "document id", path, lineno)
     rank = _integer(rank_text)
     if rank is None:
-        raise InputError(f"the rank {rank_text!r} is not an integer", path=path, line=lineno, remedy=_RUN_REMEDY)
+        remedy = _remedy(rank_text, _RUN_REMEDY)
+        raise InputError(f"the rank {rank_text!r} is not an integer", path=path, line=lineno, remedy=remedy)
     if not _NUMBER.fullmatch(score_text) or not math.isfinite(score := float(score_text)):
-        raise InputError(f"the score {score_text!r} is not a finite number", path=path, line=lineno, remedy=_RUN_REMEDY)
+        remedy = _remedy(score_text, _RUN_REMEDY)
+        raise InputError(f"the score {score_text!r} is not a finite number", path=path, line=lineno, remedy=remedy)
+    if not qid or not docid:
+        raise InputError(f"an empty id: {_shown(line)}", path=path, line=lineno, remedy=_RUN_REMEDY)
     return qid, Hit(docid, score, rank)
+
+
+def ranked_by_score(run: Run) -> Run:
+    """The run with the ranks that its scores give: falling, equal ones by document id descending (trec_eval's)."""
+    by_score = {qid: sorted(hits, key=lambda hit: (hit.score, hit.docid), reverse=True) for qid, hits in run.items()}
+    return {
+        qid: [Hit(hit.docid, hit.score, rank) for rank, hit in enumerate(hits, 1)] for qid, hits in by_score.items()
+    }
 
 
 def ranking_to_run(rankings: Mapping[str, Sequence[str]]) -> Run:
@@ -154,24 +201,23 @@ def write_scored_run(path: str | Path, run: Run, tag: str) -> Path:
 def read_qrels(path: str | Path, notes: list[str] | None = None) -> Qrels:
     """Read relevance judgements: query id -> document id -> integer grade.
 
-    TREC form (query, iteration, document, grade; no header) or BEIR form (query, document, grade under a header
-    line such as `query-id corpus-id score`), separated by tabs or blanks. A pair judged twice with one grade is
-    counted in `notes`; with two grades it is an `InputError`, as are short lines, grades that are no integers and
-    an empty file.
+    TREC form (query, iteration, document, grade; no header), or columns under a header that names them in any order
+    (BEIR's `query-id corpus-id score`), separated by tabs, blanks, commas or semicolons; or JSON of ranx and
+    pytrec_eval. Lines that begin with # are comments. A pair judged twice with one grade is counted in `notes`; with
+    two grades it is an `InputError`, as are short lines, grades that are no integers, ids with control characters,
+    unknown columns and an empty file.
     """
     qrels: Qrels = {}
-    columns, repeats = 4, 0
+    header, repeats = None, 0
     with open_text(path) as lines:
-        started = False
-        for line in lines:
-            if not line.strip(BLANKS):
-                continue
-            if not started:
-                started = True
-                if _is_header(line):
-                    columns = len(line.split())
+        for number, line in enumerate(_data_lines(lines, notes)):
+            if number == 0 and _is_json(line):
+                return nested_qrels(line, lines, path, MAX_GRADE)
+            if number == 0:
+                columns = (Column.QUERY, Column.DOCUMENT, Column.GRADE)
+                if (header := read_header(line, columns, path, lines.lineno)) is not None:
                     continue
-            qid, docid, grade = _qrels_line(line, columns, path, lines.lineno)
+            qid, docid, grade = _qrels_line(line, header, path, lines.lineno)
             grades = qrels.setdefault(qid, {})
             earlier = grades.get(docid)
             if earlier is not None and earlier != grade:
@@ -183,8 +229,6 @@ def read_qrels(path: str | Path, notes: list[str] | None = None) -> Qrels:
                 )
             repeats += earlier is not None
             grades[docid] = grade
-        for repair in lines.repairs:
-            add_note(notes, path, repair)
     if not qrels:
         raise InputError("there are no judgements", path=path, remedy="a line reads: query 0 document grade")
     if repeats:
@@ -192,31 +236,35 @@ def read_qrels(path: str | Path, notes: list[str] | None = None) -> Qrels:
     return qrels
 
 
-def _is_header(line: str) -> bool:
-    cells = line.lower().split()
-    return cells[0] in HEADER_NAMES and len(cells) in (3, 4) and _integer(cells[-1]) is None
-
-
-def _qrels_line(line: str, columns: int, path: str | Path, lineno: int) -> tuple[str, str, int]:
-    cells = _cells(line, columns - 2, 1)
+def _qrels_line(line: str, header: Header | None, path: str | Path, lineno: int) -> tuple[str, str, int]:
+    cells = split_line(line, 2, 1) if header is None else header.cells(line)
     if cells is None:
+        usual = "a line reads: query 0 document grade"
+        if header is not None:
+            names = sorted((place, column.value) for column, place in header.place.items())
+            usual = "a line reads, under this header: " + " ".join(name for _, name in names)
         raise InputError(
-            f"{len(line.split())} fields, {columns} are expected: {_shown(line)}",
+            f"{len(line.split())} fields, {4 if header is None else header.width} are expected: {_shown(line)}",
             path=path,
             line=lineno,
-            remedy="a line reads: query 0 document grade"
-            if columns == 4
-            else "a line reads, under this header: query document grade",
+            remedy=_remedy(line, usual),
         )
-    grade = _integer(cells[-1])
+    place = {Column.QUERY: 0, Column.DOCUMENT: 2, Column.GRADE: 3} if header is None else header.place
+    qid, docid, text = (cells[place[column]] for column in (Column.QUERY, Column.DOCUMENT, Column.GRADE))
+    no_control(qid, "query id", path, lineno)
+    no_control(docid, "document id", path, lineno)
+    grade = _integer(text)
     if grade is None or abs(grade) > MAX_GRADE:
+        usual = "the grade stands in the last column (three columns need a header: query-id corpus-id score)"
         raise InputError(
-            f"the grade {cells[-1]!r} is not an integer between -{MAX_GRADE} and {MAX_GRADE}",
+            f"the grade {text!r} is not an integer between -{MAX_GRADE} and {MAX_GRADE}",
             path=path,
             line=lineno,
-            remedy="the grade stands in the last column (three columns need a header: query-id corpus-id score)",
+            remedy=_remedy(text, usual),
         )
-    return cells[0], cells[-2], grade
+    if not qid or not docid:
+        raise InputError(f"an empty id: {_shown(line)}", path=path, line=lineno, remedy="every row names both ids")
+    return qid, docid, grade
 
 
 def write_qrels(path: str | Path, qrels: Qrels) -> Path:
@@ -243,6 +291,7 @@ def read_excluded(path: str | Path, notes: list[str] | None = None) -> dict[str,
     excludes nothing.
     """
     excluded: dict[str, set[str]] = {}
+    header = None
     with open_text(path) as lines:
         for line in lines:
             if not line.strip(BLANKS):
@@ -250,17 +299,22 @@ def read_excluded(path: str | Path, notes: list[str] | None = None) -> dict[str,
             if line.lstrip(BLANKS).startswith("{"):
                 qid, docids = _excluded_object(line, path, lines.lineno)
             else:
-                cells = _cells(line, 1, 0)
+                if lines.lineno == 1:
+                    header = read_header(line, (Column.QUERY, Column.DOCUMENT), path, 1, sure=True)
+                    if header is not None:
+                        continue
+                cells = split_line(line, 1, 0) if header is None else header.cells(line)
                 if cells is None:
                     raise InputError(
                         f"1 field, 2 are expected: {_shown(line)}",
                         path=path,
                         line=lines.lineno,
-                        remedy="a line reads: query document",
+                        remedy=_remedy(line, "a line reads: query document"),
                     )
-                if lines.lineno == 1 and is_header(cells[0], cells[1]):
-                    continue
-                qid, docids = cells[0], [cells[1]]
+                place = {Column.QUERY: 0, Column.DOCUMENT: 1} if header is None else header.place
+                qid, docids = cells[place[Column.QUERY]], [cells[place[Column.DOCUMENT]]]
+            for identifier in (qid, *docids):
+                no_control(identifier, "id", path, lines.lineno)
             excluded.setdefault(qid, set()).update(docids)
         for repair in lines.repairs:
             add_note(notes, path, repair)
