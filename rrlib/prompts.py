@@ -121,6 +121,11 @@ _MARKER = re.compile(
 _CHARS_PER_TOKEN = 200  # no tokenizer we know has a token longer than this; a 1 MB word is cut before it is tokenized
 
 
+def fill(template: str, **values: str) -> str:
+    """The template with its placeholders filled in one go: a value that holds `{num}` or `{query}` stays as it is."""
+    return re.sub(r"\{(\w+)\}", lambda m: values.get(m[1], m[0]), template)
+
+
 def rewrite_ids(text: str) -> str:
     """`[12]` -> `(12)`: identifiers inside a text must not look like those of the window."""
     return _ID.sub(r"(\1)", text)
@@ -244,12 +249,11 @@ class PromptBuilder:
         if self.style.words is not None:
             if len(texts) > 1:
                 raise InputError(f"{num} passages for the pointwise style {self.style.name!r}", remedy="show one")
-            before, _, after = POINT.partition("{passage}")
-            text = before.replace("{query}", query) + (texts[0] if texts else "") + after
+            text = fill(POINT, query=query, passage=texts[0] if texts else "")
             return ({"role": "user", "content": text},)
-        parts = [PREFIX.replace("{num}", num).replace("{query}", query)]
+        parts = [fill(PREFIX, num=num, query=query)]
         parts += [f"[{i}] {text}\n" for i, text in enumerate(texts, 1)]
-        parts.append(SUFFIX.replace("{query}", query).replace("{num}", num) + self.style.last)
+        parts.append(fill(SUFFIX, num=num, query=query) + self.style.last)
         return {"role": "system", "content": self.style.system}, {"role": "user", "content": "".join(parts)}
 
     def render(self, query: str, passages: Sequence[Passage]) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rrlib.errors import EngineError, InputError
+from rrlib.prompts import fill
 from rrlib.synthesis.sources.html import read_html
 from rrlib.synthesis.teacher.store import Store
 
@@ -120,7 +121,7 @@ class JsonSearch:
         """The first k results with a text. Raises EngineError when the engine does not answer with JSON."""
         import httpx
 
-        address = self.url.replace("{query}", urllib.parse.quote(query[:2000])).replace("{k}", str(k))
+        address = fill(self.url, query=urllib.parse.quote(query[:2000]), k=str(k))
         key = os.environ.get(self.key_env, "")
         headers = {"Accept": "application/json"} | ({self.header: key} if self.header and key else {})
         try:
