@@ -118,6 +118,8 @@ _MARKER = re.compile(
     r"|\[(?=/?INST\])|<(?=</?SYS>>)",
     re.IGNORECASE,
 )
+BYTES_PER_TOKEN = 4
+"""Where no tokenizer is at hand, passages are cut to so many bytes of UTF-8 for each token of the limit."""
 _CHARS_PER_TOKEN = 200  # no tokenizer we know has a token longer than this; a 1 MB word is cut before it is tokenized
 
 
@@ -171,7 +173,7 @@ class Tokenizer(Protocol):
 class PromptBuilder:
     """Builds the messages and the templated string of a window; passages are tokenized and cut once.
 
-    tokenizer: a Hugging Face tokenizer with a chat template, or None (then texts are not cut by tokens, and only
+    tokenizer: a Hugging Face tokenizer with a chat template, or None (then texts are cut by BYTES_PER_TOKEN, and only
         `messages` works: for servers whose tokenizer is not at hand).
     max_passage_tokens: 512 for BRIGHT and R2MED, 100 for BEIR and TREC DL (section 5.1).
     """
@@ -230,7 +232,11 @@ class PromptBuilder:
 
     def _cut(self, text: str) -> str:
         if self.tokenizer is None:
-            return text
+            data = text.encode("utf-8")
+            if len(data) <= self.max_passage_tokens * BYTES_PER_TOKEN:
+                return text
+            self.cut += 1
+            return data[: self.max_passage_tokens * BYTES_PER_TOKEN].decode("utf-8", "ignore")
         head = text[: self.max_passage_tokens * _CHARS_PER_TOKEN]
         ids = self.tokenizer(head, add_special_tokens=False, verbose=False)["input_ids"]
         if len(ids) <= self.max_passage_tokens and len(head) == len(text):
@@ -279,6 +285,11 @@ class PromptBuilder:
         """The marks that make a message, in order: two texts with the same marks have the same parts."""
         pattern = _special_pattern(self.specials)
         return [*_MARKER.findall(text), *(pattern.findall(text) if pattern else ())]
+
+
+def begins_to_think(prompt: str) -> bool:
+    """Whether a prompt ends inside a think block: some chat templates (R1's distills, Qwen3-Thinking) open it."""
+    return prompt.rstrip().endswith("<think>")
 
 
 def format_ranking(order: Sequence[int]) -> str:

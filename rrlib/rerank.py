@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -19,13 +20,14 @@ from rrlib.continuation import Continuation, joined
 from rrlib.engines import Decoding, Engine, Reply, Request, make_engine
 from rrlib.engines.replay import MISSING
 from rrlib.errors import EngineError, InputError
-from rrlib.prompts import PromptBuilder, get_style
+from rrlib.prompts import BYTES_PER_TOKEN, PromptBuilder, begins_to_think, get_style
 from rrlib.records import Key, RankedPassage, Ranking, RerankResult, WindowLog, WindowRecord
 from rrlib.resources import model_hash
 from rrlib.responses import Parsed, Verdict, parse_lenient
 from rrlib.strategies import Answer, Strategy, StrategySpec, Window, plan
 from rrlib.types import Candidates, Passage, Query
 
+_LOGGER = logging.getLogger("rrlib.rerank")
 GIVE_UP_AFTER = 10  # if the first ten windows all fail, the fault is not theirs
 
 
@@ -228,6 +230,14 @@ class _Run:
                     further.append(onward.request)
             if further:
                 self.engine.submit(further, self.owner.decoding)
+        if self.owner.prompts.cut and self.owner.prompts.tokenizer is None:
+            limit = self.owner.max_passage_tokens
+            _LOGGER.warning(
+                "%d passages were cut to %d bytes: without a tokenizer, %d bytes stand for a token (see --tokenizer)",
+                self.owner.prompts.cut,
+                limit * BYTES_PER_TOKEN,
+                BYTES_PER_TOKEN,
+            )
         if self.counts["asked"] and self.counts["failed"] == self.counts["asked"] and self.owner.asks_model:
             raise EngineError(f"every call failed; the last reason: {self.records[-1].error}")
         return RerankResult(self.rankings, self.records, dict(self.counts))
@@ -307,7 +317,9 @@ class _Run:
             reply = replace(reply, error="no log-probabilities")
         if reply.error is not None:
             self.counts["missing" if reply.error == MISSING else "failed"] += 1
-        answer = read_answer(reply, len(window.items), window.score, self.owner.style.name)
+        begun = "<think>" if begins_to_think(sent.request.prompt or "") and not self.owner.style.prefill else ""
+        whole = replace(reply, text=begun + reply.text)
+        answer = read_answer(whole, len(window.items), window.score, self.owner.style.name)
         record = WindowRecord(
             qid=job.candidates.query.qid,
             positions=window.positions,

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from typing import Any
 
 import pytest
+from tokenizers_for_tests import make_tokenizer
 
-from rrlib.prompts import POINT_STYLES, WINDOW_STYLES, PromptBuilder, fill
+from rrlib.prompts import POINT_STYLES, WINDOW_STYLES, PromptBuilder, begins_to_think, fill
 from rrlib.reading import split_reasoning
-from rrlib.responses import parse_lenient
+from rrlib.responses import parse_lenient, parse_strict
 from rrlib.synthesis.rank import read_ranking
-from rrlib.types import Passage
+from rrlib.training.data import Limits, encode_examples
+from rrlib.training.sft import target
+from rrlib.training.trl_reward import answer_decoder
+from rrlib.types import Passage, Query, RankingExample
 
 CHAIN = "[3] > [1] > [4] > [2]"
 WANTED = [3, 1, 4, 2]
@@ -234,3 +239,45 @@ def test_placeholders_inside_texts_stay(text: str, style: str) -> None:
 def test_a_template_is_filled_in_one_go() -> None:
     assert fill("{a}-{b}-{c}", a="{b}", b="{a}") == "{b}-{a}-{c}"
     assert fill(r"{a}", a=r"\1\g<0>") == r"\1\g<0>"
+
+
+# --- passage limits without a tokenizer -------------------------------------------------------------------------------
+LONG = ["word " * 20000, "x" * 100000, "\u6f6e\u6c50" * 20000, "\u043f\u0440\u0438\u043b\u0438\u0432 " * 9000]
+
+
+@pytest.mark.parametrize("text", LONG, ids=["words", "one word", "Chinese", "Russian"])
+def test_passages_are_cut_without_a_tokenizer(text: str) -> None:
+    builder = PromptBuilder(None, max_passage_tokens=100)
+    shown = builder.passage(Passage("a", text))
+    assert 390 <= len(shown.encode()) <= 400 and text.startswith(shown) and builder.cut == 1
+    assert builder.passage(Passage("b", "short")) == "short" and builder.cut == 1
+
+
+# --- templates that begin to think ------------------------------------------------------------------------------------
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
+)
+TEMPLATES = [
+    ("Qwen2.5", CHATML + "{% endif %}", False),
+    ("Qwen3", CHATML + "{% if enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}{% endif %}", False),
+    ("Qwen3-Thinking", CHATML + "<think>\n{% endif %}", True),
+    ("R1 distill", CHATML + "<think>{% endif %}", True),
+    ("another that opens it", CHATML + "<think>\n\n{% endif %}", True),
+]
+
+
+@pytest.mark.parametrize(("name", "template", "opens"), TEMPLATES, ids=[name for name, _, _ in TEMPLATES])
+def test_templates_that_open_the_block(name: str, template: str, opens: bool) -> None:
+    tokenizer = copy.deepcopy(make_tokenizer("qwen2.5"))
+    tokenizer.chat_template = template
+    passages = tuple(Passage(str(i), "text") for i in range(4))
+    example = RankingExample(Query("q", "why?"), passages, (0, 0, 1, 0), (2, 0, 3, 1), "a reason")
+    limits = Limits(9000, 9000, 9000)
+    row = encode_examples([example], tokenizer, PromptBuilder(tokenizer), limits, target=target).rows[0]
+    assert begins_to_think(row.prompt) == opens
+    response = tokenizer.decode(row.response_ids).removesuffix("<|im_end|>")
+    assert (row.prompt + response).count("<think>") == 1 + row.prompt[: -len("<think>") - 2].count("<think>")
+    assert response == ("" if opens else "<think> ") + f"a reason </think> <answer> {CHAIN} </answer>"
+    rollout = answer_decoder(tokenizer, "<think>" if opens else "")(list(row.response_ids))
+    assert parse_strict(rollout, 4).level == "valid"
