@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from rrlib.engines.base import Decoding, Reply, Request
 from rrlib.errors import InputError
-from rrlib.prompts import PromptStyle
+from rrlib.prompts import PromptStyle, begins_to_think
 from rrlib.responses import Parsed, Verdict, parse_lenient
 
 CLOSING = " </think> <answer>"
@@ -63,8 +63,8 @@ class Continuation:
         before `asked`, where that went on itself.
         """
         assert asked.prompt is not None
-        begun = self.style.prefill + reply.text
-        chain = reply.text if "<think>" in begun else "<think>" + reply.text
+        begun = "<think>" in reply.text or begins_to_think(asked.prompt)
+        chain = reply.text if begun else "<think>" + reply.text
         if self.style.words is not None:
             prompt = asked.prompt + chain.rstrip() + " </think>"
             onward = Request(number, prompt=prompt, key=asked.key, choices=self.style.words)

@@ -18,7 +18,7 @@ from functools import lru_cache
 from typing import Any, Protocol
 
 from rrlib.errors import InputError
-from rrlib.types import Passage, RankingExample
+from rrlib.types import Passage, Query, RankingExample
 
 # --- the protocol, quoted from PAPER section B.2 (figure 12) and the released inference code ------------------------
 _ROLE = "You are RankLLM, an intelligent assistant that can rank passages based on their relevance to the query."
@@ -118,7 +118,14 @@ _MARKER = re.compile(
     r"|\[(?=/?INST\])|<(?=</?SYS>>)",
     re.IGNORECASE,
 )
+BYTES_PER_TOKEN = 4
+"""Where no tokenizer is at hand, passages are cut to so many bytes of UTF-8 for each token of the limit."""
 _CHARS_PER_TOKEN = 200  # no tokenizer we know has a token longer than this; a 1 MB word is cut before it is tokenized
+
+
+def fill(template: str, **values: str) -> str:
+    """The template with its placeholders filled in one go: a value that holds `{num}` or `{query}` stays as it is."""
+    return re.sub(r"\{(\w+)\}", lambda m: values.get(m[1], m[0]), template)
 
 
 def rewrite_ids(text: str) -> str:
@@ -166,7 +173,7 @@ class Tokenizer(Protocol):
 class PromptBuilder:
     """Builds the messages and the templated string of a window; passages are tokenized and cut once.
 
-    tokenizer: a Hugging Face tokenizer with a chat template, or None (then texts are not cut by tokens, and only
+    tokenizer: a Hugging Face tokenizer with a chat template, or None (then texts are cut by BYTES_PER_TOKEN, and only
         `messages` works: for servers whose tokenizer is not at hand).
     max_passage_tokens: 512 for BRIGHT and R2MED, 100 for BEIR and TREC DL (section 5.1).
     """
@@ -216,6 +223,24 @@ class PromptBuilder:
         frame = self.tokenizer(self.render(query, []), add_special_tokens=False, verbose=False)["input_ids"]
         return len(frame) + sum(longest)
 
+    def check_fits(self, query: Query, passages: Sequence[Passage], size: int | None, limit: int, answer: int) -> None:
+        """Raise InputError where a window of the query may not fit the model. limit: its positions; answer: new tokens;
+        the rest as in `bound`."""
+        bound, room = self.bound(query.text, passages, size), limit - answer
+        alone = self.bound(query.text, (), size) if bound > room else 0
+        if alone > room and passages:
+            raise InputError(
+                f"query {query.qid}: the query itself takes {alone} tokens with its frame, and the model has room for "
+                f"{room}: no window fits",
+                remedy="shorten the query, or use a smaller --max-new-tokens",
+            )
+        if bound > room and len(passages) > 1:
+            raise InputError(
+                f"query {query.qid}: a window may hold {bound} prompt tokens, and the model takes {limit} less {answer} "
+                "for the answer",
+                remedy="use a smaller --window, --max-passage-tokens or --max-new-tokens",
+            )
+
     def query(self, text: str) -> str:
         """The query as the window shows it. The released code does not pass it through ftfy on its own."""
         query = rewrite_ids(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")).strip()
@@ -225,7 +250,11 @@ class PromptBuilder:
 
     def _cut(self, text: str) -> str:
         if self.tokenizer is None:
-            return text
+            data = text.encode("utf-8")
+            if len(data) <= self.max_passage_tokens * BYTES_PER_TOKEN:
+                return text
+            self.cut += 1
+            return data[: self.max_passage_tokens * BYTES_PER_TOKEN].decode("utf-8", "ignore")
         head = text[: self.max_passage_tokens * _CHARS_PER_TOKEN]
         ids = self.tokenizer(head, add_special_tokens=False, verbose=False)["input_ids"]
         if len(ids) <= self.max_passage_tokens and len(head) == len(text):
@@ -244,12 +273,11 @@ class PromptBuilder:
         if self.style.words is not None:
             if len(texts) > 1:
                 raise InputError(f"{num} passages for the pointwise style {self.style.name!r}", remedy="show one")
-            before, _, after = POINT.partition("{passage}")
-            text = before.replace("{query}", query) + (texts[0] if texts else "") + after
+            text = fill(POINT, query=query, passage=texts[0] if texts else "")
             return ({"role": "user", "content": text},)
-        parts = [PREFIX.replace("{num}", num).replace("{query}", query)]
+        parts = [fill(PREFIX, num=num, query=query)]
         parts += [f"[{i}] {text}\n" for i, text in enumerate(texts, 1)]
-        parts.append(SUFFIX.replace("{query}", query).replace("{num}", num) + self.style.last)
+        parts.append(fill(SUFFIX, num=num, query=query) + self.style.last)
         return {"role": "system", "content": self.style.system}, {"role": "user", "content": "".join(parts)}
 
     def render(self, query: str, passages: Sequence[Passage]) -> str:
@@ -275,6 +303,11 @@ class PromptBuilder:
         """The marks that make a message, in order: two texts with the same marks have the same parts."""
         pattern = _special_pattern(self.specials)
         return [*_MARKER.findall(text), *(pattern.findall(text) if pattern else ())]
+
+
+def begins_to_think(prompt: str) -> bool:
+    """Whether a prompt ends inside a think block: some chat templates (R1's distills, Qwen3-Thinking) open it."""
+    return prompt.rstrip().endswith("<think>")
 
 
 def format_ranking(order: Sequence[int]) -> str:

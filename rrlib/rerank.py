@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 import inspect
+import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -23,12 +24,13 @@ from rrlib.engines.shared import alone
 from rrlib.engines.trained import settings_for
 from rrlib.errors import EngineError, InputError
 from rrlib.formats.objects import candidates_from, check_top_k, question_from
-from rrlib.prompts import PromptBuilder, get_style
+from rrlib.prompts import BYTES_PER_TOKEN, PromptBuilder, begins_to_think, get_style
 from rrlib.records import Key, Ranking, RerankResult, WindowLog, WindowRecord
 from rrlib.resources import model_hash
 from rrlib.strategies import Answer, Strategy, StrategySpec, Window, plan
 from rrlib.types import Candidates, Passage, Query
 
+_LOGGER = logging.getLogger("rrlib.rerank")
 GIVE_UP_AFTER = 10  # if the first ten windows all fail, the fault is not theirs
 
 
@@ -219,23 +221,10 @@ class _Run:
         tokenizer = self.owner.prompts.tokenizer
         if limit is None or tokenizer is None:
             return
-        room = limit - self.owner.decoding.max_new_tokens
         size = {"sliding_window": self.owner.strategy.size, "pointwise": 1}.get(self.owner.strategy.name)
         for job in self.jobs:
-            bound = self.owner.prompts.bound(job.candidates.query.text, job.head, size)
-            alone = self.owner.prompts.bound(job.candidates.query.text, (), size) if bound > room else 0
-            if alone > room and job.head:
-                raise InputError(
-                    f"query {job.candidates.query.qid}: the query itself takes {alone} tokens with its frame, and the "
-                    f"model has room for {room}: no window fits",
-                    remedy="shorten the query, or use a smaller --max-new-tokens",
-                )
-            if bound > room and len(job.head) > 1:
-                raise InputError(
-                    f"query {job.candidates.query.qid}: a window may hold {bound} prompt tokens, and the model takes "
-                    f"{limit} less {self.owner.decoding.max_new_tokens} for the answer",
-                    remedy="use a smaller --window, --max-passage-tokens or --max-new-tokens",
-                )
+            query, answer = job.candidates.query, self.owner.decoding.max_new_tokens
+            self.owner.prompts.check_fits(query, job.head, size, limit, answer)
 
     def go(self) -> RerankResult:
         for index in range(len(self.jobs)):
@@ -258,6 +247,14 @@ class _Run:
                     further.append(onward.request)
             if further:
                 self.engine.submit(further, self.owner.decoding)
+        if self.owner.prompts.cut and self.owner.prompts.tokenizer is None:
+            limit = self.owner.max_passage_tokens
+            _LOGGER.warning(
+                "%d passages were cut to %d bytes: without a tokenizer, %d bytes stand for a token (see --tokenizer)",
+                self.owner.prompts.cut,
+                limit * BYTES_PER_TOKEN,
+                BYTES_PER_TOKEN,
+            )
         if self.counts["asked"] and self.counts["failed"] == self.counts["asked"] and self.owner.asks_model:
             raise EngineError(f"every call failed; the last reason: {self.records[-1].error}")
         return RerankResult(self.rankings, self.records, dict(self.counts))
@@ -339,7 +336,9 @@ class _Run:
             reply = replace(reply, error="no log-probabilities")
         if reply.error is not None:
             self.counts["missing" if reply.error == MISSING else "failed"] += 1
-        answer = read_answer(reply, len(window.items), window.score, self.owner.style.name)
+        begun = "<think>" if begins_to_think(sent.request.prompt or "") and not self.owner.style.prefill else ""
+        whole = replace(reply, text=begun + reply.text)
+        answer = read_answer(whole, len(window.items), window.score, self.owner.style.name)
         record = WindowRecord(
             qid=job.candidates.query.qid,
             positions=window.positions,

@@ -12,10 +12,12 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import zip_longest
 from typing import Protocol
 
 from rrlib.errors import InputError
 from rrlib.prompts import get_style
+from rrlib.reading import ids_in, list_ids, split_reasoning
 
 
 class Word(StrEnum):
@@ -54,7 +56,7 @@ class Repair(Word):
     OUT_OF_RANGE = "out_of_range"
     """A number that no passage of the window has was passed over."""
     FORMAT = "format"
-    """Identifiers alone, but not written `[a] > [b]`."""
+    """Identifiers alone, but not written `[a] > [b]`; or a list without its end tag."""
     TEXT = "text"
     """Words stood among the identifiers."""
     TIES = "ties"
@@ -92,22 +94,22 @@ class Strict:
     why: str = ""
 
 
-_NUMBER = re.compile(r"[0-9]+")
 _SCORE = re.compile(r"\](\s*)\(\s*[0-9.]{1,8}\s*\)")  # `[4](4) = [3](4)`: the round brackets hold a score
 _CLEAN = re.compile(r"\[[1-9][0-9]*\](?: > \[[1-9][0-9]*\])*")
 _LIST_ONLY = re.compile(r"[\[\]0-9>=,\s]*")
-_DIGITS = 9  # longer numbers are no identifiers, and int() of 5,000 digits raises
+_ANSWER = re.compile(r"<\s*(/?)\s*answer\s*>", re.IGNORECASE)
+_BROKEN = re.compile(r"\[\s*[0-9]*\s*$|[>=,]\s*$")
+"""The end of a list that was cut off inside."""
 
 
-def _ids(text: str) -> list[int]:
-    return [int(m) if len(m) <= _DIGITS else 0 for m in _NUMBER.findall(text)]
+def _read_list(answer: str, n: int, every_digit: bool = False) -> tuple[tuple[int, ...], tuple[Repair, ...]] | None:
+    """First valid occurrence of each id, in order; missing ids appended in input order. None when there is none.
 
-
-def _read_list(answer: str, n: int) -> tuple[tuple[int, ...], tuple[Repair, ...]] | None:
-    """First valid occurrence of each id, in order; missing ids appended in input order. None when there is none."""
+    every_digit: all numbers count, wherever they stand, as the runs of `rankgpt` were read when they were recorded.
+    """
     seen: dict[int, None] = {}
     repairs: set[Repair] = set()
-    for number in _ids(_SCORE.sub(r"]\1", answer)):
+    for number in ids_in(_SCORE.sub(r"]\1", answer)) if every_digit else list_ids(answer, n) or ():
         if not 1 <= number <= n:
             repairs.add(Repair.OUT_OF_RANGE)
         elif number in seen:
@@ -144,33 +146,42 @@ def parse_lenient(text: str, n: int, style: str = "reasonrank", finish_reason: s
     silent = Verdict.TRUNCATED if cut else Verdict.NO_ANSWER
     if not text.strip():
         return Parsed(same, Verdict.TRUNCATED if cut else Verdict.EMPTY)
-    head, closed, tail = text.rpartition("</think>")
-    reasoning = _reasoning(head) if closed else ""
-    if not closed and "<think>" in text:  # still thinking when it stopped
+    split = split_reasoning(text)
+    if split.open:  # still thinking when it stopped
         unfinished = Verdict.NO_ANSWER if finish_reason == "stop" else Verdict.TRUNCATED
-        return Parsed(same, unfinished, reasoning=_reasoning(text))
+        return Parsed(same, unfinished, reasoning=split.reasoning)
+    answer, ended = split.rest.strip() or None, "/"
     if get_style(style).tags:
-        start = tail.rfind("<answer>")
-        end = tail.find("</answer>", start) if start >= 0 else -1
-        if start < 0:
-            return Parsed(same, silent, reasoning=reasoning)
-        body = tail[start + len("<answer>") : end if end >= 0 else len(tail)]
-        if end < 0:  # the list began and was cut off: not an answer
-            return Parsed(same, Verdict.TRUNCATED, reasoning=reasoning, answer=body.strip())
-    else:
-        body = tail
-        if not body.strip():
-            return Parsed(same, silent, reasoning=reasoning)
-    answer = body.strip()
-    ranking = _read_list(answer, n)
+        answer, ended = _answer_block(split.rest)
+        if answer is not None and not ended:
+            whole = set(range(1, n + 1)) <= set(list_ids(answer, n) or ())
+            if cut or not (whole or (finish_reason == "stop" and not _BROKEN.search(answer))):
+                return Parsed(same, Verdict.TRUNCATED, reasoning=split.reasoning, answer=answer)
+    if answer is None:
+        return Parsed(same, silent, reasoning=split.reasoning)
+    ranking = _read_list(answer, n, every_digit=style == "rankgpt")
     if ranking is None:
-        return Parsed(same, Verdict.NO_ANSWER if n else Verdict.OK, reasoning=reasoning, answer=answer)
+        return Parsed(same, Verdict.NO_ANSWER if n else Verdict.OK, reasoning=split.reasoning, answer=answer)
     order, repairs = ranking
-    return Parsed(order, Verdict.REPAIRED if repairs else Verdict.OK, repairs, reasoning, answer)
+    if "/" not in ended and not repairs:
+        repairs = (Repair.FORMAT,)
+    return Parsed(order, Verdict.REPAIRED if repairs else Verdict.OK, repairs, split.reasoning, answer)
 
 
-def _reasoning(head: str) -> str:
-    return head.partition("<think>")[2].strip() if "<think>" in head else head.strip()
+def _answer_block(text: str) -> tuple[str | None, str]:
+    """(what the last answer block holds, the tag that ends it); None where there is no block, "" where no tag follows.
+
+    A second `<answer>` behind a list ends it where nothing comes after: small models write it so.
+    """
+    tags = list(_ANSWER.finditer(text))
+    blocks: list[tuple[str, str]] = []
+    for tag, after in zip_longest(tags, tags[1:]):
+        if not tag[1]:
+            held = text[tag.end() : after.start() if after else len(text)]
+            blocks.append((held.strip(), after.group() if after else ""))
+    if not blocks:
+        return None, ""
+    return blocks[-2] if len(blocks) > 1 and blocks[-1] == ("", "") else blocks[-1]
 
 
 def parse_strict(text: str, n: int, think: bool = True) -> Strict:
@@ -201,7 +212,7 @@ def parse_strict(text: str, n: int, think: bool = True) -> Strict:
     listed = body[len("<answer>") : -len("</answer>")].strip()
     if not _CLEAN.fullmatch(listed):
         return Strict(None, Level.BAD_LIST, "not written [a] > [b] > ...")
-    ids = _ids(listed)
+    ids = ids_in(listed)
     if len(ids) != n:
         return Strict(None, Level.BAD_LIST, f"{len(ids)} identifiers for {n} passages")
     if set(ids) != set(range(1, n + 1)):

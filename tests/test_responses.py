@@ -153,7 +153,7 @@ CASES: list[tuple[str, str, str | None, str, tuple[str, ...], list[int] | None]]
     ("stopped in think", "<think> [3] > [1] and that is all", "stop", "no_answer", (), None),
     ("cut before answer", T, "length", "truncated", (), None),
     ("cut in answer", T + "<answer> [3] > [1", "length", "truncated", (), None),
-    ("unclosed answer", T + "<answer> [3] > [1] > [4] > [2]", "stop", "truncated", (), None),
+    ("unclosed answer", T + "<answer> [3] > [1] > [4] > [2]", "stop", "repaired", ("format",), [3, 1, 4, 2]),
     ("empty", "", "stop", "empty", (), None),
     ("white space", " \n\t ", None, "empty", (), None),
     ("empty at the limit", "", "length", "truncated", (), None),

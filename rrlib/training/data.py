@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from rrlib.errors import InputError
-from rrlib.prompts import PromptBuilder, format_target, get_style
+from rrlib.prompts import PromptBuilder, begins_to_think, format_target, get_style
 from rrlib.types import Passage, RankingExample
 
 Ids = Sequence[int]
@@ -131,7 +131,7 @@ def encode_examples(
                 remedy="train one mode at a time: pass that style, or examples without one",
             )
         text, prompt_ids = encode_prompt(tokenizer, styled, example.query.text, example.passages)
-        response_ids = _response_ids(example, tokenizer, styled, stop) if stop is not None else []
+        response_ids = _response_ids(example, tokenizer, styled, stop, text) if stop is not None else []
         excess = _excess(len(prompt_ids), len(response_ids), limits)
         if excess:
             long.append(f"{example.query.qid}: {excess}")
@@ -174,7 +174,7 @@ def _excess(prompt: int, response: int, limits: Limits) -> str:
     return ""
 
 
-def _response_ids(example: RankingExample, tokenizer: Any, builder: PromptBuilder, stop: int) -> list[int]:
+def _response_ids(example: RankingExample, tokenizer: Any, builder: PromptBuilder, stop: int, prompt: str) -> list[int]:
     style = builder.style
     if style.think and not example.reasoning.strip():
         raise InputError(
@@ -182,6 +182,8 @@ def _response_ids(example: RankingExample, tokenizer: Any, builder: PromptBuilde
             remedy="train a style without one, or make examples with reasoning",
         )
     text = format_target(example, style.name)
+    if begins_to_think(prompt):  # the template has opened the block: the response goes on inside
+        text = text.removeprefix("<think>").lstrip() if style.think else f"\n</think>\n\n{text}"
     ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     special = set(tokenizer.all_special_ids) & set(ids)
     if special:

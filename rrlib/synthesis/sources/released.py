@@ -21,7 +21,7 @@ from typing import Any
 from rrlib.errors import InputError, MissingFileError
 from rrlib.formats import example_from_json, open_text, read_jsonl
 from rrlib.formats.textio import add_note
-from rrlib.prompts import PREFIX, SUFFIX
+from rrlib.prompts import PREFIX, SUFFIX, fill
 from rrlib.responses import parse_strict
 from rrlib.types import Passage, Query, RankingExample
 
@@ -189,7 +189,7 @@ def read_prompt(text: str) -> tuple[str, list[str]]:
         if at < 0:
             raise ValueError("not a prompt of the wire format")
         query = text[first.end() : at]
-        tail = text.rfind("\n" + SUFFIX.replace("{query}", query).replace("{num}", str(count)).strip()) + 1 or -1
+        tail = text.rfind("\n" + fill(SUFFIX, query=query, num=str(count)).strip()) + 1 or -1
     body, starts, at = text[at + len(closing) : tail], [], 0
     for i in range(1, count + 1):
         mark = f"[{i}] "

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from rrlib.engines.keys import Keys, check_variable, holds_key
 from rrlib.errors import EngineError, InputError
+from rrlib.prompts import fill
 from rrlib.synthesis.sources.html import read_html
 from rrlib.synthesis.teacher.store import Store
 
@@ -125,7 +126,7 @@ class JsonSearch:
         """The first k results with a text. Raises EngineError when the engine does not answer with JSON."""
         import httpx
 
-        address = self.url.replace("{query}", urllib.parse.quote(query[:2000])).replace("{k}", str(k))
+        address = fill(self.url, query=urllib.parse.quote(query[:2000]), k=str(k))
         keys = Keys()
         key = keys.from_environment(self.key_env) if self.key_env else ""
         headers = {"Accept": "application/json"} | ({self.header: key} if self.header and key else {})

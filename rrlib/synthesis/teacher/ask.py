@@ -23,6 +23,7 @@ from rrlib.engines.base import Decoding, Message, Reply
 from rrlib.engines.client import FatalCallError
 from rrlib.engines.limits import size_of
 from rrlib.errors import EngineError, innermost
+from rrlib.reading import split_reasoning
 from rrlib.synthesis import prompts
 from rrlib.synthesis.fates import Fault
 from rrlib.synthesis.teacher.cache import ResponseCache
@@ -204,15 +205,13 @@ def request_hash(messages: Sequence[Message]) -> str:
 
 
 def split_reply(text: str, reasoning: str, finish_reason: str) -> tuple[str, str, Fault | None]:
-    """(reasoning, answer, fault) of a reply: the reasoning comes in a field of its own, or inline in <think>.
+    """(reasoning, answer, fault) of a reply: the reasoning comes in a field of its own, or inline in its tags.
 
-    fault: `cut_off` (by the token limit, or inside <think>), `empty`, or None.
+    fault: `cut_off` (by the token limit, or inside the reasoning), `empty`, or None.
     """
-    head, closed, tail = text.rpartition("</think>")
-    inline = head.partition("<think>")[2] if "<think>" in head else head
-    chain = (reasoning.strip() or inline.strip()) if closed else reasoning.strip()
-    answer = tail.strip()
-    if finish_reason == "length" or (not closed and "<think>" in text):
+    split = split_reasoning(text)
+    chain, answer = (reasoning.strip() or split.reasoning) if split.closed else reasoning.strip(), split.rest.strip()
+    if finish_reason == "length" or split.open:
         return chain, answer, Fault.CUT_OFF
     if not answer:
         return chain, answer, Fault.EMPTY
