@@ -236,8 +236,8 @@ class PromptBuilder:
             )
         if bound > room and len(passages) > 1:
             raise InputError(
-                f"query {query.qid}: a window may hold {bound} prompt tokens, and the model takes {limit} less {answer} "
-                "for the answer",
+                f"query {query.qid}: a window may hold {bound} prompt tokens, and the model takes {limit} less "
+                f"{answer} for the answer",
                 remedy="use a smaller --window, --max-passage-tokens or --max-new-tokens",
             )
 
