@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -20,14 +19,13 @@ from rrlib.continuation import Continuation, joined
 from rrlib.engines import Decoding, Engine, Reply, Request, make_engine
 from rrlib.engines.replay import MISSING
 from rrlib.errors import EngineError, InputError
-from rrlib.prompts import BYTES_PER_TOKEN, PromptBuilder, begins_to_think, get_style
+from rrlib.prompts import PromptBuilder, begins_to_think, get_style
 from rrlib.records import Key, RankedPassage, Ranking, RerankResult, WindowLog, WindowRecord
 from rrlib.resources import model_hash
 from rrlib.responses import Parsed, Verdict, parse_lenient
 from rrlib.strategies import Answer, Strategy, StrategySpec, Window, plan
 from rrlib.types import Candidates, Passage, Query
 
-_LOGGER = logging.getLogger("rrlib.rerank")
 GIVE_UP_AFTER = 10  # if the first ten windows all fail, the fault is not theirs
 
 
@@ -230,14 +228,6 @@ class _Run:
                     further.append(onward.request)
             if further:
                 self.engine.submit(further, self.owner.decoding)
-        if self.owner.prompts.cut and self.owner.prompts.tokenizer is None:
-            limit = self.owner.max_passage_tokens
-            _LOGGER.warning(
-                "%d passages were cut to %d bytes: without a tokenizer, %d bytes stand for a token (see --tokenizer)",
-                self.owner.prompts.cut,
-                limit * BYTES_PER_TOKEN,
-                BYTES_PER_TOKEN,
-            )
         if self.counts["asked"] and self.counts["failed"] == self.counts["asked"] and self.owner.asks_model:
             raise EngineError(f"every call failed; the last reason: {self.records[-1].error}")
         return RerankResult(self.rankings, self.records, dict(self.counts))
