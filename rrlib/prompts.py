@@ -11,6 +11,7 @@ can change the structure of the message. Texts without such markers come out byt
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -118,6 +119,7 @@ _MARKER = re.compile(
     r"|\[(?=/?INST\])|<(?=</?SYS>>)",
     re.IGNORECASE,
 )
+_LOGGER = logging.getLogger("rrlib.prompts")
 BYTES_PER_TOKEN = 4
 """Where no tokenizer is at hand, passages are cut to so many bytes of UTF-8 for each token of the limit."""
 _CHARS_PER_TOKEN = 200  # no tokenizer we know has a token longer than this; a 1 MB word is cut before it is tokenized
@@ -253,6 +255,11 @@ class PromptBuilder:
             data = text.encode("utf-8")
             if len(data) <= self.max_passage_tokens * BYTES_PER_TOKEN:
                 return text
+            if not self.cut:
+                note = (
+                    "no tokenizer: passages are cut to %d bytes, %d a token (name one, --tokenizer, for exact limits)"
+                )
+                _LOGGER.warning(note, self.max_passage_tokens * BYTES_PER_TOKEN, BYTES_PER_TOKEN)
             self.cut += 1
             return data[: self.max_passage_tokens * BYTES_PER_TOKEN].decode("utf-8", "ignore")
         head = text[: self.max_passage_tokens * _CHARS_PER_TOKEN]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import heapq
 import inspect
-import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -24,13 +23,12 @@ from rrlib.engines.shared import alone
 from rrlib.engines.trained import settings_for
 from rrlib.errors import EngineError, InputError
 from rrlib.formats.objects import candidates_from, check_top_k, question_from
-from rrlib.prompts import BYTES_PER_TOKEN, PromptBuilder, begins_to_think, get_style
+from rrlib.prompts import PromptBuilder, begins_to_think, get_style
 from rrlib.records import Key, Ranking, RerankResult, WindowLog, WindowRecord
 from rrlib.resources import model_hash
 from rrlib.strategies import Answer, Strategy, StrategySpec, Window, plan
 from rrlib.types import Candidates, Passage, Query
 
-_LOGGER = logging.getLogger("rrlib.rerank")
 GIVE_UP_AFTER = 10  # if the first ten windows all fail, the fault is not theirs
 
 
@@ -247,14 +245,6 @@ class _Run:
                     further.append(onward.request)
             if further:
                 self.engine.submit(further, self.owner.decoding)
-        if self.owner.prompts.cut and self.owner.prompts.tokenizer is None:
-            limit = self.owner.max_passage_tokens
-            _LOGGER.warning(
-                "%d passages were cut to %d bytes: without a tokenizer, %d bytes stand for a token (see --tokenizer)",
-                self.owner.prompts.cut,
-                limit * BYTES_PER_TOKEN,
-                BYTES_PER_TOKEN,
-            )
         if self.counts["asked"] and self.counts["failed"] == self.counts["asked"] and self.owner.asks_model:
             raise EngineError(f"every call failed; the last reason: {self.records[-1].error}")
         return RerankResult(self.rankings, self.records, dict(self.counts))
