@@ -206,7 +206,7 @@ class _Run:
         for job in self.jobs:
             bound = self.owner.prompts.bound(job.candidates.query.text, job.head, size)
             alone = self.owner.prompts.bound(job.candidates.query.text, (), size) if bound > room else 0
-            if alone > room and job.head:
+            if alone > room >= self.owner.prompts.bound("", (), size) and job.head:
                 raise InputError(
                     f"query {job.candidates.query.qid}: the query itself takes {alone} tokens with its frame, and the "
                     f"model has room for {room}: no window fits",
