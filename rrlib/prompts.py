@@ -230,7 +230,7 @@ class PromptBuilder:
         the rest as in `bound`."""
         bound, room = self.bound(query.text, passages, size), limit - answer
         alone = self.bound(query.text, (), size) if bound > room else 0
-        if alone > room and passages:
+        if alone > room >= self.bound("", (), size) and passages:
             raise InputError(
                 f"query {query.qid}: the query itself takes {alone} tokens with its frame, and the model has room for "
                 f"{room}: no window fits",
