@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -560,6 +561,22 @@ def test_other_settings_than_it_was_trained_with_are_warned_of(
     reranker = Reranker(named(tmp_path), **asked)
     assert (warned in caplog.text) if warned else caplog.text == ""
     assert reranker.strategy.stride == stride and reranker.strategy.size == asked.get("window", 6)
+
+
+@pytest.mark.parametrize(("style", "window", "limit"), [("reasonrank", 20, 512), ("nothink", 7, 64), ("rankgpt", 2, 1)])
+def test_a_training_leaves_it_beside_the_weights(style: str, window: int, limit: int, tmp_path: Path) -> None:
+    from rrlib.training.trainer import save_checkpoint
+
+    process = SimpleNamespace(
+        wait_for_everyone=lambda: None, state=SimpleNamespace(fsdp_plugin=None), unwrap_model=lambda model: model
+    )
+    trainer: Any = SimpleNamespace(
+        is_world_process_zero=lambda: True, accelerator=process, model=object(), save_model=lambda to: Path(to).mkdir()
+    )
+    tokenizer = SimpleNamespace(save_pretrained=lambda folder: None)
+    save_checkpoint(trainer, tokenizer, tmp_path / "checkpoint", "a card", (style, window, limit))
+    said = {"style": style, "window": window, "stride": max(window // 2, 1), "max_passage_tokens": limit}
+    assert trained_settings(tmp_path / "checkpoint") == said
 
 
 def test_the_packaged_reranker_says_its_window() -> None:

@@ -241,6 +241,8 @@ def outcome(result: Any, trained: Mapping[str, Any], window: int, asks_model: bo
     """
     from rrlib.responses import Verdict
 
+    if not asks_model:  # a recorded run is repeated as it was, whatever it was
+        return 0, ""
     n, unread = len(result.records), result.unread
     failed = [record for record in unread if record.error]
     if n and len(unread) == n:
@@ -255,7 +257,7 @@ def outcome(result: Any, trained: Mapping[str, Any], window: int, asks_model: bo
             remedy = "name a checkpoint that was trained to rank, in its own --prompt and --window, with --fresh"
         line = f"nothing was reranked, so no run was written: {times} of {n} windows are {verdict} -> {remedy}"
         return NOTHING_RANKED, line
-    if failed and asks_model:
+    if failed:
         again = "run the same command again, and they are asked again"
         return 1, f"{len(failed)} of {n} windows ({len(failed) / n:.1%}) failed and keep the order they had -> {again}"
     return 0, ""
