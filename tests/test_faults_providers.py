@@ -551,10 +551,16 @@ def test_a_query_that_is_itself_too_long(words: int, docs: int) -> None:
         def __init__(self) -> None:
             self.tokenizer = make_tokenizer("qwen2.5")
 
+        def submit(self, requests: Any, decoding: Any) -> None:
+            raise AssertionError("nothing may be asked")
+
+        def collect(self) -> list[Any]:
+            return []
+
         def close(self) -> None:
             pass
 
-    reranker = Reranker(Engine(), decoding=Decoding(max_new_tokens=50))  # type: ignore[arg-type]
+    reranker = Reranker(Engine(), decoding=Decoding(max_new_tokens=50))
     with pytest.raises(InputError, match="the query itself takes") as caught:
         reranker.rank("word " * words, ["a"] * docs)
     assert "shorten the query" in str(caught.value)
