@@ -144,7 +144,7 @@ class Neighbours(_Chooser):
         self._train, self._sizes = train, sizes
         qids = list(train.qrels)
         bags = words([train.queries[qid].text for qid in qids])
-        frequency = Counter(word for bag in bags for word in set(bag))
+        frequency = Counter(word for bag in bags for word in dict.fromkeys(bag))
         self._idf = {word: math.log((1 + len(qids)) / count) for word, count in frequency.items()}
         self._postings: dict[str, list[tuple[str, float]]] = defaultdict(list)
         for qid, bag in zip(qids, bags, strict=True):
@@ -206,9 +206,9 @@ class Static(_Chooser):
         }
         self._lists = [c for c in self._lists if any(self._labels[c.query.qid])]
         bags = words([*(_text(p) for p in train.passages().values()), *(c.query.text for c in self._lists)])
-        frequency = Counter(word for bag in bags for word in set(bag))
+        frequency = Counter(word for bag in bags for word in dict.fromkeys(bag))
         self._rarity = [math.log1p(len(bags) / count) for count in frequency.values()]
-        self._ids = {word: i + 1 for i, word in enumerate(frequency)}  # 0: no word
+        self._ids = {word: i + 1 for i, word in enumerate(frequency)}  # 0: no word; in the order of the texts, always
         self._bags: dict[str, list[int]] = {}
 
     def tried(
