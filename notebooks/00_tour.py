@@ -137,7 +137,7 @@ records = [record for record in outcome.records if record.qid == qid]
 shown = explain.busiest(records, grades)
 relevance = explain.labels_of(shown.docids, grades)
 passages = [test.corpus[docid] for docid in shown.docids]
-print(shown["text"])
+print(shown.text)
 passages_table(passages, relevance)
 
 # %% [markdown]
@@ -145,7 +145,7 @@ passages_table(passages, relevance)
 # a picture, from its first character to its last: when does it name which passage?
 
 # %%
-stage.figure("citations", lesson_plots.citation_map(shown["reasoning"], relevance))
+stage.figure("citations", lesson_plots.citation_map(shown.reasoning, relevance))
 
 # %% [markdown]
 # What to see: the first part of the reasoning cites nothing. It settles what the query is after. Only then come the
@@ -153,7 +153,7 @@ stage.figure("citations", lesson_plots.citation_map(shown["reasoning"], relevanc
 
 # %%
 if interactive:
-    widgets.show(widgets.trace_reader(shown["reasoning"], passages, relevance))
+    widgets.show(widgets.trace_reader(shown.reasoning, passages, relevance))
 
 # %% [markdown]
 # ## How a window moves passages
@@ -207,10 +207,10 @@ if interactive:
 # %%
 reward = MultiViewReward(k=window - stride)
 gold = explain.gold_of(relevance)
-stage.figure("reading", lesson_plots.response_reading(shown["text"], relevance, gold, reward))
+stage.figure("reading", lesson_plots.response_reading(shown.text, relevance, gold, reward))
 
 # %%
-broken = {"as written": shown["text"], "commas": shown["text"].replace(" > ", ", "), "cut off": shown["text"][:-60]}
+broken = {"as written": shown.text, "commas": shown.text.replace(" > ", ", "), "cut off": shown.text[:-60]}
 pd.DataFrame(reward.score_group(list(broken.values()), relevance, gold), index=list(broken)).round(3)
 
 # %% [markdown]
@@ -219,7 +219,7 @@ pd.DataFrame(reward.score_group(list(broken.values()), relevance, gold), index=l
 
 # %%
 if interactive:
-    widgets.show(widgets.response_inspector(shown["text"], relevance, gold, reward))
+    widgets.show(widgets.response_inspector(shown.text, relevance, gold, reward))
 
 # %% [markdown]
 # ## Why one number is not enough
