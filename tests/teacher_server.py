@@ -115,6 +115,8 @@ class TeacherServer:
             return await self._transport()
         self.done[name] += 1
         reasoning, said = good_answer(request["messages"][-1]["content"])
+        if request["messages"][0]["content"].startswith("You are RankLLM"):  # a reranker is asked, not a teacher
+            said = f"<answer> {said} </answer>"
         return 200, {}, json.dumps(self._body(reasoning, said, hit)).encode(), False
 
     async def _transport(self) -> tuple[int, dict[str, str], bytes, bool]:
