@@ -99,7 +99,7 @@ def audition_table(auditions: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 def one_group(completions: pd.DataFrame, size: int) -> pd.DataFrame:
     """The rollouts of the last step's prompt with the most different rewards (then: the widest spread): a row each.
 
-    completions: of rrlib.training.grpo.read_completions. size: rollouts of a group.
+    completions: of rrlib.training.completions.read_completions. size: rollouts of a group.
     """
     last = completions[completions["step"] == completions["step"].max()]
     groups = [group for _, group in last.groupby("prompt", sort=False) if len(group) >= size]
