@@ -93,7 +93,7 @@ class Reranker:
         **engine_options: Any,
     ) -> None:
         asked = {"style": style, "window": window, "stride": stride, "max_passage_tokens": max_passage_tokens}
-        chosen = settings_for(getattr(model, "model", model), strategy, asked)
+        chosen = settings_for(model, strategy, asked)
         self.style = get_style(chosen["style"])
         self.strategy = StrategySpec(strategy, chosen["window"], chosen["stride"], passes)
         if depth is not None and depth < 0:

@@ -221,11 +221,11 @@ def test_broken_copies_are_said(tmp_path: Path, files: dict[str, str], options: 
 
 
 def test_missing_texts_name_the_documents(tmp_path: Path) -> None:
-    folder = small(tmp_path / "mine", runs__x_DOT_trec="1 Q0 c 1 2 t\n1 Q0 nowhere 2 1 t\n")
+    folder = small(tmp_path / "mine", runs__x_DOT_trec="1 Q0 d 1 2 t\n1 Q0 nowhere 2 1 t\n")
     data = load_benchmark(str(folder))
     with pytest.raises(InputError, match="nowhere"):
         data.candidates()
-    assert [p.docid for p in data.candidates(1)[0].passages] == ["c"]
+    assert [p.docid for p in data.candidates(1)[0].passages] == ["d"]
 
 
 @pytest.mark.parametrize(

@@ -575,3 +575,28 @@ def test_a_search_address_holds_no_key(url: str) -> None:
     with pytest.raises(InputError) as caught:
         JsonSearch(url)
     assert "abc-123" not in str(caught.value)
+
+
+def test_recorded_answers_bring_their_window_and_none_of_them_used_is_no_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    requests = tmp_path / "requests.jsonl"
+    passages = [{"docid": f"d{i}", "score": -i, "doc": {"text": f"passage {i}"}} for i in range(12)]
+    requests.write_text(json.dumps({"query": {"qid": "q", "text": "?"}, "candidates": passages}))
+    log = tmp_path / "log.jsonl"
+    settings = {"style": "rankgpt", "window": 6, "stride": 3, "max_passage_tokens": 512}
+    reverse = " > ".join(f"[{i}]" for i in range(6, 0, -1))
+    rows = [{"qid": "q", "start": s, "end": s + 6, "text": reverse, "settings": settings} for s in (6, 3, 0)]
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def replay(*more: str) -> tuple[int, str]:
+        command = ["rerank", "--requests", str(requests), "--engine", "replay", "--responses", str(log), "--quiet"]
+        code = main([*command, "--output", str(tmp_path / "out.trec"), *more])
+        return code, capsys.readouterr().err + caplog.text
+
+    code, told = replay()
+    assert code == 0 and "3 windows" in told and "missing" not in told, told
+    (tmp_path / "out.trec").unlink()
+    code, told = replay("--window", "12", "--stride", "6")
+    assert code == 3 and not (tmp_path / "out.trec").exists()
+    assert "was recorded with window 6, stride 3" in told and "nothing was reranked" in told and "--window" in told

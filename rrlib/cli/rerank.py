@@ -100,16 +100,17 @@ def rerank(
         raise InputError("--output is missing", remedy="name the run file to write")
     if (run is None) == (requests is None):
         raise InputError("give --run or --requests, one of them")
+    replay = engine == "replay"
     asked = {"style": prompt, "window": window, "stride": stride, "max_passage_tokens": max_passage_tokens}
     chosen = settings_for(model, strategy, asked, warn=False)
     get_style(chosen["style"])
-    StrategySpec(strategy, chosen["window"], chosen["stride"], passes)
+    if not replay:  # recorded answers bring their own
+        StrategySpec(strategy, chosen["window"], chosen["stride"], passes)
     if depth < 1 or chosen["max_passage_tokens"] < 1:
         raise InputError("--depth or --max-passage-tokens is out of range", remedy="give 1 or more")
     decoding = Decoding(max_new_tokens, temperature, top_p, top_k, seed)
     if len(tag.split()) != 1 or tag != tag.strip():
         raise InputError(f"--tag {tag!r} is empty or holds a blank", remedy="a column of a run is one word")
-    replay = engine == "replay"
     log_path = log if log is not None else None if replay else Path(f"{output}.log.jsonl")
     if log_path is not None:
         check_output(log_path, "window log", appended=True)
@@ -241,13 +242,15 @@ def outcome(result: Any, trained: Mapping[str, Any], window: int, asks_model: bo
     """
     from rrlib.responses import Verdict
 
-    if not asks_model:  # a recorded run is repeated as it was, whatever it was
-        return 0, ""
     n, unread = len(result.records), result.unread
+    if not asks_model and result.counts.get("missing") != n:
+        return 0, ""  # a recorded run is repeated as it was, its failures too
     failed = [record for record in unread if record.error]
     if n and len(unread) == n:
         verdict, times = Counter(record.verdict for record in unread).most_common(1)[0]
-        if failed:
+        if not asks_model:
+            remedy = "give the --window, --stride and --depth that the answers were recorded with"
+        elif failed:
             remedy = f"the last reason was {failed[-1].error!r}; mend it and run the same command again"
         elif verdict == Verdict.TRUNCATED:
             remedy = "raise --max-new-tokens, and begin anew with --fresh"

@@ -2,7 +2,8 @@
 
 One JSON object a line: `{"qid": "...", "start": 80, "end": 100, "text": "..."}` (0-based, end exclusive), optionally
 `positions` (windows that are not contiguous), `pass`, `collection`, `finish_reason`, `error` and `logprobs` (windows
-that were scored). A window that the file lacks keeps its order and is counted.
+that were scored). A window that the file lacks keeps its order and is counted. The `settings` of a window log (style,
+window, stride, passage limit) are the defaults of its replay.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rrlib.engines.base import Decoding, Reply, Request
+from rrlib.engines.trained import valid_settings
 from rrlib.errors import InputError
 from rrlib.formats import read_jsonl
 from rrlib.records import Key, record_key
@@ -39,6 +41,7 @@ class ReplayEngine:
     def __init__(self, responses: str | Path) -> None:
         self.model = Path(responses).name
         self.replies: dict[Key, Reply] = {}
+        self.recorded: dict[str, Any] = {}  # style, window, stride and passage limit, where the records say them
         self.used = 0
         self._done: list[tuple[int, Reply]] = []
         for line, row in read_jsonl(responses):
@@ -72,6 +75,9 @@ class ReplayEngine:
                 error=str(failed or "recorded without text") if text is None or failed else None,
                 logprobs=_logprobs(row, responses, line),
             )
+            settings = row.get("settings")
+            if isinstance(settings, dict) and not self.recorded:
+                self.recorded = valid_settings(settings)
         if not self.replies:
             raise InputError("no window records", path=responses, remedy="give a file of recorded responses")
 

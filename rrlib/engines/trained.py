@@ -46,7 +46,7 @@ def trained_settings(model: Any) -> dict[str, Any]:
     window = said.get("window")
     if isinstance(window, int) and window > 1 and "stride" not in said:
         said = {**said, "stride": window // 2}
-    return {name: said[name] for name in USUAL if _valid(name, said.get(name))}
+    return valid_settings(said)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -55,6 +55,11 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def valid_settings(said: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of USUAL's names that hold a value of their kind."""
+    return {name: said[name] for name in USUAL if _valid(name, said.get(name))}
 
 
 def _valid(name: str, value: Any) -> bool:
@@ -66,9 +71,12 @@ def _valid(name: str, value: Any) -> bool:
 def settings_for(model: Any, strategy: str, asked: Mapping[str, Any], *, warn: bool = True) -> dict[str, Any]:
     """The settings of a reranking: what is asked for, else what the checkpoint was trained with, else USUAL.
 
+    model: a checkpoint, or an engine of one; recorded answers bring what they were recorded with.
     asked: some of USUAL's names; None is not asked. warn: log where other ones are asked for than it was trained with.
     """
-    trained = trained_settings(model)
+    recorded = getattr(model, "recorded", None)
+    model = getattr(model, "model", model)
+    trained = recorded or trained_settings(model)
     if strategy == "pointwise" or trained.get("style") in POINT_STYLES:  # a judge of one passage has no window
         trained = {"max_passage_tokens": trained["max_passage_tokens"]} if "max_passage_tokens" in trained else {}
     chosen = {name: trained.get(name, USUAL[name]) if asked.get(name) is None else asked[name] for name in USUAL}
@@ -78,5 +86,6 @@ def settings_for(model: Any, strategy: str, asked: Mapping[str, Any], *, warn: b
     if other and warn:
         was = ", ".join(f"{name} {trained[name]}" for name in other)
         now = ", ".join(f"{name} {asked[name]}" for name in other)
-        _LOGGER.warning("%s was trained with %s, and is asked with %s", model, was, now)
+        begun = "recorded" if recorded else "trained"
+        _LOGGER.warning("%s was %s with %s, and is asked with %s", model, begun, was, now)
     return chosen

@@ -62,6 +62,8 @@ def check_id(
         bad = "contains a blank"
     elif what == "query id" and text.startswith("#"):
         bad = "begins with #, which begins a comment in runs and judgements"
+    elif what == "query id" and text.startswith("\ufeff"):
+        bad = "begins with a byte order mark, which readers take off at the start of a file"
     elif _SURROGATE.search(text):
         bad = "contains a lone surrogate, which UTF-8 cannot hold"
     if bad:
