@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 
 from rrlib.engines.base import Decoding, Reply, Request
 from rrlib.errors import InputError
-from rrlib.prompts import PromptStyle, begins_to_think
+from rrlib.prompts import PromptStyle
 from rrlib.responses import Parsed, Verdict, parse_lenient
+from rrlib.templates import begins_to_think
 
 CLOSING = " </think> <answer>"
 """What closes a chain that has used up its budget; the model goes on from there."""

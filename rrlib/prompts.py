@@ -19,6 +19,7 @@ from functools import lru_cache
 from typing import Any, Protocol
 
 from rrlib.errors import InputError
+from rrlib.templates import apply_template
 from rrlib.types import Passage, Query, RankingExample
 
 # --- the protocol, quoted from PAPER section B.2 (figure 12) and the released inference code ------------------------
@@ -298,9 +299,7 @@ class PromptBuilder:
         if self.style.raw:
             return messages[0]["content"] + self.style.prefill
         switch = {"enable_thinking": False} if self.style.switch else {}
-        raw: str = self.tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=True, **switch
-        )
+        raw = apply_template(self.tokenizer, messages, **switch)
         fixed = fix_text(raw)
         # ftfy looks at whole lines, so text around a passage could in principle complete a marker. It never has;
         # if it does, the texts (already fixed one by one) go out without the second pass.
@@ -310,11 +309,6 @@ class PromptBuilder:
         """The marks that make a message, in order: two texts with the same marks have the same parts."""
         pattern = _special_pattern(self.specials)
         return [*_MARKER.findall(text), *(pattern.findall(text) if pattern else ())]
-
-
-def begins_to_think(prompt: str) -> bool:
-    """Whether a prompt ends inside a think block: some chat templates (R1's distills, Qwen3-Thinking) open it."""
-    return prompt.rstrip().endswith("<think>")
 
 
 def format_ranking(order: Sequence[int]) -> str:

@@ -23,10 +23,11 @@ from rrlib.engines.shared import alone
 from rrlib.engines.trained import settings_for
 from rrlib.errors import EngineError, InputError
 from rrlib.formats.objects import candidates_from, check_top_k, question_from
-from rrlib.prompts import PromptBuilder, begins_to_think, get_style
+from rrlib.prompts import PromptBuilder, get_style
 from rrlib.records import Key, Ranking, RerankResult, WindowLog, WindowRecord
 from rrlib.resources import model_hash
 from rrlib.strategies import Answer, Strategy, StrategySpec, Window, plan
+from rrlib.templates import whole_response
 from rrlib.types import Candidates, Passage, Query
 
 GIVE_UP_AFTER = 10  # if the first ten windows all fail, the fault is not theirs
@@ -326,9 +327,9 @@ class _Run:
             reply = replace(reply, error="no log-probabilities")
         if reply.error is not None:
             self.counts["missing" if reply.error == MISSING else "failed"] += 1
-        begun = "<think>" if begins_to_think(sent.request.prompt or "") and not self.owner.style.prefill else ""
-        whole = replace(reply, text=begun + reply.text)
-        answer = read_answer(whole, len(window.items), window.score, self.owner.style.name)
+        if self.owner.asks_model and not self.owner.style.prefill:  # what is recorded is whole already
+            reply = replace(reply, text=whole_response(sent.request.prompt, reply.text, self.owner.style.think))
+        answer = read_answer(reply, len(window.items), window.score, self.owner.style.name)
         record = WindowRecord(
             qid=job.candidates.query.qid,
             positions=window.positions,

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tokenizers_for_tests import make_tokenizer
 
-from rrlib.prompts import POINT_STYLES, WINDOW_STYLES, PromptBuilder, begins_to_think, fill
+from rrlib.cli import main
+from rrlib.engines.base import Decoding, Reply, Request
+from rrlib.errors import InputError
+from rrlib.prompts import POINT_STYLES, WINDOW_STYLES, PromptBuilder, fill, get_style
 from rrlib.reading import split_reasoning
-from rrlib.responses import parse_lenient, parse_strict
+from rrlib.rerank import Reranker
+from rrlib.responses import parse_lenient, parse_strict, valid_share
 from rrlib.synthesis.rank import read_ranking
+from rrlib.templates import begins_to_think, template_facts
 from rrlib.training.data import Limits, encode_examples
 from rrlib.training.sft import target
 from rrlib.training.trl_reward import answer_decoder
-from rrlib.types import Passage, Query, RankingExample
+from rrlib.types import Candidates, Passage, Query, RankingExample
 
 CHAIN = "[3] > [1] > [4] > [2]"
 WANTED = [3, 1, 4, 2]
@@ -253,31 +260,164 @@ def test_passages_are_cut_without_a_tokenizer(text: str) -> None:
     assert builder.passage(Passage("b", "short")) == "short" and builder.cut == 1
 
 
-# --- templates that begin to think ------------------------------------------------------------------------------------
+# --- chat templates ---------------------------------------------------------------------------------------------------
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n"
 )
-TEMPLATES = [
-    ("Qwen2.5", CHATML + "{% endif %}", False),
-    ("Qwen3", CHATML + "{% if enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}{% endif %}", False),
-    ("Qwen3-Thinking", CHATML + "<think>\n{% endif %}", True),
-    ("R1 distill", CHATML + "<think>{% endif %}", True),
-    ("another that opens it", CHATML + "<think>\n\n{% endif %}", True),
-]
+DEFAULT = "{% if messages[0].role != 'system' %}<|im_start|>system\nYou are an assistant.<|im_end|>\n{% endif %}"
+LLAMA = (
+    "<|begin_of_text|>{% if messages[0].role == 'system' %}{% set system = messages[0].content | trim %}"
+    "{% set messages = messages[1:] %}{% else %}{% set system = '' %}{% endif %}"
+    "<|start_header_id|>system<|end_header_id|>\n\nToday Date: 26 Jul 2024\n\n{{ system }}<|eot_id|>"
+    "{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n{{ m.content | trim }}<|eot_id|>"
+    "{% endfor %}{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
+)
+TURNS = (
+    "{% for m in messages %}{% set role = 'model' if m.role == 'assistant' else m.role %}"
+    "<start_of_turn>{{ role }}\n{{ m.content | trim }}<end_of_turn>\n{% endfor %}"
+    "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+)
+GEMMA = "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}" + TURNS
+DROPS = "{% if messages[0].role == 'system' %}{% set messages = messages[1:] %}{% endif %}" + TURNS
+R1 = (
+    "{% for m in messages %}{% if m.role == 'system' %}{{ m.content }}{% elif m.role == 'user' %}"
+    "<|User|>{{ m.content }}{% else %}<|Assistant|>{{ m.content.split('</think>')[-1] }}<|end|>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|Assistant|><think>\n{% endif %}"
+)
+SWITCHED = CHATML + "{% if enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+Template = tuple[str, str, bool, bool, bool]
+TEMPLATES: dict[str, Template] = {  # the template, the end of a turn; system role, opens a block, closes it when told
+    "Qwen2.5": (DEFAULT + CHATML + "{% endif %}", "<|im_end|>", True, False, False),
+    "SmolLM2": (DEFAULT + CHATML + "{% endif %}", "<|im_end|>", True, False, False),
+    "Qwen3": (SWITCHED, "<|im_end|>", True, False, True),
+    "Qwen3-Thinking": (CHATML + "<think>\n{% endif %}", "<|im_end|>", True, True, False),
+    "Llama-3.1": (LLAMA, "<|eot_id|>", True, False, False),
+    "Gemma": (GEMMA, "<end_of_turn>", False, False, False),
+    "one that drops the system message": (DROPS, "<end_of_turn>", False, False, False),
+    "R1 distill": (R1, "<|end|>", True, True, False),
+    "opens without a line break": (CHATML + "<think>{% endif %}", "<|im_end|>", True, True, False),
+    "opens with two": (CHATML + "<think>\n\n{% endif %}", "<|im_end|>", True, True, False),
+}
+PASSAGES = tuple(Passage(str(i), f"text number {i}") for i in range(4))
+EXAMPLE = RankingExample(Query("q", "why?"), PASSAGES, (0, 0, 1, 0), (2, 0, 3, 1), "a reason")
+ANSWER = f"<answer> {CHAIN} </answer>"
 
 
-@pytest.mark.parametrize(("name", "template", "opens"), TEMPLATES, ids=[name for name, _, _ in TEMPLATES])
-def test_templates_that_open_the_block(name: str, template: str, opens: bool) -> None:
+def tokenizer_of(name: str) -> Any:
     tokenizer = copy.deepcopy(make_tokenizer("qwen2.5"))
-    tokenizer.chat_template = template
-    passages = tuple(Passage(str(i), "text") for i in range(4))
-    example = RankingExample(Query("q", "why?"), passages, (0, 0, 1, 0), (2, 0, 3, 1), "a reason")
+    tokenizer.chat_template, end = TEMPLATES[name][:2]
+    tokenizer.add_special_tokens({"eos_token": end})
+    return tokenizer
+
+
+class Says:
+    """An engine that writes one text, whatever it is asked."""
+
+    name, model, capacity, max_model_len = "says", "says", 8, None
+
+    def __init__(self, text: str, tokenizer: Any = None) -> None:
+        self.text, self.tokenizer = text, tokenizer
+        self.waiting: list[Request] = []
+        self.prompts: list[str | None] = []
+
+    def submit(self, requests: Sequence[Request], decoding: Decoding) -> None:
+        self.waiting.extend(requests)
+
+    def collect(self) -> list[tuple[int, Reply]]:
+        done, self.waiting = self.waiting, []
+        self.prompts.extend(request.prompt for request in done)
+        return [(request.id, Reply(text=self.text, finish_reason="stop")) for request in done]
+
+    def cancel(self) -> None:
+        self.waiting = []
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_what_a_template_does_is_known_and_said(name: str) -> None:
+    end, system, opens, closes = TEMPLATES[name][1:]
+    facts = template_facts(tokenizer_of(name))
+    assert (facts.end, facts.system_role, facts.opens_block, facts.closes_block) == (end, system, opens, closes)
+    assert ("no system role" in str(facts)) != system and ("opens <think>" in str(facts)) == opens
+    assert end in str(facts) and not facts.dated
+
+
+@pytest.mark.parametrize("style", ["reasonrank", "reasonrank-qwen3", "nothink_tags", "nothink"])
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_what_is_taught_is_rewarded_and_ranks(name: str, style: str) -> None:
+    """SFT's target, read as a rollout of GRPO and as an answer at inference, over the same prompt."""
+    tokenizer, think = tokenizer_of(name), get_style(style).think
     limits = Limits(9000, 9000, 9000)
-    row = encode_examples([example], tokenizer, PromptBuilder(tokenizer), limits, target=target).rows[0]
-    assert begins_to_think(row.prompt) == opens
-    response = tokenizer.decode(row.response_ids).removesuffix("<|im_end|>")
-    assert (row.prompt + response).count("<think>") == 1 + row.prompt[: -len("<think>") - 2].count("<think>")
-    assert response == ("" if opens else "<think> ") + f"a reason </think> <answer> {CHAIN} </answer>"
-    rollout = answer_decoder(tokenizer, "<think>" if opens else "")(list(row.response_ids))
-    assert parse_strict(rollout, 4).level == "valid"
+    row = encode_examples([EXAMPLE], tokenizer, PromptBuilder(tokenizer, style), limits, target=target).rows[0]
+    assert row.prompt.count(get_style(style).system) == 1 and "text number 3" in row.prompt
+    response = tokenizer.decode(row.response_ids).removesuffix(TEMPLATES[name][1])
+    opens = begins_to_think(row.prompt)
+    assert opens == TEMPLATES[name][3]
+    block = "<think> a reason </think> " if think else "<think>\n</think>\n\n" if opens else ""
+    whole = f"<think>{' ' if think else ''}{response}" if opens else response
+    assert whole == block + (ANSWER if get_style(style).tags else CHAIN), "the answer is begun once, and whole"
+    rollout = answer_decoder(tokenizer, row.prompt, think)(list(row.response_ids))
+    if get_style(style).tags:
+        assert parse_strict(rollout, 4, think=think).level == "valid"
+    engine = Says(response, tokenizer)
+    result = Reranker(engine, style=style, window=4, stride=2).rerank([Candidates(Query("q", "why?"), PASSAGES, None)])
+    record = result.records[0]
+    assert engine.prompts == [row.prompt] and (record.verdict, record.order) == ("ok", (2, 0, 3, 1))
+    assert record.reasoning.strip() == ("a reason" if think else "")
+    if get_style(style).tags:
+        assert valid_share(result.records, think=think) == 1.0
+
+
+@pytest.mark.parametrize("name", [name for name, facts in TEMPLATES.items() if facts[3]])
+def test_reasoning_in_a_style_without_it_earns_no_reward(name: str) -> None:
+    tokenizer = tokenizer_of(name)
+    prompt = PromptBuilder(tokenizer, "nothink_tags").render("why?", PASSAGES)
+    for text in (f"a reason </think> {ANSWER}", f"</think> </think> {ANSWER}", f"<think> </think> {ANSWER}", ANSWER):
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        assert parse_strict(answer_decoder(tokenizer, prompt, False)(ids), 4, think=False).level == "bad_format", text
+
+
+@pytest.mark.parametrize(
+    ("text", "style", "order"),
+    [
+        (f"a [4] > [2] reason </think> {ANSWER}", "reasonrank", [3, 1, 4, 2]),
+        (f"\n\n</think>\n{ANSWER}", "nothink_tags", [3, 1, 4, 2]),
+        (f"so [4] > [2] > [1] > [3]?\n</think>\n\n{CHAIN}", "nothink", [3, 1, 4, 2]),
+        (f"{ANSWER}", "nothink_tags", [3, 1, 4, 2]),
+    ],
+)
+def test_a_server_whose_template_opens_the_block(text: str, style: str, order: list[int]) -> None:
+    engine = Says(text)  # no tokenizer, so nobody saw the prompt
+    result = Reranker(engine, style=style, window=4, stride=2).rerank([Candidates(Query("q", "why?"), PASSAGES, None)])
+    record = result.records[0]
+    assert engine.prompts == [None] and [i + 1 for i in record.order] == order and record.verdict == "ok"
+    if get_style(style).tags:
+        assert valid_share([record], think=get_style(style).think) == 1.0
+
+
+def test_a_template_that_fails_otherwise_is_said() -> None:
+    tokenizer = copy.deepcopy(make_tokenizer("qwen2.5"))
+    for template in ("{{ raise_exception('no') }}", "{{ messages[9].content.x }}", "{% if %}"):
+        tokenizer.chat_template = template
+        with pytest.raises(InputError, match=r"the chat template fails: .* -> use an instruct checkpoint"):
+            PromptBuilder(tokenizer).render("why?", PASSAGES)
+
+
+@pytest.mark.parametrize(
+    ("profile", "processes", "told"),
+    [
+        ("miniature", "1", "has a system role, opens no block, ends a turn with <|im_end|>"),
+        ("smoke", "1", "has a system role, opens no block, ends a turn with <|im_end|>"),
+        ("qwen2.5-7b", "8", "not looked at, its tokenizer is not on this machine"),
+    ],
+)
+def test_plan_says_what_the_template_does(
+    profile: str, processes: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = Path(__file__).resolve().parents[1]
+    assert main(["plan", str(root / "params" / f"{profile}.yaml"), "--gpu-memory", "80", "--processes", processes]) == 0
+    last = capsys.readouterr().out.strip().splitlines()[-1]
+    assert last.startswith("chat template of ") and last.endswith(told)

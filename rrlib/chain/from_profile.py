@@ -24,6 +24,7 @@ from rrlib.prompts import get_style
 from rrlib.resources import load_callable, resolve
 from rrlib.reward import MultiViewReward
 from rrlib.synthesis.teacher.prices import price_for
+from rrlib.templates import template_facts
 from rrlib.training.config import GRPOSettings, SFTSettings
 from rrlib.training.launch import Launch
 
@@ -244,6 +245,18 @@ def plans_of(
         for config in (sft, grpo)
     )
     return first, second
+
+
+def template_line(profile: str | Path) -> str:
+    """What the chat template of a profile's model does, in a line; where its tokenizer is not at hand, it says so."""
+    from rrlib.engines.hf import load_tokenizer
+
+    model = str(config_of(load_profile(profile), "02_sft").model)
+    try:
+        tokenizer = load_tokenizer(model, here=True)
+    except InputError:
+        return f"chat template of {model}: not looked at, its tokenizer is not on this machine"
+    return f"chat template of {model}: {template_facts(tokenizer)}"
 
 
 def _examples_made(run_dir: Path) -> int:

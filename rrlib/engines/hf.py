@@ -16,16 +16,20 @@ from rrlib.engines.checkpoints import cannot_load, check_checkpoint
 from rrlib.engines.graphs import GraphDecoder
 from rrlib.errors import EngineError, InputError
 from rrlib.resources import resolve
+from rrlib.templates import apply_template
 
 
-def load_tokenizer(model: str) -> Any:
-    """The tokenizer of a model folder or hub name. Raises InputError where it cannot be loaded."""
+def load_tokenizer(model: str, *, here: bool = False) -> Any:
+    """The tokenizer of a model folder or hub name. Raises InputError where it cannot be loaded.
+
+    here: never ask the hub; a hub name is then found in its cache, or not at all.
+    """
     from transformers import AutoTokenizer
 
     path = resolve(model)
     check_checkpoint(path, weights=False)
     try:
-        return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=here)
     except Exception as error:  # of many kinds: its files are another's
         raise cannot_load("tokenizer", model, error) from error
 
@@ -118,9 +122,7 @@ class TransformersEngine:
         for request in requests:
             prompt = request.prompt
             if prompt is None:
-                prompt = self.tokenizer.apply_chat_template(
-                    list(request.messages), tokenize=False, add_generation_prompt=True
-                )
+                prompt = apply_template(self.tokenizer, request.messages)
             ids = self.tokenizer(prompt, add_special_tokens=False, verbose=False)["input_ids"]
             new = request.max_new_tokens or decoding.max_new_tokens
             if request.choices:

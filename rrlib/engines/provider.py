@@ -16,6 +16,7 @@ from typing import Any
 from rrlib.engines.base import Decoding, Message
 from rrlib.engines.keys import Keys, refuse_written_keys
 from rrlib.errors import InputError
+from rrlib.templates import without_system
 
 LIMITS = ("max_tokens", "max_completion_tokens")
 """Names under which servers take the limit on generated tokens."""
@@ -94,16 +95,7 @@ class Provider:
 
     def messages(self, messages: Sequence[Message]) -> list[dict[str, str]]:
         """The messages as this server takes them."""
-        rows = [dict(message) for message in messages]
-        if self.system_role:
-            return rows
-        system = "\n\n".join(row["content"] for row in rows if row["role"] == "system")
-        others = [row for row in rows if row["role"] != "system"]
-        if system and others and others[0]["role"] == "user":
-            others[0]["content"] = f"{system}\n\n{others[0]['content']}"
-        elif system:
-            others.insert(0, {"role": "user", "content": system})
-        return others
+        return [dict(message) for message in messages] if self.system_role else without_system(messages)
 
     def fields(self, decoding: Decoding, stop: Sequence[str] = (), *, chat: bool = True) -> dict[str, Any]:
         """The settings of a request, as arguments of the client's `create`. /completions knows max_tokens alone."""

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from rrlib.errors import InputError
-from rrlib.prompts import PromptBuilder, begins_to_think, format_target, get_style
+from rrlib.prompts import PromptBuilder, format_target, get_style
+from rrlib.templates import begins_to_think
 from rrlib.types import Passage, RankingExample
 
 Ids = Sequence[int]

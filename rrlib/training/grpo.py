@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from rrlib.engines.graphs import GraphDecoder
 from rrlib.errors import InputError
-from rrlib.prompts import PromptBuilder, begins_to_think, format_response
+from rrlib.prompts import PromptBuilder, format_response
 from rrlib.resources import resolve
 from rrlib.reward import MultiViewReward
 from rrlib.training.config import GRPOSettings, world_size
@@ -105,8 +105,7 @@ class _GRPO(Training):
         on_log: OnLog | None,
     ) -> None:
         super().__init__(examples, model, output, settings, style, on_log)
-        begun = "<think>" if reward.think and begins_to_think(self.encoded.rows[0].prompt) else ""
-        self.reward, decode = reward, answer_decoder(self.tokenizer, begun)
+        self.reward, decode = reward, answer_decoder(self.tokenizer, self.encoded.rows[0].prompt, reward.think)
         if settings.normalize == "views":
             self.reward_functions, self.reward_weights = trl_reward_parts(reward, decode)
         else:

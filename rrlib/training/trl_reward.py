@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from rrlib.reward import VIEWS, MultiViewReward, RewardRecord
+from rrlib.templates import whole_response
 
 TRLReward = Callable[..., list[float]]
 Decode = Callable[[list[int]], str]
@@ -47,10 +48,10 @@ def trl_reward_parts(reward: MultiViewReward, decode: Decode | None = None) -> t
     return [gate, *map(part, views)], [1.0, *(reward.weights[view] for view in views)]
 
 
-def answer_decoder(tokenizer: Any, begun: str = "") -> Decode:
+def answer_decoder(tokenizer: Any, prompt: str = "", think: bool = True) -> Decode:
     """ids -> text for the reward: end and padding tokens go, every other token stays visible.
 
-    begun: the part of the response that the prompt holds already (`<think>`, where the chat template opens it).
+    prompt: one of the prompts, whose end may have begun the response; think: as in `rrlib.templates.whole_response`.
 
     TRL decodes with all special tokens skipped, which would hide a chat marker in the middle of a response, and the
     tags themselves where a tokenizer has them as special tokens.
@@ -60,7 +61,7 @@ def answer_decoder(tokenizer: Any, begun: str = "") -> Decode:
     def decode(ids: list[int]) -> str:
         stop = next((i for i, token in enumerate(ids) if token in ends), len(ids))
         text: str = tokenizer.decode(ids[:stop], skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        return begun + text
+        return whole_response(prompt, text, think)
 
     return decode
 
