@@ -489,3 +489,27 @@ def test_a_kernel_says_what_it_ran(tmp_path: Path) -> None:
     printed = execute(one_cell(tmp_path / "n.ipynb", *lines), tmp_path)
     inside, ran = json.loads(printed[printed.index("[[]") :])
     assert inside == [] and ran[-1] == "\n".join(lines) and ran[0].startswith("profile = ")
+
+
+# --- corpora as tables ------------------------------------------------------------------------------------------------
+CORPORA = {
+    "MS MARCO: no header, quotes are text": ('d1\tsay "a"\nd2\tx\ty\n', {"d1": ("", 'say "a"'), "d2": ("", "x\ty")}),
+    "ids that are numbers": ("7\tone\n8\ttwo\n", {"7": ("", "one"), "8": ("", "two")}),
+    "DPR: tabs under a header": ('id\ttext\ttitle\n1\t"a ""b"" c"\tT\n', {"1": ("T", 'a "b" c')}),
+    "a data frame that was saved": (",docno,text\n0,d1,a\n1,d2,b\n", {"d1": ("", "a"), "d2": ("", "b")}),
+    "quoted commas and paragraphs": ('id,text\nd1,"a, b\n\nc"\n\nd2,x\n', {"d1": ("", "a, b\n\nc"), "d2": ("", "x")}),
+    "semicolons": ("doc_id;title;text\nd1;T;a, b\n", {"d1": ("T", "a, b")}),
+    "other names, other columns": ("pid,year,passage\np1,1999,a\n", {"p1": ("", "a")}),
+    "a byte order mark, carriage returns": ("\ufeffid,text\r\nd1,a\r\n", {"d1": ("", "a")}),
+    "blank lines first": ("\n\nd1\ta\n", {"d1": ("", "a")}),
+}
+
+
+@pytest.mark.parametrize("name", CORPORA)
+def test_corpora_as_tables(tmp_path: Path, name: str) -> None:
+    content, wanted = CORPORA[name]
+    path = tmp_path / "corpus.any"
+    path.write_bytes(content.encode())
+    assert {p.docid: (p.title, p.text) for p in formats.read_corpus(path).values()} == wanted
+    first = next(iter(wanted))
+    assert list(formats.read_corpus(path, only=[first])) == [first]

@@ -30,7 +30,7 @@ class Column(StrEnum):
     """Read past: the constant of the TREC forms, the tag of a run, texts beside ids."""
 
 
-_NAMES: Mapping[Column, str] = {
+NAMES: Mapping[Column, str] = {
     Column.QUERY: "queryid qid topic topicid topicno topicnumber querynumber query",
     Column.DOCUMENT: "corpusid docno docid documentid document doc passageid pid",
     Column.GRADE: "grade relevance rel label judgement judgment score",
@@ -101,7 +101,7 @@ def read_header(
     cells = [cell.strip(BLANKS + '"') for cell in cells]
     names = [re.sub(r"[-_ .]", "", cell.lower()) for cell in cells]
     order = (*columns, *optional, *(column for column in Column if column not in (*columns, *optional)))
-    meaning = [next((column for column in order if name in _NAMES[column].split()), None) for name in names]
+    meaning = [next((column for column in order if name in NAMES[column].split()), None) for name in names]
     if Column.QUERY in columns and "id" in names and "queryid" not in names:
         meaning[names.index("id")] = Column.QUERY
     named = [name for name, column in zip(names, meaning, strict=True) if column is not None and name != "q0"]
@@ -110,24 +110,24 @@ def read_header(
     meaning = _one_of_each(names, meaning)
     if sure and not set(columns) <= set(meaning):
         return None
-    remedy = "; ".join(f"{column.value}: {_NAMES[column].replace(' ', ', ')}" for column in (*columns, *optional))
+    remedy = "; ".join(f"{column.value}: {NAMES[column].replace(' ', ', ')}" for column in (*columns, *optional))
     unknown = [repr(cell) for cell, column in zip(cells, meaning, strict=True) if column is None and cell]
     missing = [column.value for column in columns if column not in meaning]
     twice = [name for name in named if names.count(name) > 1]
     if unknown or missing or twice:
         what = "unknown columns " + ", ".join(unknown) if unknown else "no column " + ", ".join(missing)
         what = f"the column {twice[0]!r} twice" if twice else what
-        remedy = f"a header names its columns so: {remedy}; read past: {_NAMES[Column.IGNORED].replace(' ', ', ')}"
+        remedy = f"a header names its columns so: {remedy}; read past: {NAMES[Column.IGNORED].replace(' ', ', ')}"
         raise InputError(f"a header with {what}: {text[:200]!r}", path=path, line=lineno, remedy=remedy)
     return Header({column: meaning.index(column) for column in order if column in meaning}, len(cells), separator)
 
 
 def _one_of_each(names: list[str], meaning: list[Column | None]) -> list[Column | None]:
-    """Of several names of one column the first in `_NAMES` counts; `query` beside an id is a text."""
+    """Of several names of one column the first in `NAMES` counts; `query` beside an id is a text."""
     chosen = list(meaning)
     for column in (Column.QUERY, Column.DOCUMENT, Column.TEXT):
         places = [place for place, other in enumerate(chosen) if other is column]
-        best = min(places, key=lambda place: (_NAMES[column] + " id").split().index(names[place]), default=0)
+        best = min(places, key=lambda place: (NAMES[column] + " id").split().index(names[place]), default=0)
         for place in places:
             if place != best:
                 chosen[place] = Column.TEXT if column is Column.QUERY and names[place] == "query" else Column.IGNORED

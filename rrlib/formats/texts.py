@@ -1,19 +1,22 @@
 """Queries and passages: the texts that runs and judgements only name.
 
-Queries come as `id<TAB>text` or JSON lines, corpora as JSON lines (one file, or a folder of shards). A corpus is
+Queries and corpora come as JSON lines, `id<TAB>text` or a table (a corpus in one file, or a folder of shards). It is
 streamed: with `only`, a collection of millions of passages costs no more memory than the passages wanted.
 """
 
 from __future__ import annotations
 
+import csv
+import re
 from collections.abc import Collection, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from rrlib.errors import InputError, MissingFileError
-from rrlib.formats.columns import Column, Header, read_header, what_it_looks_like
-from rrlib.formats.fields import QUERY_TEXT_KEYS, no_control, record_id, record_passage, record_text
-from rrlib.formats.textio import BLANKS, add_note, open_text, parse_object, read_jsonl
+from rrlib.formats.columns import NAMES, Column, Header, read_header, what_it_looks_like
+from rrlib.formats.fields import QUERY_TEXT_KEYS, TEXT_KEYS, no_control, record_id, record_passage, record_text
+from rrlib.formats.textio import BLANKS, TextLines, add_note, open_text, parse_object
 from rrlib.types import Passage, Query
 
 
@@ -124,10 +127,68 @@ def corpus_files(path: Path) -> list[Path]:
     return files
 
 
+def _documents(path: Path, notes: list[str] | None) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (line number, record) of one file of a corpus, JSON lines or a table; its first line tells which."""
+    with open_text(path) as lines:
+        rest = iter(lines)
+        first = next((line for line in rest if line.strip(BLANKS)), "{}")
+        if lines.lineno and first.lstrip(BLANKS)[0] not in "{[" and (header := _document_header(first)) is not None:
+            yield from _table_rows(lines, rest, *header)
+        else:
+            as_json = first.lstrip(BLANKS)[0] in "{["
+            for line in chain([first] if lines.lineno else [], rest):
+                if line.strip(BLANKS):
+                    parse = parse_object if as_json else _document_row
+                    yield lines.lineno, parse(line, path, lines.lineno)
+        for repair in lines.repairs:
+            add_note(notes, path, repair)
+
+
+def _document_row(line: str, path: str | Path, lineno: int) -> dict[str, Any]:
+    """`id<TAB>text`, as MS MARCO's collection comes."""
+    docid, tab, text = line.partition("\t")
+    if not tab or not docid.strip(BLANKS):
+        remedy = "give JSON lines, id<TAB>text, or a table under a header such as: docid,title,text"
+        raise InputError("neither JSON nor a document id and a tab", path=path, line=lineno, remedy=remedy)
+    return {"_id": docid.strip(BLANKS), "text": text}
+
+
+def _table_rows(
+    lines: TextLines, rest: Iterator[str], names: list[str], separator: str
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (last line number, record) below a header; a text in quotes may hold separators and line ends."""
+    rows = csv.reader((line + "\n" for line in rest), delimiter=separator)
+    try:
+        for cells in rows:
+            if cells and len(cells) != len(names):
+                why = f"{len(cells)} fields under a header of {len(names)}"
+                raise InputError(why, path=lines.path, line=lines.lineno, remedy="quote texts that hold the separator")
+            if cells:
+                record = dict(zip(names, cells, strict=True))
+                yield lines.lineno, {**record, "_id": record["_id"].strip(BLANKS)}
+    except csv.Error as error:
+        raise InputError(str(error), path=lines.path, line=lines.lineno, remedy="give JSON lines") from None
+
+
+def _document_header(line: str) -> tuple[list[str], str] | None:
+    """The columns of a table of documents as keys of a record, and its separator; None where a line is no header."""
+    separator = next((sign for sign in "\t,;" if sign in line), "\t")
+    names = [re.sub(r"[-_ .]", "", cell.strip(BLANKS + '"').lower()) for cell in line.split(separator)]
+    ids = [name for name in ("id", *NAMES[Column.DOCUMENT].split()) if name in names]
+    texts = [name for name in TEXT_KEYS if name in names]
+    if not ids or not texts or ids[0] == texts[0]:
+        return None
+    keys = {ids[0]: "_id", texts[0]: "text", "title": "title"}
+    return [keys.get(name, f"column {place}") for place, name in enumerate(names)], separator
+
+
 def read_corpus(
     path: str | Path, only: Collection[str] | None = None, notes: list[str] | None = None
 ) -> dict[str, Passage]:
-    """Read passages: document id -> Passage, from a JSON-lines file or a folder (`corpus.jsonl[.gz]`, or shards).
+    """Read passages: document id -> Passage, from a file or a folder (`corpus.jsonl[.gz]`, or shards).
+
+    A file is JSON lines, `id<TAB>text` without a header, or a table (tabs, commas, semicolons) under a header that
+    names an id, a text and perhaps a title.
 
     Keys: `_id`/`id`/`qid`/`docid`; `text`/`contents`/`segment`/`body`/`passage`; `title` if there is one. With
     `only`, other documents are read past and not kept (nor are their texts checked); ids of `only` that the corpus
@@ -138,7 +199,7 @@ def read_corpus(
     corpus: dict[str, Passage] = {}
     seen = 0
     for shard in corpus_files(Path(path)):
-        for line, record in read_jsonl(shard, notes):
+        for line, record in _documents(shard, notes):
             seen += 1
             docid = record_id(record, "document", shard, line)
             if wanted is not None and docid not in wanted:
