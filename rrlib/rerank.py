@@ -11,7 +11,7 @@ import hashlib
 import heapq
 import inspect
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -121,6 +121,7 @@ class Reranker:
                 remedy="name the server's tokenizer (--tokenizer), or leave budget and pointwise reasoning out",
             )
         self.prompts = PromptBuilder(tokenizer, self.style.name, self.max_passage_tokens)
+        self.on_window: Callable[[WindowRecord], None] | None = None  # told of every window as it is finished
 
     def settings(self) -> dict[str, Any]:
         """What every log line records, and what must be equal for a resume. weights: of a checkpoint in a folder, which
@@ -365,6 +366,8 @@ class _Run:
         job = self.jobs[index]
         self.records.append(record)
         self.counts[f"verdict_{record.verdict}"] += 1
+        if self.owner.on_window is not None:
+            self.owner.on_window(record)
         job.answers[window_index] = record.score if job.windows[window_index].score else record.order
         if self.bar is not None:
             self.bar.update(1)

@@ -1,0 +1,150 @@
+"""Where requests become rerankings: a thread for each that is worked on, over seats at the one engine.
+
+What a thread does is `Reranker.rerank`, as in a script: prompts, strategy and parsing are the same. Threads are as many
+as the engine has slots, so that a request that is begun gets on; the others wait in the order they came.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from starlette.requests import Request
+
+from rrlib.errors import EngineError, InputError
+from rrlib.prompts import PromptBuilder
+from rrlib.records import RerankResult, WindowRecord
+from rrlib.rerank import Reranker
+from rrlib.serve.guard import ClientLeft, Refused
+from rrlib.serve.slots import Seat, Slots
+from rrlib.types import Candidates
+
+MOST_THREADS = 256
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is to be done for one client. max_tokens: documents are cut to this, where it is below the server's own
+    limit. whole: refuse a document that would be cut."""
+
+    candidates: Candidates
+    max_tokens: int | None = None
+    whole: bool = False
+
+
+class Desk:
+    """Takes orders over the slots of one engine. done: told of the windows of every order that was carried out."""
+
+    def __init__(self, slots: Slots, done: Callable[[list[WindowRecord]], None]) -> None:
+        self.slots, self.done = slots, done
+        self._pool: ThreadPoolExecutor | None = None
+
+    async def carry_out(self, order: Order, request: Request) -> RerankResult:
+        """The result of an order. Raises Refused, and ClientLeft when the client leaves first."""
+        with self._begun(order) as (work, _):
+            return await _attended(work, request)
+
+    async def windows(self, order: Order, request: Request) -> AsyncIterator[WindowRecord | RerankResult]:
+        """The windows of an order as they finish, then its result. Raises as `carry_out`; what the first of them shows
+        to be wrong is raised before anything is given."""
+        finished: asyncio.Queue[WindowRecord | None] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+
+        def on_window(record: WindowRecord) -> None:
+            loop.call_soon_threadsafe(finished.put_nowait, record)
+
+        with self._begun(order, on_window) as (work, _):
+            work.add_done_callback(lambda _: finished.put_nowait(None))
+            while (record := await _attended(finished.get(), request)) is not None:
+                yield record
+            yield await work
+
+    def stop(self) -> None:
+        """End the engine and the threads; orders that are not finished fail."""
+        self.slots.stop()
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+    @contextmanager
+    def _begun(self, order: Order, on_window: Callable[[WindowRecord], None] | None = None) -> Any:
+        """An order handed to a thread: (its future, its seat). Given up where the block is left before it is done."""
+        if self.slots.state != "ready":
+            raise Refused(503, f"the server is not ready: it is {self.slots.state}")
+        if self._pool is None:
+            threads = min(max(self.slots.reranker.engine.capacity, 4), MOST_THREADS)
+            self._pool = ThreadPoolExecutor(threads, thread_name_prefix="client")
+        seat = self.slots.seat()
+        work = asyncio.get_running_loop().run_in_executor(self._pool, self._work, order, seat, on_window)
+        work.add_done_callback(lambda future: future.cancelled() or future.exception())  # nobody may be left to ask
+        try:
+            yield work, seat
+        finally:
+            seat.leave()
+            work.cancel()
+
+    def _work(self, order: Order, seat: Seat, on_window: Callable[[WindowRecord], None] | None) -> RerankResult:
+        """In a thread of the pool. Raises Refused with what the client is told."""
+        reranker = _for_seat(self.slots.reranker, seat, order.max_tokens)
+        reranker.on_window = on_window
+        try:
+            if seat.error is not None:
+                raise seat.error  # its client left, or the server stopped, while it waited for a thread
+            if order.whole:
+                _check_whole(reranker.prompts, order.candidates)
+            result = reranker.rerank([order.candidates])
+        except InputError as error:
+            remedy = "send shorter texts, or a smaller max_tokens_per_doc"
+            raise Refused(422, f"{error.message.removeprefix('query query: ')} -> {remedy}") from error
+        except EngineError as error:
+            raise Refused(502, str(error)) from error
+        self.done(result.records)
+        _check_answered(result)
+        return result
+
+
+def _for_seat(reranker: Reranker, seat: Seat, max_tokens: int | None) -> Reranker:
+    """The reranker for one client: the same settings over its seat, and prompts that are dropped with it."""
+    own = copy.copy(reranker)
+    own.engine = seat
+    own.max_passage_tokens = min(max_tokens or reranker.max_passage_tokens, reranker.max_passage_tokens)
+    own.prompts = PromptBuilder(reranker.prompts.tokenizer, reranker.style.name, own.max_passage_tokens)
+    return own
+
+
+def _check_whole(prompts: PromptBuilder, candidates: Candidates) -> None:
+    for place, passage in enumerate(candidates.passages):
+        prompts.passage(passage)
+        if prompts.cut:
+            limit = prompts.max_passage_tokens
+            raise Refused(422, f"text {place} has more than {limit} tokens: shorten it, or leave truncate: false out")
+
+
+def _check_answered(result: RerankResult) -> None:
+    """Refuse to pass an order off as the model's that is the client's own, in a part or in all."""
+    failed = [record for record in result.records if record.error is not None]
+    if failed:
+        raise Refused(502, f"{len(failed)} of {len(result.records)} calls of the model failed: {failed[-1].error}")
+    if result.records and len(result.unread) == len(result.records):
+        verdict = result.records[-1].verdict
+        raise Refused(502, f"the model ranked nothing: no answer of {len(result.records)} could be read ({verdict})")
+
+
+async def _attended(waiting: Awaitable[T], request: Request) -> T:
+    """Wait for something while the client stays. Raises ClientLeft where it leaves first."""
+    wanted: asyncio.Future[T] = asyncio.ensure_future(waiting)
+    gone = asyncio.ensure_future(request.receive())  # the body has been read, so only its leaving can come
+    both: set[asyncio.Future[Any]] = {wanted, gone}
+    try:
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        if not wanted.done():
+            wanted.cancel()
+            raise ClientLeft
+        return wanted.result()
+    finally:
+        gone.cancel()
