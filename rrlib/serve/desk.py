@@ -1,7 +1,8 @@
 """Where requests become rerankings: a thread for each that is worked on, over seats at the one engine.
 
-What a thread does is `Reranker.rerank`, as in a script: prompts, strategy and parsing are the same. Threads are as many
-as the engine has slots, so that a request that is begun gets on; the others wait in the order they came.
+What a thread does is `Reranker.rerank`, as in a script: prompts, strategy and parsing are the same. There are
+twice as many threads as the engine has slots, so that a free slot finds a window ready; the other requests wait in the
+order they came.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ class Desk:
         if self.slots.state != "ready":
             raise Refused(503, f"the server is not ready: it is {self.slots.state}")
         if self._pool is None:
-            threads = min(max(self.slots.reranker.engine.capacity, 4), MOST_THREADS)
+            threads = min(max(2 * self.slots.reranker.engine.capacity, 4), MOST_THREADS)
             self._pool = ThreadPoolExecutor(threads, thread_name_prefix="client")
         seat = self.slots.seat()
         work = asyncio.get_running_loop().run_in_executor(self._pool, self._work, order, seat, on_window)
@@ -102,7 +103,7 @@ class Desk:
             remedy = "send shorter texts, or a smaller max_tokens_per_doc"
             raise Refused(422, f"{error.message.removeprefix('query query: ')} -> {remedy}") from error
         except EngineError as error:
-            raise Refused(502, str(error)) from error
+            raise Refused(503 if self.slots.state == "stopping" else 502, str(error)) from error
         self.done(result.records)
         _check_answered(result)
         return result

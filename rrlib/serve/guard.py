@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -46,6 +47,9 @@ class Limits:
         for name in ("body_bytes", "documents", "query_chars", "requests", "body_seconds"):
             if not getattr(self, name) > 0:
                 raise InputError(f"the limit {name} is {getattr(self, name)}", remedy="give more than 0")
+
+
+_LOGGER = logging.getLogger("rrlib.serve")
 
 
 class Refused(Exception):
@@ -99,6 +103,13 @@ class Guard:
             await refused.response()(scope, receive, counted)
         except ClientLeft:
             pass
+        except Exception:
+            _LOGGER.exception("a request failed by a fault of the server")
+            if status != CLIENT_LEFT:  # an answer was begun: only its end can say that it is none
+                raise
+            await error_response(500, "this is a fault of the server, whose log has the reason")(
+                scope, receive, counted
+            )
         finally:
             if scope["method"] == "POST":
                 path = scope["path"] if scope["path"] in self.paths else "other"

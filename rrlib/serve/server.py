@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import socket
 import threading
@@ -17,6 +18,21 @@ from rrlib.rerank import Reranker
 from rrlib.serve.app import Service
 from rrlib.serve.guard import Limits
 from rrlib.serve.slots import Slots
+
+
+class _Uvicorn(uvicorn.Server):
+    """uvicorn, which tells those who still wait after `grace` seconds that it stops, and does not only cut them off."""
+
+    def __init__(self, config: uvicorn.Config, grace: float, give_up: Callable[[], None]) -> None:
+        super().__init__(config)
+        self.grace, self.give_up = grace, give_up
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        timer = asyncio.get_running_loop().call_later(self.grace, self.give_up)
+        try:
+            await super().shutdown(sockets)
+        finally:
+            timer.cancel()
 
 
 class Server:
@@ -55,9 +71,9 @@ class Server:
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         config = uvicorn.Config(
             self.service.app, lifespan="off", loop="asyncio", http="h11", ws="none", log_config=None, access_log=False,
-            timeout_graceful_shutdown=max(1, round(grace)), server_header=False,
+            timeout_graceful_shutdown=round(grace) + 5, server_header=False,
         )  # fmt: skip
-        self._uvicorn = uvicorn.Server(config)
+        self._uvicorn = _Uvicorn(config, grace, self.slots.give_up)
         self._thread: threading.Thread | None = None
 
     def _engine_ended(self, failure: BaseException | None) -> None:

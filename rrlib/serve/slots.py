@@ -123,12 +123,12 @@ class Slots:
 
     def stop(self, timeout: float = 10.0) -> None:
         """Give up all seats and close the engine. timeout: seconds to wait for the call that the engine is in."""
-        self._give_up()
+        self.give_up()
         if self._thread.is_alive():
             self._thread.join(timeout)
 
-    def _give_up(self) -> None:
-        """Nobody waits any longer: every seat is told, and every later one will be."""
+    def give_up(self) -> None:
+        """Nobody is served any longer: every seat is told, and every later one will be. Comes back at once."""
         with self._lock:
             self._stopping = True
             self._fail_all("the server is stopping")
@@ -167,7 +167,7 @@ class Slots:
                     while self._take_turns(made):
                         pass
             finally:
-                self._give_up()
+                self.give_up()
                 made.engine.close()
         except BaseException as error:
             failure = error
