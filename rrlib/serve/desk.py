@@ -25,7 +25,7 @@ from rrlib.serve.guard import ClientLeft, Refused
 from rrlib.serve.slots import Seat, Slots
 from rrlib.types import Candidates
 
-MOST_THREADS = 256
+FEWEST_THREADS, MOST_THREADS = 64, 256  # an engine may find slots as it goes
 T = TypeVar("T")
 
 
@@ -78,7 +78,7 @@ class Desk:
         if self.slots.state != "ready":
             raise Refused(503, f"the server is not ready: it is {self.slots.state}")
         if self._pool is None:
-            threads = min(max(2 * self.slots.reranker.engine.capacity, 4), MOST_THREADS)
+            threads = min(max(2 * self.slots.reranker.engine.capacity, FEWEST_THREADS), MOST_THREADS)
             self._pool = ThreadPoolExecutor(threads, thread_name_prefix="client")
         seat = self.slots.seat()
         work = asyncio.get_running_loop().run_in_executor(self._pool, self._work, order, seat, on_window)

@@ -152,10 +152,6 @@ class Slots:
                 self._turns.append(seat)
             seat.waiting.extend(requests)
             self._changed.notify_all()
-            busy = bool(self._flight)
-        wake = getattr(self.reranker.engine, "wake", None)
-        if busy and wake is not None:  # where the engine can take more while it answers
-            wake()
 
     def _run(self) -> None:
         failure: BaseException | None = None
