@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import runpy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from rrlib.cli import main
-from rrlib.cli.strategies import cells, cost_rows
+from rrlib.cli.strategies import cells, compared, cost_rows
 from rrlib.engines import Decoding, Reply, Request
 from rrlib.engines.replay import ReplayEngine
 from rrlib.errors import InputError
@@ -151,3 +152,23 @@ def test_the_page_holds_the_table_that_the_command_prints(capsys: pytest.Capture
     assert [re.split(r"  +", line.strip()) for line in (printed[0], *printed[2:])] == cells(cost_rows(30, 10, 5))
     assert main(["strategies", "--window", "1"]) == 2 and "window size 1" in capsys.readouterr().err
     assert main(["strategies", "--candidates", "-1"]) == 2
+
+
+def test_the_simulation_says_its_kind_and_is_perfect_without_noise(capsys: pytest.CaptureFixture[str]) -> None:
+    """`benchmarks/strategies.py` at tiny size."""
+    main = runpy.run_path(str(ROOT / "benchmarks" / "strategies.py"), run_name="bench")["main"]
+    main(["--simulated", "6"])
+    lines = capsys.readouterr().out.splitlines()
+    result = json.loads(lines[-1])
+    assert list(result) == ["name", "value", "unit", "goal", "holds", "n", "device"]
+    assert result["name"] == "strategies" and result["n"] == 6 and "simulated" in result["device"]
+    assert lines[0].startswith("data kind: simulated; 6 queries")
+    rows = [re.split(r"  +", line) for line in lines[1:-1]]
+    assert [row[0] for row in rows[2:]] == [*compared(), "full_list, noise grows"]
+    without = {row[0]: float(row[4].split()[0]) for row in rows[2:]}
+    main(["--simulated", "6", "--noise", "0"])
+    rows = [re.split(r"  +", line) for line in capsys.readouterr().out.splitlines()[3:-1]]
+    perfect = {row[0]: float(row[4].split()[0]) for row in rows}
+    assert all(perfect[name] >= value for name, value in without.items())
+    for name, spec in compared().items():
+        assert perfect[name] == 1.0 or spec.promised(100) < 10, "ten are relevant"
