@@ -151,7 +151,9 @@ def test_the_page_holds_the_table_that_the_command_prints(capsys: pytest.Capture
     printed = capsys.readouterr().out.splitlines()
     assert [re.split(r"  +", line.strip()) for line in (printed[0], *printed[2:])] == cells(cost_rows(30, 10, 5))
     assert main(["strategies", "--window", "1"]) == 2 and "window size 1" in capsys.readouterr().err
-    assert main(["strategies", "--candidates", "-1"]) == 2
+    assert main(["strategies", "--candidates", "-1"]) == 2 and "a list of -1" in capsys.readouterr().err
+    for least in (["--candidates", "0"], ["--window", "2", "--stride", "1"], ["--window", "3", "--stride", "3"]):
+        assert main(["strategies", *least]) == 0
 
 
 def test_the_simulation_says_its_kind_and_is_perfect_without_noise(capsys: pytest.CaptureFixture[str]) -> None:

@@ -40,10 +40,14 @@ def compared(size: int = 20, stride: int = 10) -> dict[str, StrategySpec]:
 def cost_rows(n: int, size: int = 20, stride: int = 10) -> list[dict[str, object]]:
     """A row a strategy for a list of n candidates: widest window, how many of the best a perfect ranker gets right, and
     calls, rounds and passages shown: where the answers confirm the first stage, and for a perfect ranker on a list in
-    random order (means of SHUFFLES orders). Raises InputError for what is no window."""
+    random order (means of SHUFFLES orders). Raises InputError for what is no window or no length."""
     import random
 
+    from rrlib.errors import InputError
     from rrlib.strategies import Answer, Window, counted, plan
+
+    if n < 0:
+        raise InputError(f"a list of {n} candidates", remedy="give 0 or more")
 
     def costs(spec: StrategySpec, seed: int) -> tuple[int, int, int]:
         gains = random.Random(seed).sample(range(n), n)
