@@ -66,7 +66,8 @@ class Reranker:
     model: a folder, a hub name, a `.gguf` file, `package:module/folder`, or an engine already made.
     style: a prompt style (rrlib.prompts.WINDOW_STYLES; POINT_STYLES with strategy `pointwise`, where a passage's score
     is the probability of the word for relevant, of both words). depth: how many candidates are reranked; the tail keeps
-    its place behind them. log: a JSONL file that keeps every window and from which a killed run goes on.
+    its place behind them. passes, best: of rrlib.strategies.StrategySpec.
+    log: a JSONL file that keeps every window and from which a killed run goes on.
     budget: reasoning tokens (0 or more; None: no limit of its own). A chain that is longer is closed there and the
     answer still asked for, within decoding.max_new_tokens in all; the prompt must be known (a tokenizer).
     style, window, stride, max_passage_tokens: None is what the checkpoint was trained with (rrlib.engines.trained).
@@ -83,6 +84,7 @@ class Reranker:
         window: int | None = None,
         stride: int | None = None,
         passes: int = 1,
+        best: int | None = None,
         depth: int | None = 100,
         max_passage_tokens: int | None = None,
         decoding: Decoding | None = None,
@@ -96,7 +98,7 @@ class Reranker:
         asked = {"style": style, "window": window, "stride": stride, "max_passage_tokens": max_passage_tokens}
         chosen = settings_for(model, strategy, asked)
         self.style = get_style(chosen["style"])
-        self.strategy = StrategySpec(strategy, chosen["window"], chosen["stride"], passes)
+        self.strategy = StrategySpec(strategy, chosen["window"], chosen["stride"], passes, best)
         if depth is not None and depth < 0:
             raise InputError(f"depth {depth}", remedy="give 0 or more")
         self.depth, self.max_passage_tokens = depth, int(chosen["max_passage_tokens"])
@@ -126,8 +128,8 @@ class Reranker:
     def settings(self) -> dict[str, Any]:
         """What every log line records, and what must be equal for a resume. weights: of a checkpoint in a folder, which
         may then be moved."""
-        budget = self.continuation.budget
-        limits: dict[str, Any] = {} if budget is None else {"budget": budget}
+        given = {"budget": self.continuation.budget, "best": self.strategy.best}
+        limits: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         provider = getattr(self.engine, "provider", None)
         if provider is not None and provider.settings():
             limits["provider"] = provider.settings()
@@ -221,10 +223,9 @@ class _Run:
         tokenizer = self.owner.prompts.tokenizer
         if limit is None or tokenizer is None:
             return
-        size = {"sliding_window": self.owner.strategy.size, "pointwise": 1}.get(self.owner.strategy.name)
         for job in self.jobs:
             query, answer = job.candidates.query, self.owner.decoding.max_new_tokens
-            self.owner.prompts.check_fits(query, job.head, size, limit, answer)
+            self.owner.prompts.check_fits(query, job.head, self.owner.strategy.widest, limit, answer)
 
     def go(self) -> RerankResult:
         for index in range(len(self.jobs)):
@@ -247,6 +248,7 @@ class _Run:
                     further.append(onward.request)
             if further:
                 self.engine.submit(further, self.owner.decoding)
+        self.counts["windows"] = self.counts["asked"] + self.counts["reused"]  # which may be others than planned
         if self.counts["asked"] and self.counts["failed"] == self.counts["asked"] and self.owner.asks_model:
             raise EngineError(f"every call failed; the last reason: {self.records[-1].error}")
         return RerankResult(self.rankings, self.records, dict(self.counts))

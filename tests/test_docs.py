@@ -25,6 +25,7 @@ PAGES = (
     "profiles",
     "adding-a-domain",
     "adding-a-strategy",
+    "strategies",
     "adding-an-engine",
     "faq",
     "teaching",

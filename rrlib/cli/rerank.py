@@ -31,14 +31,23 @@ def rerank(
             "with the pointwise strategy: pointwise, pointwise_nothink or rank1"
         ),
     ] = None,
-    strategy: Annotated[str, typer.Option(help="sliding_window, full_list or pointwise")] = "sliding_window",
+    strategy: Annotated[
+        str,
+        typer.Option(
+            help="sliding_window, full_list, pointwise, top_down, setwise or tournament; `rrlib strategies` says "
+            "what each costs"
+        ),
+    ] = "sliding_window",
     window: Annotated[
         int | None, typer.Option(help="passages a window; default: the checkpoint's own, else 20")
     ] = None,
     stride: Annotated[
         int | None, typer.Option(help="passages the window moves; default: the checkpoint's own, else 10")
     ] = None,
-    passes: Annotated[int, typer.Option(help="passes over the list")] = 1,
+    passes: Annotated[int, typer.Option(help="passes of the sliding window over the list, or tournaments")] = 1,
+    best: Annotated[
+        int | None, typer.Option(help="top_down, setwise: how many of the best to look for; default: window - stride")
+    ] = None,
     depth: Annotated[int, typer.Option(help="candidates to rerank; the tail stays behind them")] = 100,
     log: Annotated[Path | None, typer.Option(help="window log, JSONL; default: OUTPUT.log.jsonl")] = None,
     fresh: Annotated[bool, typer.Option(help="begin the log anew instead of resuming")] = False,
@@ -105,7 +114,7 @@ def rerank(
     chosen = settings_for(model, strategy, asked, warn=False)
     get_style(chosen["style"])
     if not replay:  # recorded answers bring their own
-        StrategySpec(strategy, chosen["window"], chosen["stride"], passes)
+        StrategySpec(strategy, chosen["window"], chosen["stride"], passes, best)
     if depth < 1 or chosen["max_passage_tokens"] < 1:
         raise InputError("--depth or --max-passage-tokens is out of range", remedy="give 1 or more")
     decoding = Decoding(max_new_tokens, temperature, top_p, top_k, seed)
@@ -144,6 +153,7 @@ def rerank(
         make_engine(engine, model, **options),
         strategy=strategy,
         passes=passes,
+        best=best,
         depth=depth,
         **asked,  # type: ignore[arg-type]
         decoding=decoding,
@@ -249,7 +259,7 @@ def outcome(result: Any, trained: Mapping[str, Any], window: int, asks_model: bo
     if n and len(unread) == n:
         verdict, times = Counter(record.verdict for record in unread).most_common(1)[0]
         if not asks_model:
-            remedy = "give the --window, --stride and --depth that the answers were recorded with"
+            remedy = "give the --strategy, --window, --stride and --depth that the answers were recorded with"
         elif failed:
             remedy = f"the last reason was {failed[-1].error!r}; mend it and run the same command again"
         elif verdict == Verdict.TRUNCATED:

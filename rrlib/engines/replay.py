@@ -42,6 +42,7 @@ class ReplayEngine:
         self.model = Path(responses).name
         self.replies: dict[Key, Reply] = {}
         self.recorded: dict[str, Any] = {}  # style, window, stride and passage limit, where the records say them
+        self.recorded_strategy: str | None = None
         self.used = 0
         self._done: list[tuple[int, Reply]] = []
         for line, row in read_jsonl(responses):
@@ -78,6 +79,7 @@ class ReplayEngine:
             settings = row.get("settings")
             if isinstance(settings, dict) and not self.recorded:
                 self.recorded = valid_settings(settings)
+                self.recorded_strategy = settings.get("strategy")
         if not self.replies:
             raise InputError("no window records", path=responses, remedy="give a file of recorded responses")
 

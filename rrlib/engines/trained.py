@@ -73,8 +73,14 @@ def settings_for(model: Any, strategy: str, asked: Mapping[str, Any], *, warn: b
 
     model: a checkpoint, or an engine of one; recorded answers bring what they were recorded with.
     asked: some of USUAL's names; None is not asked. warn: log where other ones are asked for than it was trained with.
+    Raises InputError for answers that were recorded with another strategy: their windows would be taken for others.
     """
-    recorded = getattr(model, "recorded", None)
+    recorded, with_strategy = getattr(model, "recorded", None), getattr(model, "recorded_strategy", None)
+    if with_strategy is not None and with_strategy != strategy:
+        raise InputError(
+            f"{model.model} was recorded with the strategy {with_strategy}, and is asked with {strategy}",
+            remedy=f"replay it with --strategy {with_strategy}",
+        )
     model = getattr(model, "model", model)
     trained = recorded or trained_settings(model)
     if strategy == "pointwise" or trained.get("style") in POINT_STYLES:  # a judge of one passage has no window

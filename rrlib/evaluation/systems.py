@@ -42,7 +42,8 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a system would cost on a benchmark: calls exactly, tokens as upper bounds (0: no model).
+    """What a system would cost on a benchmark: calls exactly, tokens as upper bounds (0: no model). Where the answers
+    decide what is asked next (rrlib.strategies.plan), both hold for answers that change nothing.
 
     longest: tokens of the longest prompt a window could show; limit: positions of the model (None: not known).
     """
@@ -271,8 +272,8 @@ class Listwise:
         builder = self._builder(sizes["max_passage_tokens"])
 
         def bounds() -> list[int]:
-            size = {"sliding_window": sizes["window"], "pointwise": 1}.get(self.strategy)
-            return [builder.bound(c.query.text, c.passages[: sizes["depth"]], size) for c in candidates]
+            widest = StrategySpec(self.strategy, sizes["window"], sizes["stride"], self.passes).widest
+            return [builder.bound(c.query.text, c.passages[: sizes["depth"]], widest) for c in candidates]
 
         longest = bounds()
         ratio = sizes["stride"] / sizes["window"]
