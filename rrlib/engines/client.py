@@ -31,8 +31,8 @@ Watch = Callable[[str, bool], Awaitable[None]]
 4xx or 5xx) rather than leave open what it did and billed. What it raises ends the call."""
 
 Told = Callable[[str, float, float | None], None]
-"""Told of each try that failed: what went wrong in a word (a status, "no answer in time", the kind of error), how long it
-took, and how long the server asks to wait, both in seconds."""
+"""Told of each try that failed: what went wrong in a word (a status, "no answer in time", the kind of error), how long
+it took, and how long the server asks to wait, both in seconds."""
 
 TIMED_OUT = "no answer in time"
 

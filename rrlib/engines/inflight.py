@@ -67,13 +67,14 @@ class InFlightLimit:
         self._now = self._clock()
         self._change(first)
 
-    def start(self) -> None:
-        """A call goes out."""
+    def start(self) -> float:
+        """A call goes out. Returns when, for `finish`."""
         self._pass_time()
         self.in_flight += 1
+        return self._now
 
-    def finish(self, work: int) -> None:
-        """A call has ended. work: its tokens, 1 where nobody counts them, 0 where it failed."""
+    def finish(self, began: float, work: int) -> None:
+        """The call that went out then has ended. work: its tokens, 1 where nobody counts them, 0 where it failed."""
         self._pass_time()
         self.in_flight -= 1
         if self._skip > 0:  # answers to what was asked under another limit
@@ -83,10 +84,12 @@ class InFlightLimit:
             return
         self._answers += 1
         self._work += work
+        self._waited += self._now - began
         seconds = self._now - self._since
-        if self._answers < max(LEAST_ANSWERS, self.value) or seconds <= 0:
+        if self._answers < max(LEAST_ANSWERS, self.value) or seconds <= 0 or self._waited <= 0:
             return
-        speed, used = self._work / seconds, self._area / seconds
+        used = self._area / seconds
+        speed = used * self._work / self._waited  # Little's law: answers that come in bursts do not disturb it
         self._measure()
         if used >= USED * self.value and not self.stays:
             self._judge(speed)
@@ -139,7 +142,7 @@ class InFlightLimit:
         self._measure()
 
     def _measure(self) -> None:
-        self._since, self._area, self._answers, self._work = self._now, 0.0, 0, 0
+        self._since, self._area, self._waited, self._answers, self._work = self._now, 0.0, 0.0, 0, 0
 
     def _pass_time(self) -> None:
         now = self._clock()

@@ -21,9 +21,10 @@ class OpenAIEngine:
     """The engine over a server, or over several that serve the same model: answers are taken as they come.
 
     base_url: an address or several; key, provider and all else hold for each (rrlib.engines.servers). concurrency:
-    calls in flight over all servers; None: found for each server while it works (rrlib.engines.inflight). tokenizer: a model folder or hub name whose tokenizer the server uses; where it is known the templated string goes
-    to /v1/completions, so that the prompt is byte-exact; else messages go to /v1/chat/completions. provider: see
-    rrlib.engines.provider.
+    calls in flight over all servers; None: found for each server while it works (rrlib.engines.inflight). tokenizer: a
+    model folder or hub name whose tokenizer the servers use; where it is known the templated string goes to
+    /v1/completions, so that the prompt is byte-exact; else messages go to /v1/chat/completions. timeout: seconds a
+    call. max_retries: tries after the first. provider: see rrlib.engines.provider.
     """
 
     name = "openai"
@@ -42,16 +43,15 @@ class OpenAIEngine:
         provider: Provider | Mapping[str, Any] | None = None,
     ) -> None:
         self.model = model
-        addresses = [base_url] if isinstance(base_url, str) else base_url
+        addresses = [base_url] if isinstance(base_url, str) else list(base_url)
         clients = [OpenAIClient(a, model, api_key_env, timeout, max_retries, provider=provider) for a in addresses]
         self.servers = Servers(clients, concurrency)
-        self.provider = clients[0].provider
+        self.provider, self._keys = clients[0].provider, clients[0].keys
         self.tokenizer: Any = None
         if tokenizer is not None:
             from rrlib.engines.hf import load_tokenizer
 
             self.tokenizer = load_tokenizer(tokenizer)
-        self._keys = clients[0].keys
         self._done: queue.Queue[tuple[int, Reply | FatalCallError]] = queue.Queue()
         self._pending = 0
         self._loop = asyncio.new_event_loop()

@@ -13,7 +13,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from rrlib.engines.base import Reply
-from rrlib.engines.client import TIMED_OUT, FatalCallError, OpenAIClient, RefusedCallError, UnreachableError
+from rrlib.engines.client import (
+    NEVER_REACHED,
+    TIMED_OUT,
+    FatalCallError,
+    OpenAIClient,
+    RefusedCallError,
+    UnreachableError,
+)
 from rrlib.engines.inflight import FIRST, HIGHEST, InFlightLimit
 from rrlib.errors import EngineError, InputError
 
@@ -131,7 +138,7 @@ class Servers:
                 wrong = server.refuses and not server.answers  # it was so from the beginning
                 if wrong or all(server.refuses for server in self.servers) or len(self.servers) == 1:
                     raise
-                if moves >= server.client.max_retries + len(self.servers):
+                if moves >= server.client.max_retries + len(self.servers) or self._nobody_there:
                     raise self._none_left(error) from None
                 continue
             if not moves:
@@ -140,17 +147,22 @@ class Servers:
 
     async def _ask_one(self, server: Server, call: Call) -> Reply:
         work = 0
-        server.limit.start()
+        began = server.limit.start()
         try:
             reply = await call(server.client)
             work = reply.tokens_in + reply.tokens_out or 1
         finally:
-            server.limit.finish(work)
+            server.limit.finish(began, work)
         server.answered()
         if server.said_to_fail:
             server.said_to_fail = False
             _LOGGER.warning("%s answers again", server.client.base_url)
         return reply
+
+    @property
+    def _nobody_there(self) -> bool:
+        """Whether no server has ever answered, and each was tried a few times."""
+        return all(server.failures >= NEVER_REACHED and not server.answers for server in self.servers)
 
     def _none_left(self, error: EngineError) -> EngineError:
         """The last error of a call that went from server to server."""
