@@ -31,6 +31,7 @@ PAGES = (
     "thinking",
     "architecture",
     "results",
+    "many-machines",
 )
 SHORT = ("adding-a-domain", "adding-a-strategy", "adding-an-engine")
 NAME = re.compile(r"`(rrlib(?:\.\w+)*):([\w.]+)`")

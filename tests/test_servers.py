@@ -11,6 +11,7 @@ from collections import Counter, deque
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -132,6 +133,18 @@ def test_room_of_a_cache() -> None:
     assert room.windows == 64
     room.learn(10**9)
     assert room.windows == 1 and CacheRoom(None, 7).windows == 7
+
+
+@pytest.mark.parametrize(("blocks", "size", "windows"), [(1000, 16, 4), (None, 16, 9), (100_000, 16, 9), (1, 16, 1)])
+def test_what_vllm_says_of_its_cache(blocks: int | None, size: int, windows: int) -> None:
+    """16,000 tokens hold 4 windows of 4,000; more than max_num_seqs are never generated at once."""
+    from rrlib.engines.vllm import _cache_room
+
+    cache = SimpleNamespace(num_gpu_blocks=blocks, block_size=size)
+    room = _cache_room(SimpleNamespace(cache_config=cache, scheduler_config=SimpleNamespace(max_num_seqs=9)))
+    assert room.windows == 9
+    room.learn(4000)
+    assert room.windows == windows
 
 
 # --- servers ---------------------------------------------------------------------------------------------------------
