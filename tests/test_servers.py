@@ -172,6 +172,9 @@ class Server(ThreadingHTTPServer):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}/v1"
 
+    def handle_error(self, *args: object) -> None:
+        """Clients that have gone are part of these tests."""
+
     def die(self) -> None:
         self.dead = True
         threading.Thread(target=self.shutdown, daemon=True).start()
