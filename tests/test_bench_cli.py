@@ -39,6 +39,49 @@ def test_the_plan_counts_windows_exactly(capsys: pytest.CaptureFixture[str]) -> 
     assert paper_plan(["bright"], queries=5).windows == 12 * 5 * 9
 
 
+def test_a_profile_is_planned_with_its_own_model(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Weights of 32.76e9 parameters in bfloat16, and time in proportion to the parameters; not the 7B model's."""
+    text = PROFILE.read_text()
+    profile = tmp_path / "bright-32b.yaml"
+    profile.write_text(
+        text.replace("ReasonRank-7B: liuwenhan/reasonrank-7B", "ReasonRank-32B: liuwenhan/reasonrank-32B")
+        .replace("name: bright-7b", "name: bright-32b")
+        .replace("{max_model_len: 23552,", "{tensor_parallel_size: 2, max_model_len: 23552,")
+    )
+    code, out, _ = say(capsys, "plan", profile)
+    small, large = paper_plan(["bright"]), paper_plan(["bright"], model="qwen2.5-32b", gpus=2)
+    assert large.seconds_query / small.seconds_query == pytest.approx(32.76 / 7.62, rel=0.005)
+    assert large.weights_gb == 65.5 and small.weights_gb == 15.2 and small.seconds_query == pytest.approx(7.2)
+    assert code == 0 and "65.5 GB" in out and "15.2 GB" not in out and f"{large.hours} on 2 GPU(s)" in out
+    assert "15.2 GB" in say(capsys, "plan", profile, "--model", "qwen2.5-7b")[1]
+    profile.write_text(profile.read_text().replace("reasonrank-32B}", "reasonrank-32B, other: qwen2.5-7b}"))
+    out = say(capsys, "plan", profile)[1]
+    assert "65.5 GB" in out and "15.2 GB" in out
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "gpus"),
+    [("qwen2.5-32b-lora", "65.5 GB", 8), ("qwen2.5-7b", "15.2 GB", 1), ("smoke", "0.0 GB", 1)],
+)
+def test_plan_of_a_profile_has_its_evaluation(
+    name: str, weights: str, gpus: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    profile = str(ROOT / "params" / f"{name}.yaml")
+    processes = "1" if name == "smoke" else "8"
+    assert main(["plan", profile, "--gpu-memory", "80", "--processes", processes]) == 0
+    evaluation = capsys.readouterr().out.partition("evaluation of ")[2]
+    assert weights in evaluation and f"on {gpus} GPU(s)" in evaluation and "one query" in evaluation
+
+
+def test_an_evaluation_that_does_not_fit_is_said(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    text = (ROOT / "params" / "qwen2.5-32b-lora.yaml").read_text()
+    profile = tmp_path / "tight.yaml"
+    profile.write_text(text.replace("{tensor_parallel_size: 8}", "{}").replace("name: qwen2.5-32b-lora", "name: tight"))
+    assert main(["plan", str(profile), "--gpu-memory", "64", "--processes", "16"]) == 2
+    told = capsys.readouterr()
+    assert "takes 66 GB of 1 x 69 GB" in told.err and "more GPUs" in told.out
+
+
 def test_shapes_are_those_of_the_models() -> None:
     """Parameters as published: 7.62, 32.8, 8.19 and 8.03 thousand million."""
     for name, billions in (("qwen2.5-7b", 7.62), ("qwen2.5-32b", 32.76), ("qwen3-8b", 8.19), ("llama3.1-8b", 8.03)):

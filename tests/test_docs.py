@@ -33,6 +33,7 @@ PAGES = (
     "architecture",
     "results",
     "serving",
+    "many-machines",
 )
 SHORT = ("adding-a-domain", "adding-a-strategy", "adding-an-engine")
 NAME = re.compile(r"`(rrlib(?:\.\w+)*):([\w.]+)`")

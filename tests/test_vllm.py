@@ -72,7 +72,8 @@ def test_vllm_engine(windows: list[Candidates], expected: dict[str, WindowRecord
     done = subprocess.run(
         [sys.executable, "-m", "rrlib", "rerank", "--requests", str(requests), "--engine", "vllm", "--model", MODEL,
          "--window", str(SIZE), "--stride", str(SIZE), "--dtype", "float32", "--max-model-len", "4096",
-         "--max-new-tokens", str(DECODING.max_new_tokens), "--output", str(out), "--quiet"],
+         "--max-new-tokens", str(DECODING.max_new_tokens), "--output", str(out), "--quiet",
+         "--engine-option", "max_num_seqs=16", "--engine-option", "enable-prefix-caching=false"],
         env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]

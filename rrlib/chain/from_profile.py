@@ -19,6 +19,7 @@ from rrlib.disk import read_json
 from rrlib.engines.base import Decoding
 from rrlib.errors import InputError
 from rrlib.evaluation.systems import Listwise, Pointwise
+from rrlib.plans.evaluation import PaperPlan, paper_plan
 from rrlib.plans.training import GIB, Plan, device_memory, plan_grpo, plan_sft
 from rrlib.prompts import get_style
 from rrlib.resources import load_callable, resolve
@@ -245,6 +246,35 @@ def plans_of(
         for config in (sft, grpo)
     )
     return first, second
+
+
+def evaluations_of(
+    profile: str | Path,
+    *,
+    model: str = "",
+    gpus: int = 0,
+    gpu_gb: float = 0.0,
+    gpu_memory: float = 0.0,
+    benchmarks_needed: bool = False,
+) -> list[PaperPlan]:
+    """What 04_evaluation of a profile will take, a plan for each of its checkpoints, or for the model that it trains.
+
+    Where it names no benchmarks it is of one query, or refused if they are needed. model: instead of the profile's.
+    gpus: 0 = tensor_parallel_size of its engine. gpu_gb: GB of one GPU; 0 = gpu_memory (GiB), the profile's, or this
+    machine's. Raises as `paper_plan`.
+    """
+    loaded = load_profile(profile)
+    config = config_of(loaded, "04_evaluation")
+    if benchmarks_needed and not config.benchmarks:
+        remedy = "set `benchmarks`; `rrlib plan` counts one query of its own collection"
+        raise InputError("its 04_evaluation names no benchmarks", path=profile, remedy=remedy)
+    sizes = {name: getattr(config, name) for name in (*_SIZES, "max_new_tokens", "queries")}
+    given = gpu_memory or float(config_of(loaded, "02_sft").gpu_memory)
+    memory = gpu_gb or (given * GIB or _memory_here(Launch())) / 1e9
+    together = gpus or int(config.engine_options.get("tensor_parallel_size", 1))
+    models = [model] if model else dict.fromkeys(map(str, config.checkpoints.values())) or [str(config.model)]
+    names = list(config.benchmarks)
+    return [paper_plan(names, model=name, gpus=together, gpu_gb=memory, **sizes) for name in models]
 
 
 def template_line(profile: str | Path) -> str:

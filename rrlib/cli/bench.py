@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -51,9 +51,13 @@ def plan(
         list[str] | None, typer.Option(help="instead of a profile: a benchmark or suite; again for more")
     ] = None,
     model: Annotated[
-        str, typer.Option(help="a name such as qwen2.5-7b or qwen2.5-0.5b, a hub name, or a checkpoint folder")
-    ] = "qwen2.5-7b",
-    gpus: Annotated[int, typer.Option(help="GPUs")] = 1,
+        str,
+        typer.Option(
+            help="a name such as qwen2.5-7b or qwen2.5-0.5b, a hub name, or a checkpoint folder; "
+            "default: what the profile evaluates, else qwen2.5-7b"
+        ),
+    ] = "",
+    gpus: Annotated[int | None, typer.Option(help="GPUs; default: the profile's tensor_parallel_size, else 1")] = None,
     gpu_gb: Annotated[float, typer.Option(help="memory of one GPU, GB")] = 80.0,
 ) -> None:
     """What an evaluation will take: windows exactly, tokens as bounds, memory, hours. Needs no texts and no model.
@@ -61,24 +65,20 @@ def plan(
     Example: rrlib bench plan params/bright-7b.yaml --gpus 4
     """
     from rrlib.errors import InputError
-    from rrlib.plans.evaluation import paper_plan, render_plan
+    from rrlib.plans.evaluation import PAPER_MODEL, paper_plan, render_plan
 
     if (profile is None) == (not benchmark):
         raise InputError("give a profile or --benchmark, one of them")
-    if gpus < 1 or gpu_gb <= 0:
+    if (gpus is not None and gpus < 1) or gpu_gb <= 0:
         raise InputError(f"--gpus {gpus}, --gpu-gb {gpu_gb}", remedy="give at least one GPU with some memory")
-    sizes: dict[str, Any] = {}
-    if profile is not None:
-        from rrlib.chain.params import load_profile
+    if benchmark:
+        plans = [paper_plan(benchmark, model=model or PAPER_MODEL, gpus=gpus or 1, gpu_gb=gpu_gb)]
+    else:
+        from rrlib.chain.from_profile import evaluations_of
 
-        values = load_profile(profile).parameters("04_evaluation")
-        benchmark = list(values["benchmarks"])
-        if not benchmark:
-            raise InputError("its 04_evaluation names no benchmarks", path=profile, remedy="set `benchmarks`")
-        sizes = {key: values[key] for key in ("window", "stride", "depth", "max_passage_tokens", "max_new_tokens")}
-        sizes["queries"] = values["queries"]
-    assert benchmark is not None
-    typer.echo(render_plan(paper_plan(benchmark, model=model, gpus=gpus, gpu_gb=gpu_gb, **sizes)))
+        assert profile is not None
+        plans = evaluations_of(profile, model=model, gpus=gpus or 0, gpu_gb=gpu_gb, benchmarks_needed=True)
+    typer.echo("\n\n".join(map(render_plan, plans)))
 
 
 def register(app: typer.Typer) -> None:

@@ -1,4 +1,4 @@
-"""`rrlib plan PROFILE`: what a profile's trainings need on each GPU, on paper."""
+"""`rrlib plan PROFILE`: what a profile's trainings need on each GPU, and its evaluation, on paper."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ def register(app: typer.Typer) -> None:
         processes: Annotated[int, typer.Option(help="GPUs; default: the profile's `processes`", min=0)] = 0,
         examples: Annotated[int, typer.Option(help="examples to count updates with; default: the run's", min=0)] = 0,
     ) -> None:
-        """Memory of each GPU by part, with formulas and sources, the updates of SFT and GRPO, and what the model's
-        chat template does (system role, reasoning block, end of a turn), where its tokenizer is on this machine.
+        """Memory of each GPU by part, with formulas and sources, the updates of SFT and GRPO, what evaluating the model
+        takes, and what its chat template does (system role, reasoning block, end of a turn), where its tokenizer is on
+        this machine.
 
         Needs no weights, no GPU and no network. What cannot fit ends with exit code 2 and says what would help.
 
@@ -31,12 +32,23 @@ def register(app: typer.Typer) -> None:
 
         rrlib plan params/qwen2.5-32b-lora.yaml --gpu-memory 40 --examples 13500
         """
-        from rrlib.chain.from_profile import plans_of, template_line
+        from rrlib.chain.from_profile import evaluations_of, plans_of, template_line
+        from rrlib.errors import InputError
+        from rrlib.plans.evaluation import render_plan
         from rrlib.plans.training import render
 
         plans = plans_of(profile, gpu_memory=gpu_memory, processes=processes, examples=examples)
         for plan_of_stage in plans:
             typer.echo(render(plan_of_stage) + "\n")
+        too_large: InputError | None = None
+        try:
+            for evaluation in evaluations_of(profile, gpu_memory=gpu_memory):
+                typer.echo(f"evaluation of {evaluation.model}\n{render_plan(evaluation)}\n")
+        except InputError as error:
+            too_large = error
+            typer.echo(f"evaluation: {error}\n")
         typer.echo(template_line(profile))
         for plan_of_stage in plans:
             plan_of_stage.check()
+        if too_large is not None:
+            raise too_large

@@ -69,11 +69,16 @@ def rerank(
     top_p: Annotated[float, typer.Option(help="nucleus sampling")] = 1.0,
     top_k: Annotated[int, typer.Option(help="0 is off")] = 0,
     seed: Annotated[int | None, typer.Option(help="sampling seed")] = None,
-    base_url: Annotated[str | None, typer.Option(help="server of the openai engine, http://host:port/v1")] = None,
+    base_url: Annotated[
+        list[str] | None,
+        typer.Option(help="server of the openai engine, http://host:port/v1; again for more servers of the same model"),
+    ] = None,
     tokenizer: Annotated[
         str | None, typer.Option(help="openai: the server's tokenizer; sends byte-exact prompts to /completions")
     ] = None,
-    concurrency: Annotated[int, typer.Option(help="openai: calls in flight")] = 32,
+    concurrency: Annotated[
+        int | None, typer.Option(help="openai: calls in flight, over all servers; default: found while it works")
+    ] = None,
     api_key_env: Annotated[str, typer.Option(help="openai: environment variable with the key")] = "OPENAI_API_KEY",
     provider: Annotated[
         list[str] | None,
@@ -85,6 +90,10 @@ def rerank(
     batch_size: Annotated[int, typer.Option(help="transformers: rows a batch")] = 16,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16")] = "auto",
     max_model_len: Annotated[int | None, typer.Option(help="vllm: prompt and answer, tokens")] = None,
+    engine_option: Annotated[
+        list[str] | None,
+        typer.Option(help="any other option of the engine, NAME=VALUE (vllm: tensor_parallel_size=2, ...); repeatable"),
+    ] = None,
     tag: Annotated[str, typer.Option(help="last column of the run")] = "rrlib",
     quiet: Annotated[bool, typer.Option(help="no progress bar")] = False,
 ) -> None:
@@ -127,6 +136,7 @@ def rerank(
             if other is not None and log_path.resolve() == other.resolve():
                 raise InputError(f"--log and {name} are the same file", remedy="name another --log")
     check_output(output, "output")
+    more = _more_options(engine, engine_option or [])
     if engine in ("transformers", "vllm") and model:
         _check_model(model)
     notes: list[str] = []
@@ -147,6 +157,7 @@ def rerank(
         api_key_env=api_key_env,
         provider=provider or [],
     )
+    options |= more
     if not replay and not model:
         raise InputError("--model is missing", remedy="name a folder or a hub name")
     reranker = Reranker(
@@ -226,6 +237,26 @@ def _check_model(model: str) -> None:
         raise MissingFileError("no such model", path=model, remedy="name a folder with config.json and weights")
 
 
+FLAGS = {
+    "transformers": ("dtype", "batch_size"),
+    "vllm": ("dtype", "max_model_len"),
+    "openai": ("base_url", "tokenizer", "concurrency", "api_key_env", "provider"),
+    "replay": ("responses",),
+}
+"""Engine -> its options that have a flag of their own."""
+
+
+def _more_options(engine: str, texts: list[str]) -> dict[str, Any]:
+    """The options of --engine-option, read and checked by name before anything is loaded."""
+    from rrlib.engines import check_engine_options
+    from rrlib.engines.options import read_options
+
+    flags = {name: "--" + name.replace("_", "-") for name in FLAGS.get(engine, ())}
+    options = read_options(texts, flags)
+    check_engine_options(engine, options)
+    return options
+
+
 def _engine_options(engine: str, **given: Any) -> dict[str, Any]:
     from rrlib.errors import InputError
 
@@ -234,15 +265,12 @@ def _engine_options(engine: str, **given: Any) -> dict[str, Any]:
             raise InputError("--responses is missing", remedy="name the file of recorded responses")
         return {"responses": given["responses"]}
     if engine == "openai":
-        if given["base_url"] is None:
+        if not given["base_url"]:
             raise InputError("--base-url is missing", remedy="write --base-url http://host:port/v1")
         from rrlib.engines.provider import Provider
 
-        names = ("base_url", "tokenizer", "concurrency", "api_key_env")
-        return {name: given[name] for name in names} | {"provider": Provider.parse(given["provider"])}
-    if engine == "vllm":
-        return {"dtype": given["dtype"], "max_model_len": given["max_model_len"]}
-    return {"dtype": given["dtype"], "batch_size": given["batch_size"]}
+        given = given | {"provider": Provider.parse(given["provider"])}
+    return {name: given[name] for name in FLAGS.get(engine, FLAGS["transformers"])}
 
 
 def outcome(result: Any, trained: Mapping[str, Any], window: int, asks_model: bool) -> tuple[int, str]:

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import difflib
-import inspect
 from collections.abc import Collection, Mapping
 from os import PathLike
 from typing import Any
 
 from rrlib.engines.base import Decoding, Engine, Message, Reply, Request
+from rrlib.engines.options import check_options
 from rrlib.errors import InputError
 
-__all__ = ["ENGINES", "Decoding", "Engine", "Message", "Reply", "Request", "engine_from", "make_engine"]
+__all__ = [
+    "ENGINES",
+    "Decoding",
+    "Engine",
+    "Message",
+    "Reply",
+    "Request",
+    "check_engine_options",
+    "engine_from",
+    "make_engine",
+]
 
 ENGINES = ("transformers", "vllm", "openai", "replay")
 
@@ -20,39 +30,34 @@ def make_engine(name: str, model: str, **options: Any) -> Engine:
     """Make an engine by name.
 
     Options: transformers: dtype, device, batch_size, max_batch_tokens. vllm: dtype, max_model_len,
-    gpu_memory_utilization, tensor_parallel_size, max_num_seqs. openai: base_url, api_key_env, concurrency, timeout,
-    max_retries, provider. replay: responses (a JSONL file).
+    gpu_memory_utilization, tensor_parallel_size, max_num_seqs, enforce_eager, and all other arguments of vLLM's engine.
+    openai: base_url (one or several), tokenizer, api_key_env, concurrency, timeout, max_retries, provider. replay:
+    responses (a JSONL file).
 
-    Raises InputError for an unknown name or a model that cannot be loaded, MissingPackageError where a package is not
-    installed, EngineError where vLLM cannot start.
+    Raises InputError for an unknown name, an option that is none, or a model that cannot be loaded,
+    MissingPackageError where a package is not installed, EngineError where vLLM cannot start.
     """
-    if name not in ENGINES:
-        raise InputError(f"unknown engine {name!r}", remedy=f"use one of {', '.join(ENGINES)}")
+    check_engine_options(name, options)
     made = _engine_class(name)
-    _check_options(name, options)
     return made(**options) if name == "replay" else made(model, **options)  # type: ignore[no-any-return]
 
 
-def _check_options(name: str, options: Collection[str], also: Collection[str] = ()) -> None:
-    """Refuse an option that an engine lacks, before a model is loaded. also: names that may have been meant."""
-    takes = [option for option in inspect.signature(_engine_class(name)).parameters if option != "model"]
-    for option in options:
-        if option not in takes:
-            near = difflib.get_close_matches(option, [*also, *takes], 1)
-            remedy = f"write {near[0]!r}" if near else f"the options of engine {name!r} are {', '.join(takes)}"
-            raise InputError(f"there is no option {option!r}", remedy=remedy)
+def check_engine_options(name: str, options: Mapping[str, Any], also: Collection[str] = ()) -> None:
+    """Refuse what cannot be an option of an engine, before a model is loaded (rrlib.engines.options)."""
+    if name not in ENGINES:
+        raise InputError(f"unknown engine {name!r}", remedy=f"use one of {', '.join(ENGINES)}")
+    check_options(name, _engine_class(name), options, also)
 
 
 def engine_from(model: Any, name: str, options: Mapping[str, Any], also: Collection[str]) -> Engine:
-    """The engine of a model's name, or the one that was given as `model`. also: see _check_options.
+    """The engine of a model's name, or the one that was given as `model`. also: see check_options.
 
     Raises InputError for a model that is neither, and for options that are none.
     """
     if isinstance(model, str | PathLike):
         if not str(model).strip():
             raise InputError("the model's name is empty", remedy="name a folder or a hub name")
-        if name in ENGINES:
-            _check_options(name, options, also)
+        check_engine_options(name, options, also)
         return make_engine(name, str(model), **options)
     if not (hasattr(model, "submit") and hasattr(model, "collect")):
         raise InputError(f"the model is {model!r:.60}", remedy="name a folder or a hub name, or give an engine")

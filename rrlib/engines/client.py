@@ -30,12 +30,22 @@ Watch = Callable[[str, bool], Awaitable[None]]
 """Awaited before a call is tried again, with what went wrong, and whether the server turned the try down (a status of
 4xx or 5xx) rather than leave open what it did and billed. What it raises ends the call."""
 
+Told = Callable[[str, float, float | None], None]
+"""Told of each try that failed: what went wrong in a word (a status, "no answer in time", the kind of error), how long
+it took, and how long the server asks to wait, both in seconds."""
+
+TIMED_OUT = "no answer in time"
+
 NEVER_REACHED = 3
 """Tries after which a server that has not answered once is taken to be not there."""
 
 
 class FatalCallError(EngineError):
     """The server refuses calls like this one: asking again is of no use."""
+
+
+class UnreachableError(FatalCallError):
+    """Nobody has ever answered at this address, or nothing but a web page has."""
 
 
 class RefusedCallError(EngineError):
@@ -77,7 +87,7 @@ def _retry_after(error: Any) -> float | None:
 def _what(error: Any) -> str:
     """A failed try in a word or two, for the books: a status, or the kind of error."""
     status = getattr(error, "status_code", None)
-    return str(status) if status is not None else "no answer in time" if _timed_out(error) else type(error).__name__
+    return str(status) if status is not None else TIMED_OUT if _timed_out(error) else type(error).__name__
 
 
 def _timed_out(error: Any) -> bool:
@@ -94,7 +104,8 @@ class OpenAIClient:
     max_wait too). requests_per_minute, tokens_per_minute: limits of the account, 0 = none; every try counts. `chat`
     sends messages, `complete` a templated string to /v1/completions. provider: what this server wants otherwise than
     most (rrlib.engines.provider), or the mapping of its fields. Connections belong to an event loop: a client may
-    be used from one loop after another, and after close(), not from two at a time.
+    be used from one loop after another, and after close(), not from two at a time. Where there are other servers, set
+    `told`, and `give_way`: whether a call that failed here is better asked of another one now.
     """
 
     def __init__(
@@ -122,6 +133,8 @@ class OpenAIClient:
         self.timeout, self.backoff, self.max_wait = timeout, backoff, max_wait
         self.gauge = TokenGauge()
         self._requests, self._tokens = Pace(requests_per_minute), Pace(tokens_per_minute)
+        self.told: Told | None = None
+        self.give_way: Callable[[], bool] = lambda: False
         self._reached = False
         self._client: Any = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -239,11 +252,13 @@ class OpenAIClient:
                     if failed is not None and watch is not None:
                         await watch(_what(failed), isinstance(failed, openai.APIStatusError))
                     tries += 1
-                    failed = None
+                    failed, sent = None, time.perf_counter()
                     try:
                         reply = await self._one_try(ask, size, decoding, read or read_reply)
                     except Exception as error:
                         failed = error
+                        if self.told is not None:
+                            self.told(_what(error), time.perf_counter() - sent, _retry_after(error))
                         raise
         except (openai.OpenAIError, UnusableAnswer, ValueError, TimeoutError) as error:
             raise self._given_up(error, tries) from None
@@ -268,10 +283,10 @@ class OpenAIClient:
         why = why or self.keys.hide(f"{name}{error}{cause}")[:500]
         if isinstance(error, WebPage) and not self._reached:
             remedy = hint_of_path(self.base_url) or proxy or " -> check the address; is there a login before it?"
-            return FatalCallError(f"{self.base_url} answered with {why} ({tries} tries){remedy}")
+            return UnreachableError(f"{self.base_url} answered with {why} ({tries} tries){remedy}")
         if self._silent(error):
             remedy = proxy or " -> check the address and the network"
-            return FatalCallError(f"{self.base_url} cannot be reached: {why} ({tries} tries){remedy}")
+            return UnreachableError(f"{self.base_url} cannot be reached: {why} ({tries} tries){remedy}")
         return EngineError(f"{self.base_url}: {why} ({tries} tries){'' if self._reached else proxy}")
 
     def _refused(self, error: Any, tries: int, proxy: str) -> EngineError:
@@ -323,7 +338,9 @@ class OpenAIClient:
         return _retryable(innermost(error))
 
     def _enough(self, state: Any) -> bool:
-        """No more tries: they are used up, or nobody has ever answered there."""
+        """No more tries: they are used up, nobody has ever answered there, or another server is free."""
+        if self.give_way():
+            return True
         limit = self.max_retries + 1
         return state.attempt_number >= (min(NEVER_REACHED, limit) if self._silent(state.outcome.exception()) else limit)
 

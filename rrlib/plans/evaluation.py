@@ -1,7 +1,8 @@
 """An evaluation on paper, before a GPU is rented: windows exactly, tokens as bounds, memory and hours by arithmetic.
 
 Nothing here looks at texts or weights: queries are counted in the registry, windows by the strategy itself, and a
-model is its shape (paper section 3). Hours come from a stated speed, by default the paper's own measurement.
+model is its shape (paper section 3). Hours come from a stated speed, by default the paper's own measurement of its 7B
+model, for other models in proportion to their parameters: that many operations and bytes a token take.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ from typing import Any
 
 from rrlib.errors import InputError
 from rrlib.evaluation.registry import Benchmark, expand, get_benchmark
-from rrlib.plans.shapes import kv_bytes, parameters, shape_of
+from rrlib.plans.shapes import Shape, kv_bytes, parameters, shape_of
 from rrlib.prompts import LAST_THINK, PREFIX, SUFFIX, SYSTEM_THINK
 from rrlib.strategies import StrategySpec, plan
 
 PAPER_SECONDS = 1.8
 """Seconds a query of ReasonRank-7B on BRIGHT's Earth Science with 4 x A800 (paper, efficiency)."""
 PAPER_GPUS = 4
+PAPER_MODEL = "qwen2.5-7b"
 PAPER_CHAIN = (626, 928)
 """Mean length of its chains over the sets, tokens, least and most (paper, efficiency)."""
 FRAME = (len(SYSTEM_THINK) + len(PREFIX) + len(SUFFIX) + len(LAST_THINK)) // 3 + 32
@@ -27,13 +29,15 @@ FRAME = (len(SYSTEM_THINK) + len(PREFIX) + len(SUFFIX) + len(LAST_THINK)) // 3 +
 
 @dataclass(frozen=True)
 class PaperPlan:
-    """What an evaluation will take. rows: a benchmark each (name, queries, windows, windows_query).
+    """What an evaluation will take. rows: a benchmark each (name, queries, windows, windows_query), or one query alone.
 
     prompt_bound: tokens of the longest prompt a window can have; tokens_in, tokens_out: bounds over all windows;
     tokens_out_expected: with the paper's mean chain lengths, least and most. weights_gb, kv_gb_sequence: memory of the
-    weights, and of the cache of one window at the bound; sequences: how many windows fit at once. hours: on `gpus`.
+    weights, and of the cache of one window at the bound; sequences: how many windows fit at once. seconds_query:
+    GPU-seconds a query; hours: of all of them on `gpus`.
     """
 
+    model: str
     rows: tuple[dict[str, Any], ...]
     windows: int
     prompt_bound: int
@@ -43,6 +47,7 @@ class PaperPlan:
     weights_gb: float
     kv_gb_sequence: float
     sequences: int
+    seconds_query: float
     hours: float
     gpus: int
 
@@ -50,7 +55,7 @@ class PaperPlan:
 def paper_plan(
     benchmarks: Sequence[str],
     *,
-    model: str = "qwen2.5-7b",
+    model: str = PAPER_MODEL,
     window: int = 0,
     stride: int = 0,
     depth: int = 0,
@@ -61,23 +66,25 @@ def paper_plan(
     gpus: int = 1,
     gpu_gb: float = 80.0,
     memory_share: float = 0.9,
-    seconds_query: float = PAPER_SECONDS * PAPER_GPUS,
+    seconds_query: float = 0.0,
 ) -> PaperPlan:
-    """Plan an evaluation of named benchmarks.
+    """Plan an evaluation of named benchmarks; where none is named, of one query with `depth` candidates.
 
     window, stride, depth, max_passage_tokens: 0 takes each benchmark's own. query_tokens: bound on a query (it stands
     in the prompt twice). queries: only the first so many of each (0 = all). gpu_gb: memory of one GPU, of which
-    memory_share may be used. seconds_query: GPU-seconds a query (default: the paper's, of a 7B model on 4 x A800).
+    memory_share may be used. seconds_query: GPU-seconds a query; 0 is the paper's, of a 7B model on 4 x A800, times the
+    model's parameters over those of that model.
     Raises InputError for an unknown model, benchmarks of unknown size, or a model that does not fit.
     """
     shape, rows, bound, tokens_in = shape_of(model), list[dict[str, Any]](), 0, 0
-    for name in expand(list(benchmarks)):
-        row, size, spec = _windows(name, window, stride, depth, queries)
+    for spec in map(get_benchmark, expand(list(benchmarks))) if benchmarks else [ONE_QUERY]:
+        row, size = _windows(spec, window, stride, depth, queries)
         prompt = FRAME + 2 * query_tokens + size * ((max_passage_tokens or spec.max_passage_tokens) + 8)
         tokens_in, bound = tokens_in + row["windows"] * prompt, max(bound, prompt)
         rows.append(row)
     windows, total = (sum(row[key] for row in rows) for key in ("windows", "queries"))
-    weights, sequence = 2 * parameters(shape)["total"] / 1e9, kv_bytes(shape) * (bound + max_new_tokens) / 1e9
+    weights, sequence = 2 * _total(shape) / 1e9, kv_bytes(shape) * (bound + max_new_tokens) / 1e9
+    seconds = seconds_query or PAPER_SECONDS * PAPER_GPUS * weights / (2 * _total(shape_of(PAPER_MODEL)) / 1e9)
     room = gpus * gpu_gb * memory_share - weights
     if room < sequence:
         raise InputError(
@@ -85,31 +92,42 @@ def paper_plan(
             remedy="use more GPUs, a smaller window or shorter passages",
         )
     return PaperPlan(
+        model=model,
         rows=tuple(rows),
         windows=windows,
         prompt_bound=bound,
         tokens_in=tokens_in,
         tokens_out=windows * max_new_tokens,
-        tokens_out_expected=(windows * PAPER_CHAIN[0], windows * PAPER_CHAIN[1]),
+        tokens_out_expected=(
+            windows * min(PAPER_CHAIN[0], max_new_tokens),
+            windows * min(PAPER_CHAIN[1], max_new_tokens),
+        ),
         weights_gb=round(weights, 1),
         kv_gb_sequence=round(sequence, 2),
         sequences=int(room / sequence),
-        hours=round(total * seconds_query / gpus / 3600, 2),
+        seconds_query=float(f"{seconds:.3g}"),
+        hours=round(total * seconds / gpus / 3600, 2),
         gpus=gpus,
     )
 
 
-def _windows(name: str, window: int, stride: int, depth: int, queries: int) -> tuple[dict[str, Any], int, Benchmark]:
-    """The row of a benchmark, its window size and itself. Raises InputError where its number of queries is unknown."""
-    spec = get_benchmark(name)
+ONE_QUERY = Benchmark("one query", queries=1)
+"""What is planned where no benchmark is named."""
+
+
+def _total(shape: Shape) -> int:
+    return parameters(shape)["total"]
+
+
+def _windows(spec: Benchmark, window: int, stride: int, depth: int, queries: int) -> tuple[dict[str, Any], int]:
+    """The row of a benchmark, and its window size. Raises InputError where its number of queries is unknown."""
     if not spec.queries:
-        raise InputError(f"how many queries {name} has is not known", remedy="load it, and use plan_experiment")
+        raise InputError(f"how many queries {spec.name} has is not known", remedy="load it, and use plan_experiment")
     size = window or spec.window
     strategy = StrategySpec("sliding_window", size, stride or min(spec.stride, size))
     calls = plan(strategy.start, depth or spec.depth).calls
     count = min(spec.queries, queries) if queries else spec.queries
-    row = {"benchmark": name, "queries": count, "windows_query": calls, "windows": count * calls}
-    return row, size, spec
+    return {"benchmark": spec.name, "queries": count, "windows_query": calls, "windows": count * calls}, size
 
 
 def render_plan(planned: PaperPlan) -> str:
@@ -127,8 +145,10 @@ def render_plan(planned: PaperPlan) -> str:
             f"longest prompt    at most {planned.prompt_bound:,} tokens",
             f"tokens read       at most {planned.tokens_in:,}",
             f"tokens written    at most {planned.tokens_out:,}; {low:,} to {high:,} with the paper's mean chains",
-            f"weights           {planned.weights_gb} GB in bfloat16",
+            f"weights           {planned.weights_gb} GB in bfloat16 ({planned.model})",
             f"cache             {planned.kv_gb_sequence} GB a window at the bound; {planned.sequences} windows at once",
-            f"hours             {planned.hours} on {planned.gpus} GPU(s), at the speed the paper measured on A800",
+            f"speed             {planned.seconds_query} GPU-seconds a query: the paper's of its 7B model on A800, in "
+            "proportion to the parameters",
+            f"hours             {planned.hours} on {planned.gpus} GPU(s)",
         ]
     )

@@ -58,8 +58,10 @@ SHORT = {
     "qwen2.5-32b": "Qwen/Qwen2.5-32B-Instruct",
     "qwen3-8b": "Qwen/Qwen3-8B",
     "llama3.1-8b": "meta-llama/Llama-3.1-8B-Instruct",
+    "liuwenhan/reasonrank-7B": "Qwen/Qwen2.5-7B-Instruct",
+    "liuwenhan/reasonrank-32B": "Qwen/Qwen2.5-32B-Instruct",
 }
-"""Name on the command line, or reference in a profile -> hub name."""
+"""Name on the command line, reference in a profile, or released checkpoint -> hub name of the same shape."""
 
 _CLASSES = {"qwen2": "Qwen2", "qwen3": "Qwen3", "llama": "Llama"}
 
