@@ -8,7 +8,7 @@ that were in flight (asked, never answered) can be counted; it is removed when a
 from __future__ import annotations
 
 import json
-import re
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -251,9 +251,6 @@ class Ranking:
 
 
 _REMEDY = "use another --log, or --fresh to begin anew"
-_STRING = rb'"[^"\\]*(?:\\.[^"\\]*)*"'
-_TEXTS = re.compile(rb'"text": (?:null|' + _STRING + rb'), "reasoning": ' + _STRING + rb", ")
-"""Both texts of a line as `append` writes it; inside a string the quotes of these names would be escaped."""
 
 
 class WindowLog:
@@ -275,7 +272,7 @@ class WindowLog:
         self._lock = Lock(self.path, f"{path}: another process is writing this log -> wait for it, or use another")
         self._places: dict[Key, int] = {}  # the offset of the last line of each window that an earlier run logged
         self._failed: set[Key] = set()  # of these, the windows whose call failed
-        self._same: dict[Any, Any] = {}  # equal ids and positions are kept once
+        self._same: dict[tuple[int, ...], tuple[int, ...]] = {}  # equal positions are kept once
         self._suffix = b', "settings": ' + json.dumps(self.settings).encode() + b"}\n"
         self.retried: set[tuple[str, str]] = set()  # (collection, qid) of which a failed window was asked again
         if fresh:
@@ -291,21 +288,32 @@ class WindowLog:
             raise
 
     def _head(self, line: bytes) -> Any:
-        """The row of a line without what a resume does not need at once: both texts, and settings equal to ours."""
+        """The row of a line without what a resume need not parse at once: both texts, and settings equal to ours."""
+        # Quotes inside of a string are escaped, so these are the names of the fields, in the order of `to_json`.
+        first = line.find(b'"text": ')
+        last = line.find(b'"verdict": ', first) if first >= 0 else -1
         ours = line.endswith(self._suffix)
-        row = json.loads(_TEXTS.sub(b"", line.removesuffix(self._suffix) + b"}" if ours else line, count=1))
-        return {**row, "settings": self.settings} if ours else row
+        end = len(line) - len(self._suffix) if ours else len(line)
+        short = line[:first] + line[last:end] if 0 < last < end else line[:end]
+        row = json.loads(short + b"}" if ours else short)
+        if ours:
+            row["settings"] = self.settings
+        return row
 
     def _seen(self, offset: int, row: Mapping[str, Any]) -> None:
-        record = WindowRecord.from_json(row)
-        if record.settings is not self.settings:
-            self._check_settings(record.settings or {})
-        collection, qid, pass_no, positions = (self._same.setdefault(part, part) for part in record.key)
-        key = collection, qid, pass_no, positions
+        parts = record_key(row)
+        _ = tuple(row["order"]), tuple(row.get("repairs") or ()), row["verdict"], tuple(row["docids"])
+        settings = row.get("settings") or {}
+        if settings is not self.settings:
+            self._check_settings(settings)
+        collection, qid, pass_no, positions = parts
+        if (same := self._same.get(positions)) is None:
+            same = self._same[positions] = positions
+        key = sys.intern(collection), sys.intern(qid), pass_no, same
         if key in self._failed:
             self.retried.add((collection, qid))
             self._failed.discard(key)
-        if record.error:
+        if row.get("error"):
             self._failed.add(key)
         self._places[key] = offset
 
