@@ -112,7 +112,7 @@ class JsonLines:
     seen: called at opening with (offset in bytes, row) of every row, in their order; it may raise ValueError, KeyError
     or TypeError for a row that does not belong here, or an InputError, to which file and line are added. what: the
     file and its rows in messages. remedy: for a strange row. fresh: begin with an empty file. sort_keys: of the rows
-    that are appended.
+    that are appended. read: makes a row of a line, for one who needs less than all of it; it may raise as `seen` may.
     Raises StageError where the file cannot be written, InputError for a strange row.
     """
 
@@ -125,8 +125,9 @@ class JsonLines:
         remedy: str = "restore the file, or move it away",
         fresh: bool = False,
         sort_keys: bool = False,
+        read: Callable[[bytes], Any] = json.loads,
     ) -> None:
-        self.path, self._what, self._sort_keys = path, what, sort_keys
+        self.path, self._what, self._sort_keys, self._read = path, what, sort_keys, read
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | (os.O_TRUNC if fresh else 0)
         try:
             self._file = os.open(path, flags, 0o644)
@@ -162,13 +163,23 @@ class JsonLines:
         with self.path.open("rb") as lines:
             for number, line in enumerate(lines, 1):
                 try:
-                    seen(offset, json.loads(line))
+                    seen(offset, self._read(line))
                 except InputError as error:
                     raise InputError(error.message, path=self.path, line=number, remedy=error.remedy) from None
                 except (ValueError, KeyError, TypeError) as error:
                     message = f"not a {self._what} record: {error}"
                     raise InputError(message, path=self.path, line=number, remedy=remedy) from error
                 offset += len(line)
+
+    def row(self, offset: int) -> Any:
+        """The whole row at an offset that `seen` or `append` told. Raises ValueError where there is none."""
+        line = b""
+        while b"\n" not in line:
+            block = os.pread(self._file, 1 << 15, offset + len(line))
+            if not block:
+                raise ValueError("the row ends too early")
+            line += block
+        return json.loads(line[: line.index(b"\n")])
 
     def append(self, row: Any) -> int:
         """Write one row, in one piece and unbuffered; returns its offset.

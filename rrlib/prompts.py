@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol
@@ -123,6 +123,8 @@ _MARKER = re.compile(
 _LOGGER = logging.getLogger("rrlib.prompts")
 BYTES_PER_TOKEN = 4
 """Where no tokenizer is at hand, passages are cut to so many bytes of UTF-8 for each token of the limit."""
+MOST_KEPT = 50_000
+"""Passages whose text a builder keeps as the window shows it: about 150 MB at 512 tokens each."""
 _CHARS_PER_TOKEN = 200  # no tokenizer we know has a token longer than this; a 1 MB word is cut before it is tokenized
 
 
@@ -193,12 +195,20 @@ class PromptBuilder:
         """How many distinct passages were longer than the limit."""
 
     def passage(self, passage: Passage) -> str:
-        """The text of a passage as the window shows it; cached."""
+        """The text of a passage as the window shows it; cached (see MOST_KEPT, and `forget`)."""
         if passage not in self._passages:
             raw = f"Title: {passage.title} Content: {passage.text}" if passage.title else passage.text
             text = neutralise(fix_text(raw.strip()), self.specials)
+            if len(self._passages) >= MOST_KEPT:
+                self._passages.clear()  # those still needed are made again
             self._passages[passage] = neutralise(rewrite_ids(self._cut(text)), self.specials)
         return self._passages[passage]
+
+    def forget(self, passages: Iterable[Passage]) -> None:
+        """Drop what is cached of these passages, in all styles: their query is finished."""
+        for passage in passages:
+            self._passages.pop(passage, None)
+            self._tokens.pop(passage, None)
 
     def in_style(self, style: str) -> PromptBuilder:
         """A builder of another style over the same tokenizer and limit, sharing the cut passages; cached."""

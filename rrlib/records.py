@@ -8,8 +8,10 @@ that were in flight (asked, never answered) can be counted; it is removed when a
 from __future__ import annotations
 
 import json
+import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from rrlib.disk import JsonLines, Lock, cut_torn_tail, differences
 from rrlib.errors import InputError
 from rrlib.formats import read_jsonl
 from rrlib.responses import Verdict
-from rrlib.types import Passage
+from rrlib.types import Candidates
 
 Key = tuple[str, str, int, tuple[int, ...]]
 """Where a window belongs: (collection, qid, pass, positions in the candidates, 0-based)."""
@@ -146,6 +148,33 @@ def read_records(path: str | Path) -> list[WindowRecord]:
 
 
 @dataclass
+class Tally:
+    """What the windows of a run were, in counts that do not grow with them.
+
+    windows: how many. unread: those that keep the order they had (see RerankResult.unread), by verdict. failed: of
+    these, the windows whose call failed. last_error: the reason of the last of them.
+    """
+
+    windows: int = 0
+    unread: Counter[str] = field(default_factory=Counter)
+    failed: int = 0
+    last_error: str | None = None
+
+    def take(self, record: WindowRecord) -> None:
+        """Count one finished window."""
+        self.windows += 1
+        if _unread(record):
+            self.unread[record.verdict] += 1
+            if record.error:
+                self.failed += 1
+                self.last_error = record.error
+
+
+def _unread(record: WindowRecord) -> bool:
+    return record.verdict not in (Verdict.OK, Verdict.REPAIRED) and record.score is None
+
+
+@dataclass
 class RerankResult:
     """What a run gave.
 
@@ -160,8 +189,7 @@ class RerankResult:
     @property
     def unread(self) -> list[WindowRecord]:
         """The windows that keep the order they had: their call failed, or no list and no score is in the answer."""
-        read = (Verdict.OK, Verdict.REPAIRED)
-        return [record for record in self.records if record.verdict not in read and record.score is None]
+        return [record for record in self.records if _unread(record)]
 
     def run(self, collection: str = "") -> dict[str, list[str]]:
         """The rankings of one collection: qid -> document ids, as `rrlib.formats.write_run` takes them."""
@@ -180,19 +208,27 @@ class RankedPassage:
 
 @dataclass(frozen=True)
 class Ranking:
-    """The answer of `Reranker.rank`: passages best first, and what the model said in each window."""
+    """The ranking of one query: passages best first, and what the model said in each window (nothing where that was not
+    asked for). qid, collection: whose ranking it is."""
 
     results: tuple[RankedPassage, ...]
     windows: tuple[WindowRecord, ...]
+    qid: str = ""
+    collection: str = ""
 
     @classmethod
     def of(
-        cls, order: Sequence[str], passages: Sequence[Passage], windows: Sequence[WindowRecord], top_k: int | None
+        cls, order: Sequence[str], candidates: Candidates, windows: Sequence[WindowRecord], top_k: int | None = None
     ) -> Ranking:
-        """Of the ids best first, the passages that they name, and what the model said; the best top_k alone."""
-        texts = {passage.docid: passage.text for passage in passages}
+        """Of the ids best first, the candidates that they name, and what the model said; the best top_k alone."""
+        texts = {passage.docid: passage.text for passage in candidates.passages}
         ranked = [RankedPassage(r, len(order) - r + 1.0, docid, texts[docid]) for r, docid in enumerate(order, 1)]
-        return cls(tuple(ranked[:top_k]), tuple(windows))
+        return cls(tuple(ranked[:top_k]), tuple(windows), candidates.query.qid, candidates.collection)
+
+    @property
+    def docids(self) -> list[str]:
+        """The document ids, best first."""
+        return [passage.docid for passage in self.results]
 
     def __iter__(self) -> Iterator[RankedPassage]:
         return iter(self.results)
@@ -214,9 +250,13 @@ class Ranking:
         return tuple(record.verdict for record in self.windows)
 
 
+_REMEDY = "use another --log, or --fresh to begin anew"
+
+
 class WindowLog:
     """An append-only JSONL of window records, held by one process at a time.
 
+    Nothing of a window is kept but where its line begins: what an earlier run logged is read back when it is asked for.
     settings: what must be equal for a resume (model, style, decoding, strategy, ...). With `weights`, a hash of the
     checkpoint, its path (`model`) may be another: outputs may be moved. Raises InputError where the log
     was made with others, naming the key, and StageError where another process holds the log.
@@ -230,29 +270,71 @@ class WindowLog:
             raise InputError("a window log is a file: it is read again on resume", path=path, remedy="name a file")
         self._closed = False
         self._lock = Lock(self.path, f"{path}: another process is writing this log -> wait for it, or use another")
-        self.records: dict[Key, WindowRecord] = {}
+        self._places: dict[Key, int] = {}  # the offset of the last line of each window that an earlier run logged
+        self._failed: set[Key] = set()  # of these, the windows whose call failed
+        self._same: dict[tuple[int, ...], tuple[int, ...]] = {}  # equal positions are kept once
+        self._suffix = b', "settings": ' + json.dumps(self.settings).encode() + b"}\n"
         self.retried: set[tuple[str, str]] = set()  # (collection, qid) of which a failed window was asked again
         if fresh:
             self.asked_path.unlink(missing_ok=True)
-        remedy = "use another --log, or --fresh to begin anew"
         try:
-            self._lines = JsonLines(self.path, self._seen, what="window log", remedy=remedy, fresh=fresh)
+            self._lines = JsonLines(
+                self.path, self._seen, what="window log", remedy=_REMEDY, fresh=fresh, read=self._head
+            )
             self.in_flight = self._count_in_flight()
             self._asked = JsonLines(self.asked_path, fresh=True)
         except BaseException:
             self._lock.release()
             raise
 
-    def _seen(self, offset: int, row: Mapping[str, Any]) -> None:
-        record = WindowRecord.from_json(row)
-        self._check_settings(record.settings or {})
-        self._take(record)
+    def _head(self, line: bytes) -> Any:
+        """The row of a line without what a resume need not parse at once: both texts, and settings equal to ours."""
+        # Quotes inside of a string are escaped, so these are the names of the fields, in the order of `to_json`.
+        first = line.find(b'"text": ')
+        last = line.find(b'"verdict": ', first) if first >= 0 else -1
+        ours = line.endswith(self._suffix)
+        end = len(line) - len(self._suffix) if ours else len(line)
+        short = line[:first] + line[last:end] if 0 < last < end else line[:end]
+        row = json.loads(short + b"}" if ours else short)
+        if ours:
+            row["settings"] = self.settings
+        return row
 
-    def _take(self, record: WindowRecord) -> None:
-        earlier = self.records.get(record.key)
-        if earlier is not None and earlier.error:
-            self.retried.add((record.collection, record.qid))
-        self.records[record.key] = record
+    def _seen(self, offset: int, row: Mapping[str, Any]) -> None:
+        parts = record_key(row)
+        _ = tuple(row["order"]), tuple(row.get("repairs") or ()), row["verdict"], tuple(row["docids"])
+        settings = row.get("settings") or {}
+        if settings is not self.settings:
+            self._check_settings(settings)
+        collection, qid, pass_no, positions = parts
+        if (same := self._same.get(positions)) is None:
+            same = self._same[positions] = positions
+        key = sys.intern(collection), sys.intern(qid), pass_no, same
+        if key in self._failed:
+            self.retried.add((collection, qid))
+            self._failed.discard(key)
+        if row.get("error"):
+            self._failed.add(key)
+        self._places[key] = offset
+
+    def get(self, key: Key) -> WindowRecord | None:
+        """The record of a window that an earlier run logged, read back from the file; None where there is none."""
+        place = self._places.get(key)
+        return None if place is None else self.read(place)
+
+    def place(self, key: Key) -> int | None:
+        """The place of such a record, for `read`."""
+        return self._places.get(key)
+
+    def read(self, place: int) -> WindowRecord:
+        """The record at a place that `append` or `place` told. Raises InputError where the line is none."""
+        try:
+            return WindowRecord.from_json(self._lines.row(place))
+        except (KeyError, TypeError, ValueError) as error:
+            with self.path.open("rb") as data:
+                line = data.read(place).count(b"\n") + 1
+            message = f"not a window log record: {error}"
+            raise InputError(message, path=self.path, line=line, remedy=_REMEDY) from error
 
     def _check_settings(self, logged: Mapping[str, Any]) -> None:
         # A checkpoint is known by what is in it, wherever it lies; in a log from before that was recorded, by its path.
@@ -269,17 +351,21 @@ class WindowLog:
         if not self.asked_path.exists():
             return 0
         cut_torn_tail(self.asked_path)
-        logged = {json.dumps(_short(key)) for key in self.records}
-        return len(set(self.asked_path.read_text(encoding="utf-8").splitlines()) - logged)
+        with self.asked_path.open(encoding="utf-8") as lines:
+            asked = {line.rstrip("\n") for line in lines}
+        for key in self._places:
+            asked.discard(json.dumps(_short(key)))
+        return len(asked)
 
     def asked(self, key: Key) -> None:
         """Note that a window has been sent out."""
         self._asked.append(_short(key))
 
-    def append(self, record: WindowRecord) -> None:
-        """Write one finished window; it is on its way to the disk before the next is asked."""
-        self._take(record)
-        self._lines.append({**record.to_json(), "settings": self.settings})
+    def append(self, record: WindowRecord) -> int:
+        """Write one finished window; it is on its way to the disk before the next is asked. Returns its place."""
+        if record.key in self._failed:
+            self.retried.add((record.collection, record.qid))
+        return self._lines.append({**record.to_json(), "settings": self.settings})
 
     def close(self, *, finished: bool) -> None:
         """Close the log; the list of asked windows goes when the run has finished. Safe to call twice."""

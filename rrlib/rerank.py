@@ -1,63 +1,29 @@
-"""The reranker: many queries' strategies over one engine, without barriers.
+"""The reranker: many queries' strategies over one engine, without barriers (rrlib/scheduler.py).
 
-One ready queue holds the windows of all queries of all collections. When a window's answer is parsed, that query's
-next window becomes ready; the query with the longest remaining chain goes first; the engine is kept full. The released
-code waits for a whole collection at every window position, which costs 1.5 to 2.1 times the critical path.
+`rank` takes a few texts, `rerank` gives all at the end, and `stream` gives each query as it is finished.
 """
 
 from __future__ import annotations
 
-import hashlib
-import heapq
 import inspect
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rrlib.continuation import Continuation, joined, read_answer
-from rrlib.engines import Decoding, Engine, Reply, Request, engine_from
-from rrlib.engines.replay import MISSING
+from rrlib.continuation import Continuation
+from rrlib.engines import Decoding, Engine, engine_from
 from rrlib.engines.shared import alone
 from rrlib.engines.trained import settings_for
-from rrlib.errors import EngineError, InputError
+from rrlib.errors import InputError
 from rrlib.formats.objects import candidates_from, check_top_k, question_from
 from rrlib.prompts import PromptBuilder, get_style
-from rrlib.records import Key, Ranking, RerankResult, WindowLog, WindowRecord
+from rrlib.records import Ranking, RerankResult, Tally, WindowRecord
 from rrlib.resources import model_hash
-from rrlib.strategies import Answer, Strategy, StrategySpec, Window, plan
-from rrlib.templates import whole_response
-from rrlib.types import Candidates, Passage, Query
-
-GIVE_UP_AFTER = 10  # if the first ten windows all fail, the fault is not theirs
-
-
-@dataclass
-class _Job:
-    """One query on its way: the strategy, how far it is, and the answers of the round it waits for."""
-
-    candidates: Candidates
-    head: tuple[Passage, ...]
-    strategy: Strategy
-    depth: int
-    rounds: int = 0
-    windows: list[Window] = field(default_factory=list)
-    answers: dict[int, Answer] = field(default_factory=dict)
-
-    def key(self, window: Window) -> Key:
-        return self.candidates.collection, self.candidates.query.qid, window.pass_no, window.positions
-
-
-@dataclass(frozen=True, slots=True)
-class _Sent:
-    """A request in flight: where its answer belongs, and what was answered before, if it goes on from there."""
-
-    job: int
-    window: int
-    prompt_hash: str | None
-    request: Request
-    before: Reply | None = None
+from rrlib.scheduler import Finished, Progress, Run
+from rrlib.strategies import StrategySpec
+from rrlib.types import Candidates, Query
 
 
 class Reranker:
@@ -159,9 +125,8 @@ class Reranker:
         """
         check_top_k(top_k)
         question = question_from(query, docs, doc_ids)
-        result = self.rerank([question])
-        order = result.rankings[(question.collection, question.query.qid)]
-        return Ranking.of(order, question.passages, result.records, top_k)
+        (finished,) = self._run([question], Progress(Counter(), Tally()), keep=True)
+        return Ranking.of(finished.docids, question, finished.windows, top_k)
 
     def rerank(self, candidates: Iterable[Candidates]) -> RerankResult:
         """Rerank many queries. Raises InputError for a query given twice or texts too long for the model.
@@ -170,230 +135,54 @@ class Reranker:
         the reranker can be used again.
         """
         items = candidates_from(candidates)
+        rankings: dict[tuple[str, str], list[str]] = {(item.collection, item.query.qid): [] for item in items}
+        records: list[WindowRecord] = []
+        progress = Progress(Counter(), Tally())
+        for finished in self._run(items, progress, keep=False, records=records):
+            rankings[finished.candidates.collection, finished.candidates.query.qid] = finished.docids
+        return RerankResult(rankings, records, dict(progress.counts))
+
+    def stream(self, candidates: Iterable[Candidates], *, windows: bool = True) -> Stream:
+        """Rerank many queries and give each Ranking as it is finished: `for ranking in reranker.stream(candidates)`.
+
+        The rankings are those of `rerank`, in another order. With a log, what is kept in memory beside the candidates
+        does not grow with the answers: the windows of a ranking are read back from it. windows: False leaves them out.
+        The engine is held until the last query, or until the stream is closed, which drops the calls in flight; the
+        log then goes on from there. Raises InputError and EngineError as `rerank` does, from the loop.
+        """
+        return Stream(self, candidates_from(candidates), windows)
+
+    def _run(
+        self,
+        items: Sequence[Candidates],
+        progress: Progress,
+        *,
+        keep: bool,
+        records: list[WindowRecord] | None = None,
+    ) -> Iterator[Finished]:
         with alone(self.engine) as turn:
-            run = _Run(self, items, turn.first)
+            run = Run(self, items, turn.first, progress, keep=keep, records=records)
             try:
-                result = run.go()
+                yield from run.go()
             except BaseException:
                 turn.first = run.last_id
                 run.close(finished=False)
                 raise
             run.close(finished=True)
-        return result
 
 
-class _Run:
-    """One call of `rerank`: the ready queue, the windows in flight, and the log."""
+class Stream(Iterator[Ranking]):
+    """The rankings of `Reranker.stream`, one a query as it is finished; `counts` and `tally` grow with them."""
 
-    def __init__(self, owner: Reranker, candidates: Sequence[Candidates], last_id: int) -> None:
-        self.owner, self.engine = owner, owner.engine
-        self.jobs: list[_Job] = []
-        self.records: list[WindowRecord] = []
+    def __init__(self, reranker: Reranker, items: Sequence[Candidates], windows: bool) -> None:
         self.counts: Counter[str] = Counter()
-        self.ready: list[tuple[int, int, int, int]] = []  # (-remaining depth, job, round, window)
-        self.flight: dict[int, _Sent] = {}
-        self.rankings: dict[tuple[str, str], list[str]] = {}
-        self.log: WindowLog | None = None
-        self.bar: Any = None
-        self.last_id = last_id
-        total = 0
-        for item in candidates:
-            name = (item.collection, item.query.qid)
-            if name in self.rankings:
-                raise InputError(f"query {name[1]!r} of collection {name[0]!r} is given twice")
-            self.rankings[name] = [p.docid for p in item.passages]
-            head = item.passages if owner.depth is None else item.passages[: owner.depth]
-            cost = plan(owner.strategy.start, len(head))
-            total += cost.calls
-            self.jobs.append(_Job(item, head, owner.strategy.start(len(head)), cost.depth))
-        self.counts["queries"], self.counts["windows"] = len(self.jobs), total
-        self._check_lengths()
-        if owner.log_path is not None:
-            self.log = WindowLog(owner.log_path, owner.settings(), fresh=owner.fresh)
-            owner.fresh = False  # the next call goes on with it
-            self.counts["in_flight_at_kill"] = self.log.in_flight
-        if owner.progress:
-            from tqdm.auto import tqdm
+        self.tally = Tally()
+        self._finished = reranker._run(items, Progress(self.counts, self.tally), keep=windows)
 
-            self.bar = tqdm(total=total, unit="window", desc="rerank", smoothing=0.1)
+    def __next__(self) -> Ranking:
+        candidates, docids, records = next(self._finished)
+        return Ranking.of(docids, candidates, records)
 
-    def _check_lengths(self) -> None:
-        """Refuse before work starts what cannot fit the model: the longest window a query could ever show."""
-        limit = getattr(self.engine, "max_model_len", None)
-        tokenizer = self.owner.prompts.tokenizer
-        if limit is None or tokenizer is None:
-            return
-        for job in self.jobs:
-            query, answer = job.candidates.query, self.owner.decoding.max_new_tokens
-            self.owner.prompts.check_fits(query, job.head, self.owner.strategy.widest, limit, answer)
-
-    def go(self) -> RerankResult:
-        for index in range(len(self.jobs)):
-            self._advance(index, None)
-        while self.ready or self.flight:
-            self._fill()
-            if not self.flight:
-                continue  # every ready window was in the log
-            further: list[Request] = []
-            for number, reply in self.engine.collect():
-                sent = self.flight.pop(number, None)
-                if sent is None:
-                    continue  # of a reranking that broke off
-                reply = reply if sent.before is None else joined(sent.before, reply)
-                onward = self._onward(sent, reply)
-                if onward is None:
-                    self._finish(sent, reply)
-                else:
-                    self.flight[onward.request.id] = onward
-                    further.append(onward.request)
-            if further:
-                self.engine.submit(further, self.owner.decoding)
-        self.counts["windows"] = self.counts["asked"] + self.counts["reused"]  # which may be others than planned
-        if self.counts["asked"] and self.counts["failed"] == self.counts["asked"] and self.owner.asks_model:
-            raise EngineError(f"every call failed; the last reason: {self.records[-1].error}")
-        return RerankResult(self.rankings, self.records, dict(self.counts))
-
-    def _fill(self) -> None:
-        """Send ready windows, longest remaining chain first, until the engine is full."""
-        batch: list[Request] = []
-        while self.ready and len(self.flight) < self.engine.capacity:
-            _, index, round_no, window_index = heapq.heappop(self.ready)
-            job = self.jobs[index]
-            window = job.windows[window_index]
-            assert round_no == job.rounds
-            request, prompt_hash = self._request(job, window)
-            key = job.key(window)
-            logged = self.log.records.get(key) if self.log is not None else None
-            if logged is not None and self._usable(logged, prompt_hash):
-                self.counts["reused"] += 1
-                self._take(index, window_index, logged)
-                continue
-            if self.log is not None:
-                self.log.asked(key)
-            sent = _Sent(index, window_index, prompt_hash, request)
-            if self.owner.continuation.budget == 0 and request.prompt is not None:  # nothing to think: close it at once
-                sent = self._onward(sent, Reply(finish_reason="length")) or sent
-            self.flight[sent.request.id] = sent
-            self.counts["asked"] += 1
-            batch.append(sent.request)
-        if batch:
-            self.engine.submit(batch, self.owner.decoding)
-
-    def _usable(self, record: WindowRecord, prompt_hash: str | None) -> bool:
-        assert self.log is not None
-        name = record.collection, record.qid
-        if self.owner.retry_failed and record.error:
-            self.log.retried.add(name)
-            return False
-        if record.prompt_hash == prompt_hash:
-            return True
-        if name in self.log.retried:  # a window behind a retried one may see other passages now
-            return False
-        raise InputError(
-            f"query {record.qid}: window {record.start}-{record.end} was logged for another prompt",
-            path=self.log.path,
-            remedy="the run, texts or tokenizer have changed: name another --log, or begin anew with --fresh",
-        )
-
-    def _request(self, job: _Job, window: Window) -> tuple[Request, str | None]:
-        """The request for a window, and the hash of its prompt; an engine that asks no model gets the key alone."""
-        self.last_id += 1
-        prompts, key, query = self.owner.prompts, job.key(window), job.candidates.query
-        if not self.owner.asks_model:
-            return Request(self.last_id, key=key), None
-        passages = [job.head[i] for i in window.items]
-        messages = prompts.messages(query.text, passages)
-        prompt = prompts.render(query.text, passages) if prompts.tokenizer is not None else None
-        shown = prompt if prompt is not None else "\n".join(message["content"] for message in messages)
-        digest = hashlib.sha256(shown.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-        return self.owner.continuation.begin(Request(self.last_id, messages, prompt, key=key)), digest
-
-    def _onward(self, sent: _Sent, reply: Reply) -> _Sent | None:
-        """What is asked next to go on with an answer, and None where it is complete."""
-        if reply.error is not None or sent.request.prompt is None or sent.request.choices:
-            return None
-        self.last_id += 1  # where nothing follows too: sampling is seeded by these numbers
-        second = self.owner.continuation.go_on(self.last_id, sent.request, reply, sent.before)
-        if second is None:
-            return None
-        request, so_far = second
-        if so_far.extra["closed"] and not request.choices:
-            self.counts["closed_at_budget"] += 1
-        return replace(sent, request=request, before=so_far)
-
-    def _finish(self, sent: _Sent, reply: Reply) -> None:
-        """Parse an answer, log it, and let its query go on."""
-        job = self.jobs[sent.job]
-        window = job.windows[sent.window]
-        score = self.owner.continuation.score(reply) if window.score else None
-        if reply.error is None and window.score and score is None:
-            reply = replace(reply, error="no log-probabilities")
-        if reply.error is not None:
-            self.counts["missing" if reply.error == MISSING else "failed"] += 1
-        if self.owner.asks_model and not self.owner.style.prefill:  # what is recorded is whole already
-            reply = replace(reply, text=whole_response(sent.request.prompt, reply.text, self.owner.style.think))
-        answer = read_answer(reply, len(window.items), window.score, self.owner.style.name)
-        record = WindowRecord(
-            qid=job.candidates.query.qid,
-            positions=window.positions,
-            docids=tuple(job.head[i].docid for i in window.items),
-            order=answer.order,
-            collection=job.candidates.collection,
-            pass_no=window.pass_no,
-            round=job.rounds,
-            prompt_hash=sent.prompt_hash,
-            text=None if reply.error is not None else reply.text,
-            reasoning=answer.reasoning,
-            verdict=answer.verdict,
-            repairs=answer.repairs,
-            tokens_in=reply.tokens_in,
-            tokens_out=reply.tokens_out,
-            finish_reason=reply.finish_reason if reply.error is None else "error",
-            seconds=round(reply.seconds, 6),
-            retries=reply.retries,
-            error=reply.error,
-            score=score,
-            logprobs={word: round(value, 6) for word, value in reply.logprobs.items()} if window.score else None,
-            requests=reply.extra.get("requests"),
-            closed=bool(reply.extra.get("closed")),
-        )
-        if self.log is not None:
-            self.log.append(record)
-        self._take(sent.job, sent.window, record)
-        done = self.counts["asked"] - len(self.flight)
-        if self.owner.asks_model and self.counts["failed"] == done == GIVE_UP_AFTER:
-            raise EngineError(f"the first {done} calls all failed; the last reason: {reply.error}")
-
-    def _take(self, index: int, window_index: int, record: WindowRecord) -> None:
-        job = self.jobs[index]
-        self.records.append(record)
-        self.counts[f"verdict_{record.verdict}"] += 1
-        if self.owner.on_window is not None:
-            self.owner.on_window(record)
-        job.answers[window_index] = record.score if job.windows[window_index].score else record.order
-        if self.bar is not None:
-            self.bar.update(1)
-        if len(job.answers) == len(job.windows):
-            self._advance(index, [job.answers[i] for i in range(len(job.windows))])
-
-    def _advance(self, index: int, answers: list[Answer] | None) -> None:
-        """Send a query's strategy its answers, and put its next windows into the ready queue."""
-        job = self.jobs[index]
-        try:
-            windows = next(job.strategy) if answers is None else job.strategy.send(answers)
-        except StopIteration as stop:
-            order = stop.value
-            tail = job.candidates.passages[len(job.head) :]
-            name = (job.candidates.collection, job.candidates.query.qid)
-            self.rankings[name] = [job.head[i].docid for i in order] + [p.docid for p in tail]
-            return
-        job.rounds += answers is not None
-        job.windows, job.answers = windows, {}
-        for window_index in range(len(windows)):
-            heapq.heappush(self.ready, (-(job.depth - job.rounds), index, job.rounds, window_index))
-
-    def close(self, *, finished: bool) -> None:
-        if self.bar is not None:
-            self.bar.close()
-        if self.log is not None:
-            self.log.close(finished=finished)
+    def close(self) -> None:
+        """Break off: what is in flight is dropped, and another reranking may begin. Safe to call twice."""
+        self._finished.close()  # type: ignore[attr-defined]

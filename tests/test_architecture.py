@@ -22,7 +22,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("formats", "metrics", "templates", "prompts", "reading", "responses", "strategies"),
     ("reward", "records", "retrieval"),
     ("engines",),
-    ("continuation", "rerank"),
+    ("continuation", "scheduler", "rerank"),
     ("synthesis", "training", "evaluation", "miniature"),
     ("plans",),
     ("chain",),

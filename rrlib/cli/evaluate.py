@@ -16,7 +16,7 @@ import typer
 
 if TYPE_CHECKING:
     from rrlib.evaluation import Row
-    from rrlib.types import Qrels, Run
+    from rrlib.types import Qrels
 
 
 def register(app: typer.Typer) -> None:
@@ -53,7 +53,8 @@ def evaluate(
       rrlib evaluate --qrels qrels.tsv --run bm25.trec --run reranked.trec --metrics "nDCG@10 R(rel=2)@100"
     """
     from rrlib.errors import InputError
-    from rrlib.evaluation import compare, parse_metrics, render
+    from rrlib.evaluation import parse_metrics, render
+    from rrlib.evaluation.tables import compare_values
     from rrlib.formats import read_excluded, read_qrels
 
     if seed < 0 or resamples < 1:
@@ -63,30 +64,44 @@ def evaluate(
     parse_metrics(metrics, relevance_level)
     notes: list[str] = []
     judged = read_qrels(qrels, notes)
-    runs = _runs(run, judged, {} if excluded is None else read_excluded(excluded, notes), notes)
-    rows = compare(judged, runs, metrics, seed=seed, relevance_level=relevance_level, resamples=resamples, notes=notes)
+    without = {} if excluded is None else read_excluded(excluded, notes)
+    values = _values(run, judged, without, metrics, relevance_level, notes)
+    rows = compare_values(values, seed=seed, resamples=resamples)
     for note in notes:
         typer.echo(f"note: {note}", err=True)
     if as_json:
-        typer.echo(json.dumps(_json(rows, [name for name, _ in runs], differences), ensure_ascii=False))
+        typer.echo(json.dumps(_json(rows, [name for name, _ in values], differences), ensure_ascii=False))
     else:
         typer.echo(render(_short(rows)))
 
 
-def _runs(
-    paths: Sequence[Path], judged: Qrels, excluded: Mapping[str, set[str]], notes: list[str]
-) -> list[tuple[str, Run]]:
-    from rrlib.evaluation.metrics import check_judged
+def _values(
+    paths: Sequence[Path],
+    judged: Qrels,
+    excluded: Mapping[str, set[str]],
+    metrics: str,
+    relevance_level: int | None,
+    notes: list[str],
+) -> list[tuple[str, dict[str, dict[str, float]]]]:
+    """(path, metric -> query -> value) of each run. A plain file is read query by query; any other, one that needs a
+    message and one with documents to remove are read as a whole."""
+    from rrlib.evaluation.metrics import check_judged, per_query, per_query_of_file
     from rrlib.formats import read_run, without_excluded
 
-    runs = []
+    found, counted = [], list[str]()
     for path in paths:
-        hits, removed = without_excluded(read_run(path, notes), excluded)
-        if removed:
-            notes.append(f"{path}: {removed} excluded documents removed")
-        check_judged(judged, hits, path)
-        runs.append((str(path), hits))
-    return runs
+        said: list[str] = []
+        values = None if excluded else per_query_of_file(judged, path, metrics, relevance_level, said)
+        if values is None:
+            hits, removed = without_excluded(read_run(path, notes), excluded)
+            if removed:
+                notes.append(f"{path}: {removed} excluded documents removed")
+            check_judged(judged, hits, path)
+            values = per_query(judged, hits, metrics, relevance_level, said)
+        counted += [f"{path}: {note}" for note in said]
+        found.append((str(path), values))
+    notes += counted
+    return found
 
 
 def _json(rows: Sequence[Row], paths: Sequence[str], differences: bool) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +16,13 @@ NOTHING_RANKED = 3
 
 def rerank(
     run: Annotated[Path | None, typer.Option(help="first-stage run, TREC format (.gz allowed)")] = None,
-    output: Annotated[Path | None, typer.Option(help="reranked run to write, TREC format")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="reranked run, TREC format: a file takes its place at the end; into a pipe, or - for standard "
+            "output, each query goes as it is finished"
+        ),
+    ] = None,
     queries: Annotated[Path | None, typer.Option(help="queries, TSV or JSONL")] = None,
     corpus: Annotated[Path | None, typer.Option(help="corpus, JSONL file or BEIR folder")] = None,
     requests: Annotated[
@@ -129,13 +136,17 @@ def rerank(
     decoding = Decoding(max_new_tokens, temperature, top_p, top_k, seed)
     if len(tag.split()) != 1 or tag != tag.strip():
         raise InputError(f"--tag {tag!r} is empty or holds a blank", remedy="a column of a run is one word")
+    standard = str(output) in ("-", "/dev/stdout")
+    if standard and log is None and not replay:
+        raise InputError("--log is missing", remedy="name a file that keeps the answers: standard output does not")
     log_path = log if log is not None else None if replay else Path(f"{output}.log.jsonl")
     if log_path is not None:
         check_output(log_path, "window log", appended=True)
         for other, name in ((responses, "--responses"), (output, "--output")):
             if other is not None and log_path.resolve() == other.resolve():
                 raise InputError(f"--log and {name} are the same file", remedy="name another --log")
-    check_output(output, "output")
+    if not standard:
+        check_output(output, "output")
     more = _more_options(engine, engine_option or [])
     if engine in ("transformers", "vllm") and model:
         _check_model(model)
@@ -174,16 +185,16 @@ def rerank(
         progress=not quiet,
         budget=budget,
     )
-    try:
-        result = reranker.rerank(candidates)
-    finally:
-        reranker.engine.close()
+    said = trained_settings(model), reranker.strategy.size, reranker.asks_model
+    with _standard_output(standard) as out:
+        try:
+            code, line, stream = _write(reranker, candidates, output, out, tag, said)
+        finally:
+            reranker.engine.close()
     for note in notes:
         typer.echo(note, err=True)
-    _report(result.counts)
-    code, line = outcome(result, trained_settings(model), reranker.strategy.size, reranker.asks_model)
+    _report(stream.counts)
     if code != NOTHING_RANKED:
-        formats.write_run(output, result.run(), tag)
         typer.echo(f"wrote {output}" + (f" (log: {log_path})" if log_path is not None else ""), err=True)
     if line:
         typer.echo(line, err=True)
@@ -273,23 +284,73 @@ def _engine_options(engine: str, **given: Any) -> dict[str, Any]:
     return {name: given[name] for name in FLAGS.get(engine, FLAGS["transformers"])}
 
 
+@contextmanager
+def _standard_output(wanted: bool) -> Iterator[int | None]:
+    """The number of standard output for the run alone: what engines print goes to standard error meanwhile."""
+    if not wanted:
+        yield None
+        return
+    own = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield own
+    finally:
+        os.dup2(own, 1)
+        os.close(own)
+
+
+def _write(
+    reranker: Any,
+    candidates: Sequence[Any],
+    output: Path,
+    number: int | None,
+    tag: str,
+    said: tuple[Mapping[str, Any], int, bool],
+) -> tuple[int, str, Any]:
+    """Rerank and write the run, if anything was reranked: the exit code, the last line, and what was counted.
+
+    A file is written at the end, in the order of the candidates, and takes its place in one step. Into a pipe a query
+    goes as it is finished, as soon as it is certain that there is a run. number: of standard output, where that is it.
+    """
+    from rrlib.formats import write_run
+    from rrlib.formats.trec import RunPipe
+
+    piped = number is not None or (output.exists() and not output.is_file() and output.suffix != ".gz")
+    rankings: dict[str, list[str]] = {item.query.qid: [] for item in candidates if not item.collection}
+    waiting: list[str] = []
+    stream = reranker.stream(candidates, windows=False)
+    with RunPipe(output, tag, tabs=any(" " in qid for qid in rankings), number=number) as pipe:
+        for ranking in stream:
+            rankings[ranking.qid] = ranking.docids
+            waiting.append(ranking.qid)
+            while piped and waiting and stream.tally.windows and outcome(stream, *said)[0] != NOTHING_RANKED:
+                pipe.write(waiting[0], rankings.pop(waiting.pop(0)))
+        code, line = outcome(stream, *said)
+        if code != NOTHING_RANKED and not piped:
+            write_run(output, rankings, tag)
+        while code != NOTHING_RANKED and piped and waiting:
+            pipe.write(waiting[0], rankings.pop(waiting.pop(0)))
+    return code, line, stream
+
+
 def outcome(result: Any, trained: Mapping[str, Any], window: int, asks_model: bool) -> tuple[int, str]:
     """The exit code of a reranking, and its last line: which share of the windows kept the order that they had.
 
     0: all calls were answered, 1: some failed, NOTHING_RANKED: no window was reranked, so that no run is written.
+    result: what was counted, as `tally` and `counts`.
     """
     from rrlib.responses import Verdict
 
-    n, unread = len(result.records), result.unread
+    tally = result.tally
+    n, unread = tally.windows, tally.unread.total()
     if not asks_model and result.counts.get("missing") != n:
         return 0, ""  # a recorded run is repeated as it was, its failures too
-    failed = [record for record in unread if record.error]
-    if n and len(unread) == n:
-        verdict, times = Counter(record.verdict for record in unread).most_common(1)[0]
+    if n and unread == n:
+        verdict, times = tally.unread.most_common(1)[0]
         if not asks_model:
             remedy = "give the --strategy, --window, --stride and --depth that the answers were recorded with"
-        elif failed:
-            remedy = f"the last reason was {failed[-1].error!r}; mend it and run the same command again"
+        elif tally.failed:
+            remedy = f"the last reason was {tally.last_error!r}; mend it and run the same command again"
         elif verdict == Verdict.TRUNCATED:
             remedy = "raise --max-new-tokens, and begin anew with --fresh"
         elif trained.get("window", window) < window:
@@ -298,9 +359,10 @@ def outcome(result: Any, trained: Mapping[str, Any], window: int, asks_model: bo
             remedy = "name a checkpoint that was trained to rank, in its own --prompt and --window, with --fresh"
         line = f"nothing was reranked, so no run was written: {times} of {n} windows are {verdict} -> {remedy}"
         return NOTHING_RANKED, line
-    if failed:
+    if tally.failed:
         again = "run the same command again, and they are asked again"
-        return 1, f"{len(failed)} of {n} windows ({len(failed) / n:.1%}) failed and keep the order they had -> {again}"
+        share = f"{tally.failed} of {n} windows ({tally.failed / n:.1%})"
+        return 1, f"{share} failed and keep the order they had -> {again}"
     return 0, ""
 
 

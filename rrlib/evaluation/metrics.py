@@ -12,13 +12,19 @@ Three conventions that differ between toolkits, and what is done here:
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rrlib.errors import InputError
 from rrlib.formats.fields import few
 from rrlib.types import Hit, Qrels, Run
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+AT_ONCE = 200
+"""Queries of a run file that are in memory at a time, with all their documents."""
 
 EXAMPLES = "nDCG@10, R@100, R(rel=2)@100, AP, RR, P@5, Success@10"
 _SEPARATOR = re.compile(r"[\s,]+(?![^(]*\))")
@@ -93,8 +99,6 @@ def per_query(
     queries without a relevant document are counted in `notes`. Raises `InputError` for empty qrels, an empty run and
     bad metric names.
     """
-    import ir_measures
-
     measures = parse_metrics(metrics, relevance_level)
     if not qrels:
         raise InputError("there are no judgements to evaluate against", remedy="give qrels with at least one query")
@@ -102,12 +106,59 @@ def per_query(
         raise InputError("the run is empty", remedy="check the program that wrote it")
     scores = {qid: _ranks(hits) for qid, hits in run.items() if qid in qrels and hits}
     values = {str(measure): dict.fromkeys(qrels, 0.0) for measure in measures}
-    if scores:
-        for result in ir_measures.iter_calc(measures, qrels, scores):
-            if result.query_id in scores:
-                values[str(result.measure)][result.query_id] = float(result.value)
+    _measure_into(values, measures, qrels, scores)
     _count(qrels, run, scores, notes)
     return values
+
+
+def per_query_of_file(
+    qrels: Qrels,
+    path: Path,
+    metrics: str | Sequence[str],
+    relevance_level: int | None = None,
+    notes: list[str] | None = None,
+) -> dict[str, dict[str, float]] | None:
+    """`per_query` of a run file that is plain (rrlib.formats.plainrun), a few queries in memory at a time.
+
+    None for any other file, and for one that `check_judged` would refuse: read it with `read_run`, which says why.
+    """
+    from rrlib.formats.plainrun import NotPlain, plain_queries
+
+    measures = parse_metrics(metrics, relevance_level)
+    judged = {docid for grades in qrels.values() for docid in grades}
+    if not any(grade > 0 for grades in qrels.values() for grade in grades.values()):
+        return None
+    values = {str(measure): dict.fromkeys(qrels, 0.0) for measure in measures}
+    listed: dict[str, bool] = {}  # query of the run -> whether it is one of the qrels
+    batch: dict[str, dict[str, float]] = {}
+    shared = False
+    try:
+        for qid, docids, scores in plain_queries(path):
+            shared = shared or not judged.isdisjoint(docids)
+            listed[qid] = qid in qrels
+            if listed[qid]:
+                batch[qid] = _ranked(docids, scores)
+            if len(batch) == AT_ONCE:
+                _measure_into(values, measures, qrels, batch)
+                batch = {}
+    except NotPlain:
+        return None
+    if not shared or not any(listed.values()):
+        return None
+    _measure_into(values, measures, qrels, batch)
+    _count(qrels, listed, {qid for qid, known in listed.items() if known}, notes)
+    return values
+
+
+def _measure_into(
+    values: dict[str, dict[str, float]], measures: list[Any], qrels: Qrels, scores: Mapping[str, dict[str, float]]
+) -> None:
+    """Put the values of the queries of `scores` in their places: metric -> query -> value."""
+    import ir_measures
+
+    judged = {qid: qrels[qid] for qid in scores}
+    for result in ir_measures.iter_calc(measures, judged, scores) if scores else ():
+        values[str(result.measure)][result.query_id] = float(result.value)
 
 
 def check_judged(qrels: Qrels, run: Run, path: str | Path | None = None) -> None:
@@ -134,14 +185,22 @@ def check_judged(qrels: Qrels, run: Run, path: str | Path | None = None) -> None
 def _ranks(hits: Sequence[Hit]) -> dict[str, float]:
     """Strictly falling scores in trec_eval's order. ir-measures computes some metrics (RR@10) outside trec_eval, in
     another order of ties: without ties there is one order."""
+    return _ranked([hit.docid for hit in hits], [hit.score for hit in hits])
+
+
+def _ranked(docids: Sequence[str], given: ArrayLike) -> dict[str, float]:
+    """`_ranks` of document ids and their scores. Most runs are sorted already and have no ties in float32."""
     import numpy as np
 
-    scores = np.array([hit.score for hit in hits], dtype=np.float32).tolist()
-    order = sorted(range(len(hits)), key=lambda i: (scores[i], hits[i].docid), reverse=True)
-    return {hits[i].docid: float(len(hits) - rank) for rank, i in enumerate(order)}
+    scores = np.asarray(given, dtype=np.float32)
+    if not (scores[:-1] > scores[1:]).all():
+        single = scores.tolist()
+        order = sorted(range(len(docids)), key=lambda i: (single[i], docids[i]), reverse=True)
+        docids = [docids[i] for i in order]
+    return dict(zip(docids, np.arange(len(docids), 0, -1, dtype=float).tolist(), strict=True))
 
 
-def _count(qrels: Qrels, run: Run, scores: Mapping[str, object], notes: list[str] | None) -> None:
+def _count(qrels: Qrels, run: Collection[str], scores: Collection[str], notes: list[str] | None) -> None:
     if notes is None:
         return
     missing = [qid for qid in qrels if qid not in scores]

@@ -75,13 +75,36 @@ def compare(
         raise InputError(
             f"the baseline {baseline!r} is none of the systems", remedy=f"choose one of {', '.join(names)}"
         )
-    base = 0 if baseline is None else names.index(baseline)
     values: list[dict[str, dict[str, float]]] = []
     for name, run in systems:
         counted: list[str] = []
         values.append(per_query(qrels, run, metrics, relevance_level, counted))
         if notes is not None:
             notes.extend(f"{name}: {note}" for note in counted)
+    return compare_values(
+        list(zip(names, values, strict=True)),
+        0 if baseline is None else names.index(baseline),
+        seed,
+        resamples=resamples,
+        collection=collection,
+        profile=profile,
+        data_kind=data_kind,
+    )
+
+
+def compare_values(
+    systems: Sequence[tuple[str, Mapping[str, Mapping[str, float]]]],
+    base: int = 0,
+    seed: int = 0,
+    *,
+    resamples: int = 10_000,
+    collection: str = "",
+    profile: str = "",
+    data_kind: str = "",
+) -> list[Row]:
+    """`compare` of values that are there already: (name, metric -> query -> value) of each system, all over the same
+    queries in one order. base: the place of the baseline; the rest as there."""
+    names, values = [name for name, _ in systems], [of_system for _, of_system in systems]
     compared: dict[str, list[dict[str, Any]]] = {}
     for metric in values[base]:  # systems by their place, as names may repeat
         sets = {str(place): {"": list(of_system[metric].values())} for place, of_system in enumerate(values)}

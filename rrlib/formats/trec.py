@@ -9,6 +9,7 @@ they win, and then even query ids may contain blanks.
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -186,16 +187,53 @@ def write_scored_run(path: str | Path, run: Run, tag: str) -> Path:
     def lines() -> Iterator[str]:
         check_id(tag, "tag", path, blanks=False)
         for qid, hits in run.items():
-            check_id(qid, "query id", path)
-            for hit in hits:
-                check_id(hit.docid, "document id", path)
-                score = int(hit.score) if hit.score.is_integer() and abs(hit.score) < 1e15 else hit.score
-                yield separator.join((qid, "Q0", hit.docid, str(hit.rank), repr(score), tag))
+            yield from _hit_lines(path, qid, hits, tag, separator)
 
     for hit in (hit for hits in run.values() for hit in hits):
         if not math.isfinite(hit.score):
             raise InputError(f"document {hit.docid!r} has the score {hit.score}", path=path, remedy="scores are finite")
     return write_lines(path, lines())
+
+
+def _hit_lines(path: str | Path, qid: str, hits: Sequence[Hit], tag: str, separator: str) -> Iterator[str]:
+    check_id(qid, "query id", path)
+    for hit in hits:
+        check_id(hit.docid, "document id", path)
+        score = int(hit.score) if hit.score.is_integer() and abs(hit.score) < 1e15 else hit.score
+        yield separator.join((qid, "Q0", hit.docid, str(hit.rank), repr(score), tag))
+
+
+class RunPipe:
+    """A pipe or a device into which the queries of a run are written one by one, each at once.
+
+    tabs: separate fields by tabs, as where a query id contains a blank. number: of an open file that is written to
+    instead, and left open. A path is opened with the first query, which waits for its reader. `write` raises
+    InputError for ids that a run line cannot hold, and where nobody reads on.
+    """
+
+    def __init__(self, path: str | Path, tag: str, *, tabs: bool = False, number: int | None = None) -> None:
+        self.path, self.tag, self.separator = Path(path), tag, "\t" if tabs else " "
+        self._number, self._opened = number, False
+
+    def __enter__(self) -> RunPipe:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._opened and self._number is not None:
+            os.close(self._number)
+
+    def write(self, qid: str, docids: Sequence[str]) -> None:
+        """Write the lines of one query, best document first."""
+        hits = ranking_to_run({qid: docids})[qid]
+        text = "".join(f"{line}\n" for line in _hit_lines(self.path, qid, hits, self.tag, self.separator))
+        data = text.encode("utf-8")
+        try:
+            if self._number is None:
+                self._number, self._opened = os.open(self.path, os.O_WRONLY), True
+            while data:
+                data = data[os.write(self._number, data) :]
+        except OSError as error:
+            raise InputError(f"cannot be written: {error.strerror or error}", path=self.path) from None
 
 
 def read_qrels(path: str | Path, notes: list[str] | None = None) -> Qrels:
