@@ -21,7 +21,7 @@ def rerank(
     requests: Annotated[
         Path | None, typer.Option(help="rank_llm request JSONL, instead of run, queries and corpus")
     ] = None,
-    engine: Annotated[str, typer.Option(help="transformers, vllm, openai or replay")] = "transformers",
+    engine: Annotated[str, typer.Option(help="transformers, vllm, openai, replay or numpy")] = "transformers",
     model: Annotated[str, typer.Option(help="folder, hub name, .gguf file, or package:module/folder")] = "",
     prompt: Annotated[
         str | None,
@@ -73,7 +73,7 @@ def rerank(
             "query.NAME=VALUE, header.NAME=VALUE, body.NAME=JSON; a value may be ${VARIABLE}; repeatable"
         ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="transformers: rows a batch")] = 16,
+    batch_size: Annotated[int, typer.Option(help="transformers, numpy: rows a batch")] = 16,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16")] = "auto",
     max_model_len: Annotated[int | None, typer.Option(help="vllm: prompt and answer, tokens")] = None,
     tag: Annotated[str, typer.Option(help="last column of the run")] = "rrlib",
@@ -118,7 +118,7 @@ def rerank(
             if other is not None and log_path.resolve() == other.resolve():
                 raise InputError(f"--log and {name} are the same file", remedy="name another --log")
     check_output(output, "output")
-    if engine in ("transformers", "vllm") and model:
+    if engine in ("transformers", "vllm", "numpy") and model:
         _check_model(model)
     notes: list[str] = []
     if requests is not None:
@@ -232,6 +232,8 @@ def _engine_options(engine: str, **given: Any) -> dict[str, Any]:
         return {name: given[name] for name in names} | {"provider": Provider.parse(given["provider"])}
     if engine == "vllm":
         return {"dtype": given["dtype"], "max_model_len": given["max_model_len"]}
+    if engine == "numpy":
+        return {"batch_size": given["batch_size"]}
     return {"dtype": given["dtype"], "batch_size": given["batch_size"]}
 
 

@@ -1,4 +1,4 @@
-"""Engines answer prompts: transformers, vllm, openai (any compatible server), replay. Each loads when it is made."""
+"""Engines answer prompts: transformers, vllm, openai (any compatible server), replay, numpy. Each loads when made."""
 
 from __future__ import annotations
 
@@ -8,29 +8,33 @@ from collections.abc import Collection, Mapping
 from os import PathLike
 from typing import Any
 
+from rrlib.doctor import missing_package
 from rrlib.engines.base import Decoding, Engine, Message, Reply, Request
 from rrlib.errors import InputError
 
 __all__ = ["ENGINES", "Decoding", "Engine", "Message", "Reply", "Request", "engine_from", "make_engine"]
 
-ENGINES = ("transformers", "vllm", "openai", "replay")
+ENGINES = ("transformers", "vllm", "openai", "replay", "numpy")
 
 
 def make_engine(name: str, model: str, **options: Any) -> Engine:
     """Make an engine by name.
 
     Options: transformers: dtype, device, batch_size, max_batch_tokens. vllm: dtype, max_model_len,
-    gpu_memory_utilization, tensor_parallel_size, max_num_seqs. openai: base_url, api_key_env, concurrency, timeout,
-    max_retries, provider. replay: responses (a JSONL file).
+    gpu_memory_utilization, tensor_parallel_size, max_num_seqs. numpy: batch_size. openai: base_url, api_key_env,
+    concurrency, timeout, max_retries, provider. replay: responses (a JSONL file).
 
     Raises InputError for an unknown name or a model that cannot be loaded, MissingPackageError where a package is not
     installed, EngineError where vLLM cannot start.
     """
     if name not in ENGINES:
         raise InputError(f"unknown engine {name!r}", remedy=f"use one of {', '.join(ENGINES)}")
-    made = _engine_class(name)
     _check_options(name, options)
-    return made(**options) if name == "replay" else made(model, **options)  # type: ignore[no-any-return]
+    try:
+        made = _engine_class(name)
+        return made(**options) if name == "replay" else made(model, **options)  # type: ignore[no-any-return]
+    except ModuleNotFoundError as error:
+        raise missing_package(error) or error from error
 
 
 def _check_options(name: str, options: Collection[str], also: Collection[str] = ()) -> None:
@@ -68,6 +72,8 @@ def _engine_class(name: str) -> Any:
         from rrlib.engines.hf import TransformersEngine as Made
     elif name == "vllm":
         from rrlib.engines.vllm import VLLMEngine as Made  # type: ignore[assignment]
+    elif name == "numpy":
+        from rrlib.engines.light import LightEngine as Made  # type: ignore[assignment]
     elif name == "openai":
         from rrlib.engines.openai import OpenAIEngine as Made  # type: ignore[assignment]
     else:
