@@ -31,6 +31,11 @@ PAGES = (
     "thinking",
     "architecture",
     "results",
+    "install",
+    "costs",
+    "commands",
+    "miniature",
+    "development",
 )
 SHORT = ("adding-a-domain", "adding-a-strategy", "adding-an-engine")
 NAME = re.compile(r"`(rrlib(?:\.\w+)*):([\w.]+)`")
