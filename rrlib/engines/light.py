@@ -108,7 +108,9 @@ class LightEngine:
             remedy = "set eos_token_id in its generation_config.json, or eos_token of its tokenizer"
             raise InputError(f"{model!r} names no end of an answer", remedy=remedy)
         self._cache = self._lm.new_cache(batch_size, 0)
-        self.cancel()
+        self._waiting: list[_Row] = []
+        self._rows: list[_Row] = []
+        self._done: list[tuple[int, Reply]] = []
 
     def submit(self, requests: Sequence[Request], decoding: Decoding) -> None:
         """Tokenize and queue; a prompt that does not fit the model is refused with its length."""
@@ -141,9 +143,7 @@ class LightEngine:
 
     def cancel(self) -> None:
         """Give up what waits and what is being written."""
-        self._waiting: list[_Row] = []
-        self._rows: list[_Row] = []
-        self._done: list[tuple[int, Reply]] = []
+        self._waiting, self._rows, self._done = [], [], []
 
     def close(self) -> None:
         """Drop the model."""
