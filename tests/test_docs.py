@@ -34,6 +34,11 @@ PAGES = (
     "results",
     "serving",
     "many-machines",
+    "install",
+    "costs",
+    "commands",
+    "miniature",
+    "development",
 )
 SHORT = ("adding-a-domain", "adding-a-strategy", "adding-an-engine")
 NAME = re.compile(r"`(rrlib(?:\.\w+)*):([\w.]+)`")

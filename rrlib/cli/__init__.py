@@ -11,7 +11,7 @@ import typer
 
 import rrlib
 
-ORDER = ("rerank", "evaluate", "audit", "run", "doctor")  # the rest follows by name
+ORDER = ("demo", "rerank", "evaluate", "audit", "run", "doctor")  # the rest follows by name
 
 
 def commands() -> list[str]:
@@ -72,6 +72,10 @@ def _exit_code(raised: BaseException) -> int:
         return 130
     if isinstance(error, BrokenPipeError):
         return 1
+    if isinstance(error, ModuleNotFoundError):
+        from rrlib.doctor import missing_package
+
+        error = missing_package(error) or error
     if isinstance(error, InputError):
         return _say(error, 2)
     if isinstance(

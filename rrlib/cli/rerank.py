@@ -28,7 +28,7 @@ def rerank(
     requests: Annotated[
         Path | None, typer.Option(help="rank_llm request JSONL, instead of run, queries and corpus")
     ] = None,
-    engine: Annotated[str, typer.Option(help="transformers, vllm, openai or replay")] = "transformers",
+    engine: Annotated[str, typer.Option(help="transformers, vllm, openai, replay or numpy")] = "transformers",
     model: Annotated[str, typer.Option(help="folder, hub name, .gguf file, or package:module/folder")] = "",
     prompt: Annotated[
         str | None,
@@ -94,7 +94,7 @@ def rerank(
             "query.NAME=VALUE, header.NAME=VALUE, body.NAME=JSON; a value may be ${VARIABLE}; repeatable"
         ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="transformers: rows a batch")] = 16,
+    batch_size: Annotated[int, typer.Option(help="transformers, numpy: rows a batch")] = 16,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16")] = "auto",
     max_model_len: Annotated[int | None, typer.Option(help="vllm: prompt and answer, tokens")] = None,
     engine_option: Annotated[
@@ -148,7 +148,7 @@ def rerank(
     if not standard:
         check_output(output, "output")
     more = _more_options(engine, engine_option or [])
-    if engine in ("transformers", "vllm") and model:
+    if engine in ("transformers", "vllm", "numpy") and model:
         _check_model(model)
     notes: list[str] = []
     if requests is not None:
@@ -250,6 +250,7 @@ def _check_model(model: str) -> None:
 
 FLAGS = {
     "transformers": ("dtype", "batch_size"),
+    "numpy": ("batch_size",),
     "vllm": ("dtype", "max_model_len"),
     "openai": ("base_url", "tokenizer", "concurrency", "api_key_env", "provider"),
     "replay": ("responses",),

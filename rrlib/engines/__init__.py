@@ -1,4 +1,4 @@
-"""Engines answer prompts: transformers, vllm, openai (any compatible server), replay. Each loads when it is made."""
+"""Engines answer prompts: transformers, vllm, openai (any compatible server), replay, numpy. Each loads when made."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from os import PathLike
 from typing import Any
 
+from rrlib.doctor import missing_package
 from rrlib.engines.base import Decoding, Engine, Message, Reply, Request
 from rrlib.engines.options import check_options
 from rrlib.errors import InputError
@@ -23,7 +24,7 @@ __all__ = [
     "make_engine",
 ]
 
-ENGINES = ("transformers", "vllm", "openai", "replay")
+ENGINES = ("transformers", "vllm", "openai", "replay", "numpy")
 
 
 def make_engine(name: str, model: str, **options: Any) -> Engine:
@@ -31,22 +32,28 @@ def make_engine(name: str, model: str, **options: Any) -> Engine:
 
     Options: transformers: dtype, device, batch_size, max_batch_tokens. vllm: dtype, max_model_len,
     gpu_memory_utilization, tensor_parallel_size, max_num_seqs, enforce_eager, and all other arguments of vLLM's engine.
-    openai: base_url (one or several), tokenizer, api_key_env, concurrency, timeout, max_retries, provider. replay:
-    responses (a JSONL file).
+    numpy: batch_size. openai: base_url (one or several), tokenizer, api_key_env, concurrency, timeout, max_retries,
+    provider. replay: responses (a JSONL file).
 
     Raises InputError for an unknown name, an option that is none, or a model that cannot be loaded,
     MissingPackageError where a package is not installed, EngineError where vLLM cannot start.
     """
     check_engine_options(name, options)
-    made = _engine_class(name)
-    return made(**options) if name == "replay" else made(model, **options)  # type: ignore[no-any-return]
+    try:
+        made = _engine_class(name)
+        return made(**options) if name == "replay" else made(model, **options)  # type: ignore[no-any-return]
+    except ModuleNotFoundError as error:
+        raise missing_package(error) or error from error
 
 
 def check_engine_options(name: str, options: Mapping[str, Any], also: Collection[str] = ()) -> None:
     """Refuse what cannot be an option of an engine, before a model is loaded (rrlib.engines.options)."""
     if name not in ENGINES:
         raise InputError(f"unknown engine {name!r}", remedy=f"use one of {', '.join(ENGINES)}")
-    check_options(name, _engine_class(name), options, also)
+    try:
+        check_options(name, _engine_class(name), options, also)
+    except ModuleNotFoundError as error:
+        raise missing_package(error) or error from error
 
 
 def engine_from(model: Any, name: str, options: Mapping[str, Any], also: Collection[str]) -> Engine:
@@ -73,6 +80,8 @@ def _engine_class(name: str) -> Any:
         from rrlib.engines.hf import TransformersEngine as Made
     elif name == "vllm":
         from rrlib.engines.vllm import VLLMEngine as Made  # type: ignore[assignment]
+    elif name == "numpy":
+        from rrlib.engines.light import LightEngine as Made  # type: ignore[assignment]
     elif name == "openai":
         from rrlib.engines.openai import OpenAIEngine as Made  # type: ignore[assignment]
     else:

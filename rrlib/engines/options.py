@@ -26,6 +26,7 @@ OURS: Mapping[str, Mapping[str, str]] = {
         "(docs/many-machines.md)",
     },
     "transformers": {"model": "give it as --model"},
+    "numpy": {"model": "give it as --model"},
     "openai": {"model": "give it as --model", "api_key": "name the variable that holds it as api_key_env"},
     "replay": {},
 }

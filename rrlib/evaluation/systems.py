@@ -26,6 +26,9 @@ from rrlib.rerank import Reranker
 from rrlib.strategies import StrategySpec, plan
 from rrlib.types import Candidates, Run
 
+READ_HERE = ("transformers", "vllm", "numpy")
+"""Engines whose model is named by a folder or hub name, so that its tokenizer and length are at hand."""
+
 
 @dataclass
 class Outcome:
@@ -234,20 +237,20 @@ class Listwise:
         return Cost(calls, bound, calls * self.decoding.max_new_tokens, max(longest, default=0), limit)
 
     def _tokenizer(self) -> Any:
-        name = self.model if self.engine in ("transformers", "vllm") else self.engine_options.get("tokenizer")
+        name = self.model if self.engine in READ_HERE else self.engine_options.get("tokenizer")
         if name is None or self.engine == "replay":
             return None
         return _cached_builder(str(name), 0).tokenizer
 
     def _builder(self, max_passage_tokens: int) -> PromptBuilder:
         """The builder of this system's prompts; passages that another system cut for the same tokenizer are kept."""
-        name = self.model if self.engine in ("transformers", "vllm") else self.engine_options["tokenizer"]
+        name = self.model if self.engine in READ_HERE else self.engine_options["tokenizer"]
         return _cached_builder(str(name), max_passage_tokens).in_style(self.style)
 
     def _limit(self) -> int | None:
         """Tokens that prompt and answer may have: `context`, vLLM's max_model_len, or the model's positions."""
         given = self.context or self.engine_options.get("max_model_len")
-        if given is not None or self.engine not in ("transformers", "vllm"):
+        if given is not None or self.engine not in READ_HERE:
             return given
         from transformers import AutoConfig
 

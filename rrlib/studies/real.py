@@ -3,7 +3,7 @@
     python -m rrlib.studies.real prior --collection entailmentbank --first-stage ai2-25
     python -m rrlib.studies.real model --system sft --checkpoint outputs/smollm2-135m/02_sft/sft/checkpoint \\
         --profile smollm2-135m --seed 7 --collection entailmentbank --first-stage ai2-25
-    python -m rrlib.studies.real pages       # docs/results.md and the README's table, from the file
+    python -m rrlib.studies.real pages       # docs/results.md, from the file
 
 The collections lie in the folder `collections` of RRLIB_REALDATA, or where `--data` says. Rows go to
 docs/results/real.json (rrlib.studies.real_rows). Every system ranks the test queries' first candidates (25, as in
@@ -346,7 +346,7 @@ def parser() -> argparse.ArgumentParser:
     model.add_argument("--budget", type=int, help="reasoning tokens before the answer is asked for")
     model.add_argument("--output", help="folder of the windows (outputs/real)")
     model.set_defaults(profile="smollm2-135m")
-    pages = commands.add_parser("pages", help="write docs/results.md and the README's table from the file")
+    pages = commands.add_parser("pages", help="write docs/results.md from the file")
     pages.add_argument("--merge", action="append", default=[], help="first take the rows and runs of this table too")
     pages.add_argument("--rows", help="the table (docs/results/real.json)")
     return top

@@ -1,4 +1,4 @@
-"""The pages of the table on real language: docs/results.md and a section of the README, rendered from the file.
+"""The page of the table on real language, docs/results.md, rendered from the file.
 
 Generated parts stand between `<!-- real NAME -->` and `<!-- end -->`; what is written by hand around them stays.
 """
@@ -79,7 +79,7 @@ def _of(rows: Rows, collection: str, first_stage: str, system: str, metric: str)
 
 
 def overview(rows: Rows) -> str:
-    """The README's table: the headline metric, a line a system, a column a collection and first stage."""
+    """The table in one view: the headline metric, a line a system, a column a collection and first stage."""
     columns = [key for key in TRAINED_ON if any((r["collection"], r["first_stage"]) == key for r in rows)]
     head = ["system", *(f"{collection}, `{first_stage}`" for collection, first_stage in columns)]
     lines = []
@@ -258,9 +258,9 @@ def rendered(text: str, by_name: Mapping[str, str]) -> str:
 
 
 def write_pages(table_file: Path, root: Path) -> list[Path]:
-    """Render docs/results.md and README.md of a checkout from the table; returns what was written."""
+    """Render docs/results.md of a checkout from the table; returns what was written."""
     by_name = parts(read_rows(table_file), read_runs(runs_path(table_file)))
-    pages = [root / "docs" / "results.md", root / "README.md"]
+    pages = [root / "docs" / "results.md"]
     for page in pages:
         write_lines(page, rendered(page.read_text(encoding="utf-8"), by_name).rstrip("\n").split("\n"))
     return pages
