@@ -8,7 +8,9 @@ right, whether a relevant passage gets `yes` where it is, and how many passages 
 value is what the tag adds to the backbone; no goal.
 
     python benchmarks/beliefs.py                                          # small: 24 queries
-    python benchmarks/beliefs.py --queries 200 --checkpoint sft=FOLDER    # the figures of docs/world.md
+    python benchmarks/beliefs.py --queries 200 --keep docs/results/beliefs.json    # the table of docs/world.md
+
+With `--checkpoint sft=FOLDER`, the checkpoint of a run's 02_sft is a row as well.
 """
 
 from __future__ import annotations
@@ -17,8 +19,9 @@ import argparse
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -27,6 +30,7 @@ import numpy as np
 from measure import device
 
 from rrlib.chain.manifest import outputs_root
+from rrlib.disk import read_json, write_json
 from rrlib.engines import Decoding, Engine, Reply, Request, make_engine
 from rrlib.evaluation.audition import add_answer_tag
 from rrlib.evaluation.metrics import per_query
@@ -43,6 +47,10 @@ from rrlib.synthesis.rank import read_ranking
 from rrlib.types import Candidates
 
 METRIC, WINDOW, STRIDE = "nDCG@10", 10, 5
+BACKBONE, TAGGED, TRAINED = "backbone", "backbone, tag added", "SFT, then GRPO (committed)"
+MODEL, RERANKER = "package:rrlib.miniature/backbone", "package:rrlib.miniature/reranker"
+COUNTED = ("valid", "belief right", "relevant gets yes", "false yes a window")
+COLUMNS = (METRIC, *COUNTED)
 BELIEF = re.compile(r"So yes ([^,.]+)[,.]")
 JUDGED = re.compile(r"\[(\d+)\] (.+?) (yes|maybe|no)\b")
 
@@ -114,56 +122,65 @@ def believed(records: Sequence[WindowRecord], test: Collection, teacher: Simulat
     }
 
 
+def said_by(
+    name: str, model: str, test: Collection, asked: Sequence[Candidates], teacher: SimulatedTeacher, tokens: int
+) -> tuple[Mapping[str, Sequence[str]], list[str]]:
+    """(rankings of a model, the cells of COUNTED)."""
+    engine = make_engine("transformers", model, batch_size=64)
+    answering = TagAdded(engine) if name == TAGGED else engine
+    outcome = Reranker(answering, window=WINDOW, stride=STRIDE, depth=30, decoding=Decoding(tokens)).rerank(asked)
+    engine.close()
+    numbers = believed(outcome.records, test, teacher)
+    return outcome.run(test.name), [f"{valid_share(outcome.records):.1%}", *(f"{v:.3f}" for v in numbers.values())]
+
+
+def table(queries: int, seed: int, checkpoints: Mapping[str, str], tokens: int) -> dict[str, list[str]]:
+    """System -> its cells, printed as they come."""
+    folder = outputs_root() / "data" / f"beliefs-{seed}"
+    if not (folder / "SOURCE.json").is_file():  # the collection of params/miniature.yaml
+        build(folder, seed=seed, train=8000, validation=64, test=600, pool=30)
+    test, teacher = read_collection(folder, "test"), SimulatedTeacher(folder, seed=seed)
+    qrels = {qid: test.qrels[qid] for qid in list(test.qrels)[:queries]}
+    asked = [c for c in test.candidates() if c.query.qid in qrels]
+    rows: dict[str, list[str]] = {}
+
+    def show(name: str, orders: Mapping[str, Sequence[str]], counted: Sequence[str]) -> None:
+        values = per_query(qrels, ranking_to_run({qid: orders[qid] for qid in qrels}), METRIC)[METRIC]
+        spread = bootstrap_interval([values[qid] for qid in qrels], seed)
+        rows[name] = [f"{spread.mean:.3f} [{spread.low:.3f}, {spread.high:.3f}]", *counted]
+        print(f"| {name} | " + " | ".join(rows[name]) + " |", flush=True)
+
+    print(f"| system | {' | '.join(COLUMNS)} |\n" + "|---" * (len(COLUMNS) + 1) + "|")
+    show("first stage", {c.query.qid: [p.docid for p in c.passages] for c in asked}, [""] * len(COUNTED))
+    for name, full in (("teacher, windows", False), ("teacher, full list", True)):
+        show(name, teacher_orders(teacher, test, asked, full), [""] * len(COUNTED))
+    for name, model in {BACKBONE: MODEL, TAGGED: MODEL, **checkpoints, TRAINED: RERANKER}.items():
+        show(name, *said_by(name, model, test, asked, teacher, tokens))
+    return rows
+
+
 def main(argv: list[str] | None = None) -> None:
     """Rerank, count, and print a table and the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--queries", type=int, default=24, help="test queries, from the first on")
     parser.add_argument("--seed", type=int, default=7, help="of the world, the teacher and the bootstrap")
     parser.add_argument("--checkpoint", action="append", default=[], help="another row: name=folder")
+    parser.add_argument("--keep", default="", help="also write the rows, JSON, into this file")
     parser.add_argument("--tokens", type=int, default=160, help="new tokens of an answer")
     given = parser.parse_args(argv)
-    folder = outputs_root() / "data" / f"beliefs-{given.seed}"
-    if not (folder / "SOURCE.json").is_file():  # the collection of params/miniature.yaml
-        build(folder, seed=given.seed, train=8000, validation=64, test=600, pool=30)
-    test, teacher = read_collection(folder, "test"), SimulatedTeacher(folder, seed=given.seed)
-    chosen = list(test.qrels)[: given.queries]
-    candidates = [c for c in test.candidates() if c.query.qid in set(chosen)]
-    qrels = {qid: test.qrels[qid] for qid in chosen}
-    models = {
-        "backbone": "package:rrlib.miniature/backbone",
-        "backbone, tag added": "package:rrlib.miniature/backbone",
-        **dict(item.split("=", 1) for item in given.checkpoint),
-        "SFT, then GRPO (committed)": "package:rrlib.miniature/reranker",
-    }
-    print(f"| system | {METRIC} | valid | belief right | relevant gets yes | false yes a window |\n|---|---|---|---|---|---|")
-    means: dict[str, float] = {}
-
-    def show(name: str, orders: dict[str, list[str]], more: Sequence[str]) -> None:
-        values = per_query(qrels, ranking_to_run({qid: orders[qid] for qid in qrels}), METRIC)[METRIC]
-        spread = bootstrap_interval([values[qid] for qid in qrels], given.seed)
-        means[name] = spread.mean
-        cells = [f"{spread.mean:.3f} [{spread.low:.3f}, {spread.high:.3f}]", *more]
-        print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
-
-    show("first stage", {qid: [hit.docid for hit in test.run[qid]] for qid in chosen}, [""] * 4)
-    for name, full in (("teacher, windows", False), ("teacher, full list", True)):
-        show(name, teacher_orders(teacher, test, candidates, full), [""] * 4)
-    for name, model in models.items():
-        engine = make_engine("transformers", model, batch_size=64)
-        asked = TagAdded(engine) if name == "backbone, tag added" else engine
-        reranker = Reranker(asked, window=WINDOW, stride=STRIDE, depth=30, decoding=Decoding(given.tokens))
-        outcome = reranker.rerank(candidates)
-        engine.close()
-        numbers = believed(outcome.records, test, teacher)
-        cells = [f"{valid_share(outcome.records):.1%}", *(f"{value:.3f}" for value in numbers.values())]
-        show(name, outcome.run(test.name), cells)
+    rows = table(given.queries, given.seed, dict(item.split("=", 1) for item in given.checkpoint), given.tokens)
+    if given.keep:  # what is there under "read" was measured without a command, and stays
+        before = read_json(Path(given.keep)) or {}
+        made = {"queries": given.queries, "seed": given.seed, "columns": COLUMNS, "rows": rows}
+        write_json(Path(given.keep), {**before, **made})
+    means = {name: float(cells[0].split()[0]) for name, cells in rows.items()}
     last = {
         "name": "beliefs",
-        "value": round(means["backbone, tag added"] - means["backbone"], 4),
+        "value": round(means[TAGGED] - means[BACKBONE], 3),
         "unit": f"{METRIC} that the answer tag adds to the backbone",
         "goal": None,
         "holds": True,
-        "n": len(chosen),
+        "n": given.queries,
         "device": device()[1],
     }
     print(json.dumps(last))

@@ -110,11 +110,11 @@ split_sizes(folder)
 # - A *concept* (convection, say) is what a query is after. There are 64 of them, in five domains of written English.
 # - A *cue* is a clause that is true of exactly two concepts. A query is a topic and two cues, and never names the
 #   concept: each cue alone leaves a choice of two, and only one concept fits both.
-# - A *passage* is a topic and one piece of evidence for one concept. It is relevant if that is the query's concept.
-#   It shares no content word with the query, and others share its topic: words mislead, reasoning does not.
+# - A *passage* is a topic and one piece of evidence for one concept. It is relevant if that is the query's concept. It
+#   shares no content word with the query, and others share its topic: words mislead, reasoning does not.
 # - A *rival* is the other concept that one of the cues suggests: nearly right, and so the second choice.
-# - The *teacher* is simulated. It knows all of this and errs on purpose: for 30% of the pairs of cues it always believes
-#   the same rival, and 12% of its other answers believe one at random.
+# - The *teacher* is simulated. It knows all of this and errs on purpose: for 30% of the pairs of cues it always
+#   believes the same rival, and 12% of its other answers believe one at random.
 #
 # ```text
 # query      In a tavern, clouds piled up each sunny    and hot soup cooled sooner beside

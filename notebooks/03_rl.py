@@ -237,10 +237,10 @@ table
 # intervals.
 #
 # What is mended, in the embedded world? One would think the teacher's wrong beliefs, and that is not it: SFT has them
-# right in 95.1% of its windows already, GRPO in GRPO_BELIEF. It is the verdicts that do not follow from the belief. Where the
-# belief is right, a relevant passage gets its `yes` in 76.6% of the cases after SFT and in GRPO_YES after GRPO. The price is
-# `yes` for passages of another concept, 0.28 a window before and GRPO_FALSE after. (Figures of the profile `miniature`, seed
-# 7, over whole lists; those after SFT are read, not made by a command that is kept: `docs/world.md`.)
+# right in 95.1% of its windows already, GRPO in 96.5%. It is the verdicts that do not follow from the belief. Where
+# the belief is right, a relevant passage gets its `yes` in 76.6% of the cases after SFT and in 98.5% after GRPO. The
+# price is `yes` for passages of another concept, 0.28 a window before and 0.65 after. (Profile `miniature`, seed 7,
+# over whole lists; `docs/world.md` says which figures are of a command that is kept, and which were read.)
 
 # %% [markdown]
 # ## Exercise: at which weight does Recall decide?

@@ -157,9 +157,10 @@ result
 # %% [markdown]
 # Each mean stands with its 95% bootstrap interval over queries. Differences are paired, query by query, against the
 # first stage; p is that of a randomisation test, corrected (Holm) because there are several systems; w/t/l counts the
-# queries won, tied and lost. `< 0.0005` means that no draw of the test was as extreme, so p is only known to lie below.
-# Rows marked *reported* are the paper's figures, for benchmarks that it reports. The line above the table has the weight
-# of the mixture: 1 is the reranker alone, 0 the first stage, and the smallest of equally good ones is taken.
+# queries won, tied and lost. `< 0.0005` means that no draw of the test was as extreme, so p is only known to lie
+# below. Rows marked *reported* are the paper's figures, for benchmarks that it reports. The line above the table has
+# the weight of the mixture: 1 is the reranker alone, 0 the first stage, and the smallest of equally good ones is
+# taken.
 
 # %%
 first = data[0].name
@@ -257,9 +258,9 @@ print(pool_holds(before, data[0].qrels))
 stage.figure("ceiling", figures.ceiling_and_gap(rows, metrics[0]))
 
 # %% [markdown]
-# What to see: the oracle stands at the ceiling, and the rest of the way is the reranker's to go. A ceiling of 1 says that
-# the candidates lack nothing that this metric counts, as where a collection was built around its relevant passages (the
-# embedded world's is). With a real first stage it is lower, and the line above the figure says by what.
+# What to see: the oracle stands at the ceiling, and the rest of the way is the reranker's to go. A ceiling of 1 says
+# that the candidates lack nothing that this metric counts, as where a collection was built around its relevant
+# passages (the embedded world's is). With a real first stage it is lower, and the line above the figure says by what.
 
 # %% [markdown]
 # ## Exercise: the share of the gap closed
