@@ -231,7 +231,7 @@ def _vllm() -> EngineState:
 def _openai() -> EngineState:
     if find_spec("openai") is None:
         return EngineState("openai", False, "not installed: openai")
-    key = "set" if os.environ.get("OPENAI_API_KEY") else "not set (a local server needs none)"
+    key = "set" if os.environ.get("OPENAI_API_KEY", "").strip() else "not set (a local server needs none)"
     return EngineState("openai", True, f"any compatible server by its base URL; OPENAI_API_KEY is {key}")
 
 

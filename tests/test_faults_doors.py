@@ -28,6 +28,7 @@ from rrlib.errors import EngineError, InputError, MissingFileError
 from rrlib.prompts import format_response
 from rrlib.records import read_records
 from rrlib.rerank import Reranker
+from rrlib.resources import resolve
 from rrlib.types import Candidates, Passage, Query
 
 
@@ -723,4 +724,25 @@ def test_the_hub_is_tried_once_and_not_for_long(monkeypatch: pytest.MonkeyPatch)
         with pytest.raises(MissingFileError, match="cannot be reached"):
             checkpoints.local_folder("some-owner/some-model")
     assert checkpoints._hub_answers.cache_info().misses == 1
+    checkpoints._hub_answers.cache_clear()
+
+
+def test_a_cached_name_is_read_at_once_where_the_hub_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With a hub that is not there, and without HF_HUB_OFFLINE: its clients tried for two minutes."""
+    from huggingface_hub import constants
+
+    snapshot = tmp_path / "models--some-owner--small" / "snapshots" / "abc"
+    shutil.copytree(resolve("package:rrlib.miniature/reranker"), snapshot)
+    (tmp_path / "models--some-owner--small" / "refs").mkdir()
+    (tmp_path / "models--some-owner--small" / "refs" / "main").write_text("abc")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    checkpoints._hub_answers.cache_clear()
+    began = time.monotonic()
+    assert Reranker("some-owner/small", window=10, stride=5).engine.tokenizer.eos_token == "<|im_end|>"
+    assert time.monotonic() - began < 60  # importing torch and loading on a busy core; the retries alone took 120
+    assert "read from its cache, as with HF_HUB_OFFLINE=1" in caplog.text
     checkpoints._hub_answers.cache_clear()

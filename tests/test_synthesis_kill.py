@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from test_synthesis import Teacher, make_collection, run
 
-from rrlib.errors import StageError
+from rrlib.errors import InputError, StageError
 from rrlib.formats import read_jsonl
 
 QUERIES, CALLS, CONCURRENCY = 20, 60, 4
@@ -177,6 +177,23 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     teacher = Teacher()
     with pytest.raises(StageError, match="cannot write the store: Not a directory"):
         run(make_collection(2), teacher, tmp_path / "file" / "store")
+    assert teacher.asked == []
+
+
+@pytest.mark.parametrize("name", ["examples.jsonl", "dropped.jsonl", "fates.jsonl", "summary.json", "account.json"])
+def test_results_that_cannot_be_written_are_known_before_a_call_is_paid_for(tmp_path: Path, name: str) -> None:
+    (tmp_path / "out" / name).mkdir(parents=True)
+    teacher = Teacher()
+    with pytest.raises(InputError, match=rf"{name}: the result is a folder"):
+        run(make_collection(2), teacher, tmp_path / "out")
+    assert teacher.asked == []
+
+
+def test_a_cache_that_cannot_be_written_is_known_before_a_call_is_paid_for(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    teacher = Teacher()
+    with pytest.raises(InputError, match="the cache of answers cannot be written"):
+        run(make_collection(2), teacher, tmp_path / "out", cache=tmp_path / "file")
     assert teacher.asked == []
 
 

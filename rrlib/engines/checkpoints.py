@@ -65,7 +65,8 @@ def _in_cache(name: str) -> bool:
     if not isinstance(try_to_load_from_cache(name, "config.json"), str):
         return False
     if not constants.HF_HUB_OFFLINE and not _hub_answers():
-        _LOGGER.warning("%s is read from the hub's cache; HF_HUB_OFFLINE=1 spares the attempts to reach the hub", name)
+        _LOGGER.warning("the hub cannot be reached: %s is read from its cache, as with HF_HUB_OFFLINE=1", name)
+        constants.HF_HUB_OFFLINE = True  # its clients look here before each call, and would try for two minutes
     return True
 
 

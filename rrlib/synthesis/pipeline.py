@@ -20,6 +20,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from rrlib.disk import check_output
 from rrlib.engines.base import Decoding
 from rrlib.errors import InputError
 from rrlib.formats import Collection
@@ -30,7 +31,7 @@ from rrlib.synthesis.fates import Fate
 from rrlib.synthesis.filter import ALPHA, check_alpha
 from rrlib.synthesis.flow import STEPS, Flow
 from rrlib.synthesis.job import Job
-from rrlib.synthesis.results import SynthesisResult, finish
+from rrlib.synthesis.results import RESULTS, SUMMARY, SynthesisResult, finish
 from rrlib.synthesis.sources.items import CollectionSource, Item, Shard, Source, numbered
 from rrlib.synthesis.teacher.ask import ChatClient, Teacher, Usage, model_name, run_async
 from rrlib.synthesis.teacher.cache import ResponseCache
@@ -111,6 +112,10 @@ def synthesize(
     price = price if price is not None else price_of(model)
     with ExitStack() as stack:
         stack.enter_context(StoreLock(out))
+        for name in (*RESULTS, *SUMMARY):  # known before it is paid for
+            check_output(out / name, "result")
+        if cache is not None:
+            check_output(Path(cache) / "answer", "cache of answers")
         check_header(out / "store.json", _header(source, flow, client, decoding, shard))
         stores = {step: stack.enter_context(closing(Store(out / f"{step}.jsonl"))) for step in STEPS}
         ledger = stack.enter_context(closing(Ledger(out / "calls.jsonl", price, budget)))

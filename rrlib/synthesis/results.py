@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
+from types import TracebackType
 from typing import IO, Any
 
+from rrlib.disk import replacing, write_json
 from rrlib.errors import StageError
 from rrlib.formats import example_to_json
 from rrlib.formats.textio import dump_line
@@ -24,6 +26,7 @@ from rrlib.synthesis.rank import read_ranking
 from rrlib.synthesis.sources.items import Item, qid_hash
 from rrlib.types import RankingExample
 
+SUMMARY = ("account.json", "summary.json")
 RESULTS = ("examples.jsonl", "dropped.jsonl", "fates.jsonl")
 ACCOUNT = ("stored_before", "torn_lines", "this_run", "account")
 """What the summary says of how it went: of the runs, not of the data. It has a file of its own, account.json."""
@@ -54,44 +57,44 @@ class SynthesisResult:
         return self.examples.with_name("fates.jsonl")
 
 
+@contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """What goes wrong while results are written is a StageError that names their folder."""
+    try:
+        yield
+    except OSError as error:
+        raise StageError(f"{out}: cannot write results: {error.strerror or error}") from error
+
+
 class Results:
     """The three result files, written line by line beside the old ones, which they replace when all is written."""
 
     def __init__(self, out: Path) -> None:
         self.paths = [out / name for name in RESULTS]
-        self._parts = [path.with_suffix(".part") for path in self.paths]
-        self._files: list[IO[str]] = []
+        self._files: list[IO[bytes]] = []
+        self._open = ExitStack()
 
     def __enter__(self) -> Results:
-        try:
-            self._files = [open(part, "w", encoding="utf-8") for part in self._parts]  # noqa: SIM115
-        except OSError as error:
-            raise StageError(f"{self.paths[0].parent}: cannot write results: {error.strerror or error}") from error
+        with writing(self.paths[0].parent):
+            self._files = [self._open.enter_context(replacing(path)) for path in self.paths]
         return self
 
     def write(self, fate: Mapping[str, Any], example: Mapping[str, Any] | None) -> None:
         """One query: its row (position, qid, domain, fate, ...), and its example if it was kept."""
         if example is not None:
-            self._files[0].write(dump_line(example) + "\n")
+            self._files[0].write(dump_line(example).encode() + b"\n")
         else:
             row = {"qid": fate["qid"], "domain": fate["domain"], "reason": fate["fate"]}
             if fate["fate"] == Fate.BELOW_ALPHA:
                 row["consistency"] = fate["consistency"]
-            self._files[1].write(dump_line(row) + "\n")
-        self._files[2].write(dump_line(fate) + "\n")
+            self._files[1].write(dump_line(row).encode() + b"\n")
+        self._files[2].write(dump_line(fate).encode() + b"\n")
 
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        try:
-            for file in self._files:
-                file.close()
-        except OSError as full:
-            raise StageError(f"{self.paths[0].parent}: cannot write results: {full.strerror or full}") from full
-        if kind is None:
-            for part, path in zip(self._parts, self.paths, strict=True):
-                os.replace(part, path)
-        else:
-            for part in self._parts:
-                part.unlink(missing_ok=True)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with writing(self.paths[0].parent):
+            self._open.__exit__(kind, error, trace)
 
 
 @dataclass
@@ -175,21 +178,15 @@ def write_summary(out: Path, summary: Mapping[str, Any]) -> None:
         "account.json": {key: value for key, value in summary.items() if key in ACCOUNT},
         "summary.json": {key: value for key, value in summary.items() if key not in ACCOUNT},
     }
-    scratch = out / "summary.tmp"
-    try:
+    with writing(out):
         for name, part in parts.items():
-            scratch.write_text(json.dumps(part, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-            os.replace(scratch, out / name)
-    except OSError as error:
-        raise StageError(f"{out}: cannot write results: {error.strerror or error}") from error
+            write_json(out / name, part, sort_keys=True)
 
 
 def read_summary(out: Path) -> dict[str, Any]:
     """summary.json and account.json as one. Raises OSError when one is not there, ValueError when one is not JSON."""
     return {
-        key: value
-        for name in ("account.json", "summary.json")
-        for key, value in json.loads((out / name).read_text(encoding="utf-8")).items()
+        key: value for name in SUMMARY for key, value in json.loads((out / name).read_text(encoding="utf-8")).items()
     }
 
 
