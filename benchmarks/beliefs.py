@@ -137,8 +137,8 @@ def said_by(
 def table(queries: int, seed: int, checkpoints: Mapping[str, str], tokens: int) -> dict[str, list[str]]:
     """System -> its cells, printed as they come."""
     folder = outputs_root() / "data" / f"beliefs-{seed}"
-    if not (folder / "SOURCE.json").is_file():  # the collection of params/miniature.yaml
-        build(folder, seed=seed, train=8000, validation=64, test=600, pool=30)
+    if not (folder / "SOURCE.json").is_file():  # the test split of params/miniature.yaml
+        build(folder, seed=seed, train=20, validation=64, test=600, pool=30)
     test, teacher = read_collection(folder, "test"), SimulatedTeacher(folder, seed=seed)
     qrels = {qid: test.qrels[qid] for qid in list(test.qrels)[:queries]}
     asked = [c for c in test.candidates() if c.query.qid in qrels]
