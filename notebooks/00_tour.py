@@ -5,6 +5,8 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: python3
 #     language: python
@@ -67,6 +69,35 @@ folder = open_corpus(stage, corpus, corpus_options, train=20, validation=2, test
 test = read_collection(folder, "test")
 stage.data_kind = test.data_kind
 print(f"{len(test.queries)} queries, {pool} candidates each, {test.data_kind} data")
+
+# %% [markdown]
+# ## The world, in five lines
+#
+# - A *concept* (convection, say) is what a query is after. There are 64 of them, in five domains of written English.
+# - A *cue* is a clause that is true of exactly two concepts. A query is a topic and two cues, and never names the
+#   concept: each cue alone leaves a choice of two, and only one concept fits both.
+# - A *passage* is a topic and one piece of evidence for one concept. It is relevant if that is the query's concept. It
+#   shares no content word with the query, and others share its topic: words mislead, reasoning does not.
+# - A *rival* is the other concept that one of the cues suggests: nearly right, and so the second choice.
+# - The *teacher* is simulated. It knows all of this and errs on purpose: for 30% of the pairs of cues it always
+#   believes the same rival, and 12% of its other answers believe one at random.
+#
+# ```text
+# query      In a tavern, clouds piled up each sunny    and hot soup cooled sooner beside
+#            afternoon,                                 an open window. Why?
+#                      cue 1                                      cue 2
+#                    /       \                                 /       \
+#        condensation         convection           convection         evaporation
+#        (rival)                        \         /                   (rival)
+#                                      the concept
+#                                           |
+# relevant   Cabbage notes: Heated fluid rises and chilled fluid descends, forming a circulating loop.
+# error      the teacher believes "condensation": its passages come first, those on convection second at best
+# ```
+#
+# The tiny model met this world before it was trained to rank: its *backbone* was pretrained on every step of the chain
+# that you will read below, behind the very prompt that it is asked with. So this is a lesson on the method, and no
+# evidence that a large model would learn as much. `docs/world.md` says what it was taught.
 
 # %% [markdown]
 # ## Two rankers

@@ -5,6 +5,8 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: python3
 #     language: python
@@ -103,10 +105,41 @@ stage.data_kind = collection.data_kind
 split_sizes(folder)
 
 # %% [markdown]
+# ## The world, in five lines
+#
+# - A *concept* (convection, say) is what a query is after. There are 64 of them, in five domains of written English.
+# - A *cue* is a clause that is true of exactly two concepts. A query is a topic and two cues, and never names the
+#   concept: each cue alone leaves a choice of two, and only one concept fits both.
+# - A *passage* is a topic and one piece of evidence for one concept. It is relevant if that is the query's concept. It
+#   shares no content word with the query, and others share its topic: words mislead, reasoning does not.
+# - A *rival* is the other concept that one of the cues suggests: nearly right, and so the second choice.
+# - The *teacher* is simulated. It knows all of this and errs on purpose: for 30% of the pairs of cues it always
+#   believes the same rival, and 12% of its other answers believe one at random.
+#
+# ```text
+# query      In a tavern, clouds piled up each sunny    and hot soup cooled sooner beside
+#            afternoon,                                 an open window. Why?
+#                      cue 1                                      cue 2
+#                    /       \                                 /       \
+#        condensation         convection           convection         evaporation
+#        (rival)                        \         /                   (rival)
+#                                      the concept
+#                                           |
+# relevant   Cabbage notes: Heated fluid rises and chilled fluid descends, forming a circulating loop.
+# error      the teacher believes "condensation": its passages come first, those on convection second at best
+# ```
+#
+# That is the embedded world, the default collection; another profile brings another one. The backbone that 02 starts
+# from was pretrained on this world, on the whole skill behind the wire prompt (`docs/world.md`): what
+# it still has to learn from the examples is mostly their form.
+
+# %% [markdown]
 # ### What is relevant?
 #
 # That depends on the domain. These are the recipes, side by side: a name, what the teacher is told, where the labels
-# come from. Another domain is one more row (in `rrlib/synthesis/domains.py`).
+# come from. The paper's four domains are the first five rows, since its mathematics ranks two kinds of passages; the
+# next two are for texts that people judged, and `general` takes what no row names. Another domain is one more row (in
+# `rrlib/synthesis/domains.py`).
 
 # %%
 table_of_recipes()
@@ -281,8 +314,8 @@ stage.figure("beliefs", figures.filter_curves(lists, threshold)) if values else 
 # What to see, with a simulated teacher: a low alpha lets nearly every wrong belief pass, since the relevant passages of
 # such a list still stand second; a high one drops most, and right lists with them. Errors at random and errors that are
 # always the same look alike to the filter, as each list is judged alone, but not to a student: the ones cancel out, the
-# others are learned. That is what the labels are for in 03, where reinforcement can mend what imitation has learned
-# wrongly.
+# others can be learned. How much of them is learned, and what reinforcement then mends, is counted in
+# `docs/world.md`: in this world mostly verdicts that do not follow from the belief, not the beliefs.
 
 # %% [markdown]
 # With `interactive = True` you can leaf through the examples.

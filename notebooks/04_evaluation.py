@@ -41,7 +41,7 @@ from rrlib.lesson.exercises import check_exercise
 from rrlib.lesson.plots import basics as plots
 from rrlib.lesson.plots import evaluation as figures
 from rrlib.lesson.plots import tour as lesson_plots
-from rrlib.lesson.tables import against, length_table, verdicts_of, window_traces
+from rrlib.lesson.tables import against, length_table, length_verdicts, pool_holds, verdicts_of, window_traces
 from rrlib.strategies import plan, sliding_spans, sliding_window
 
 # %% tags=["parameters"]
@@ -65,6 +65,8 @@ stride = 5  # how far the window moves (passages)
 max_passage_tokens = 512  # a longer passage is cut (tokens; 0: the benchmark's own limit)
 max_new_tokens = 512  # longest answer (tokens)
 temperature = 0.0  # of decoding; 0 is greedy (number)
+top_p = 1.0  # of sampling: the likeliest tokens that together have this probability (0 to 1)
+top_k = 0  # of sampling: so many of the likeliest tokens (count; 0: all)
 metrics = ["nDCG@10", "R@5", "RR"]  # names of ir-measures; the first is the headline
 mix = True  # also mix the last checkpoint with the first stage (weight chosen on validation queries)
 resamples = 10000  # of bootstrap and randomisation test (count)
@@ -78,7 +80,7 @@ stage = begin(config)
 data = stages.evaluation_data(stage, config)
 for benchmark in data:
     print(
-        f"{benchmark.name}: {len(benchmark.qrels)} queries, first stage {benchmark.first_stage}, "
+        f"{benchmark.name}: {len(benchmark.qrels)} queries, candidates of {benchmark.first_stage}, "
         f"{benchmark.data_kind} data"
     )
 
@@ -149,12 +151,16 @@ result.costs.set_index(["benchmark", "system"]).round(3)
 
 # %%
 print(*result.notes, sep="\n")
+print({name: result.chosen(name, data[0].name) for name in mixed} or "no mixture: no validation queries, or not asked")
 result
 
 # %% [markdown]
 # Each mean stands with its 95% bootstrap interval over queries. Differences are paired, query by query, against the
 # first stage; p is that of a randomisation test, corrected (Holm) because there are several systems; w/t/l counts the
-# queries won, tied and lost. Rows marked *reported* are the paper's figures, for benchmarks that it reports.
+# queries won, tied and lost. `< 0.0005` means that no draw of the test was as extreme, so p is only known to lie
+# below. Rows marked *reported* are the paper's figures, for benchmarks that it reports. The line above the table has
+# the weight of the mixture: 1 is the reranker alone, 0 the first stage, and the smallest of equally good ones is
+# taken.
 
 # %%
 first = data[0].name
@@ -192,9 +198,14 @@ stage.figure("differences", figures.sorted_differences(gaps, "first stage", metr
 lengths = length_table(result, list(models), metrics[0])
 stage.figure("lengths", figures.length_and_quality(lengths, metrics[0]))
 
+# %%
+length_verdicts(lengths)
+
 # %% [markdown]
-# What to see: a slope says that length and quality go together, not that one makes the other: difficult queries may
-# both need more words and fail more often. Notebook 06 cuts the chain short to find out.
+# What to see: where a system's dots stand in a vertical line, it writes equally much for every query (a chain with a
+# verdict for each passage, as in the embedded world, is such a form), and this figure cannot answer the question; the
+# table says so. Else a slope says that length and quality go together, not that one makes the other: difficult queries
+# may both need more words and fail more often. Notebook 06 cuts the chain short to find out.
 
 # %% [markdown]
 # ## What moved
@@ -243,7 +254,13 @@ if interactive:
 # **Predict:** how far is the ceiling from 1, and who comes nearest to it?
 
 # %%
+print(pool_holds(before, data[0].qrels))
 stage.figure("ceiling", figures.ceiling_and_gap(rows, metrics[0]))
+
+# %% [markdown]
+# What to see: the oracle stands at the ceiling, and the rest of the way is the reranker's to go. A ceiling of 1 says
+# that the candidates lack nothing that this metric counts, as where a collection was built around its relevant
+# passages (the embedded world's is). With a real first stage it is lower, and the line above the figure says by what.
 
 # %% [markdown]
 # ## Exercise: the share of the gap closed

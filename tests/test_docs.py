@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import itertools
+import json
 import re
 from functools import reduce
 from pathlib import Path
@@ -39,6 +40,11 @@ PAGES = (
     "commands",
     "miniature",
     "development",
+    "README",
+    "world",
+    "glossary",
+    "papermill",
+    "coming-from",
 )
 SHORT = ("adding-a-domain", "adding-a-strategy", "adding-an-engine")
 NAME = re.compile(r"`(rrlib(?:\.\w+)*):([\w.]+)`")
@@ -109,6 +115,40 @@ def test_the_method_quotes_lines_that_are_in_the_code() -> None:
     assert len(rows) >= 12
     for module, name, line in rows:
         assert line in inspect.getsource(named(module, name)), f"{module}:{name} does not hold: {line}"
+
+
+def test_the_index_has_a_line_for_every_page_and_no_other() -> None:
+    lines = re.findall(r"^- \[([\w-]+)\.md\]\(([\w-]+)\.md\): \S", text_of("README"), re.MULTILINE)
+    assert all(name == target for name, target in lines)
+    pages = sorted(path.stem for path in DOCS.glob("*.md") if path.stem != "README")
+    assert sorted(name for name, _ in lines) == pages, "one line a page in docs/README.md"
+
+
+def test_links_between_the_pages_lead_somewhere() -> None:
+    for path in DOCS.glob("*.md"):
+        for target in re.findall(r"\]\(([\w./-]+\.md)(?:#[\w-]+)?\)", path.read_text(encoding="utf-8")):
+            assert (DOCS / target).is_file(), f"{path.name}: {target}"
+
+
+def test_no_word_of_the_glossary_is_explained_twice() -> None:
+    words = re.findall(r"\*\*([^*]+)\*\*", text_of("glossary"))
+    assert len(words) > 60 and [word for word in set(words) if words.count(word) > 1] == []
+
+
+@pytest.mark.parametrize("notebook", ["00_tour", "01_synthesis"])
+def test_the_world_is_drawn_alike_everywhere(notebook: str) -> None:
+    """The drawing of docs/world.md, byte for byte, and its sentences, word for word."""
+    page = text_of("world")
+    (drawing,) = fenced("world", "text")
+    text = "\n".join(_markdown(notebook))
+    assert drawing in text
+    for line in page.split("## In five lines")[1].split("```")[0].split("\n- ")[1:]:
+        assert " ".join(line.split()) in " ".join(text.split())
+
+
+def _markdown(notebook: str) -> list[str]:
+    cells = json.loads((ROOT / "notebooks" / f"{notebook}.ipynb").read_text(encoding="utf-8"))["cells"]
+    return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"]
 
 
 @pytest.mark.parametrize("page", SHORT)

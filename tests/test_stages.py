@@ -118,7 +118,7 @@ def test_a_system_is_what_its_config_says() -> None:
     config = config_of("04_evaluation", engine="vllm", engine_options={"x": 1}, max_new_tokens=9, temperature=0.5)
     model = listwise_of(config, Path("a/b"), budget=3)
     assert (model.model, model.engine, model.engine_options, model.budget) == ("a/b", "vllm", {"x": 1}, 3)
-    assert (model.style, model.decoding) == ("reasonrank", Decoding(9, 0.5))
+    assert (model.style, model.decoding) == ("reasonrank", Decoding(9, 0.5, seed=config.seed))
     other = config_of("06_efficiency")
     assert pointwise_of(other, "m").style == "pointwise" and listwise_of(other, "m", style="nothink").style == "nothink"
     assert sizes_of(config_of("04_evaluation", stride=0)) == {"window": 10, "depth": 30, "max_passage_tokens": 512}

@@ -42,7 +42,7 @@ _FIXED: Mapping[str, Mapping[str, Any]] = {"06_efficiency": {"accumulation": 1, 
 
 _LAUNCH = ("processes", "accelerate")
 _SIZES = ("window", "stride", "depth", "max_passage_tokens")
-_SYSTEMS = ("style", "engine", "engine_options", "max_new_tokens", "temperature", *_SIZES)
+_SYSTEMS = ("style", "engine", "engine_options", "max_new_tokens", "temperature", "top_p", "top_k", *_SIZES)
 _EXPERIMENT = ("metrics", "seed", "resamples", "profile")
 _READ: Mapping[str, tuple[str, ...]] = {
     "01_synthesis": (
@@ -202,23 +202,37 @@ def _asked(config: Config) -> dict[str, Any]:
     return {
         "engine": values.get("engine", "transformers"),
         "engine_options": config.engine_options,
-        "decoding": Decoding(config.max_new_tokens, values.get("temperature", 0.0)),
+        "decoding": _decoding(values),
     }
+
+
+def _decoding(values: Mapping[str, Any]) -> Decoding:
+    """Greedy where the stage has no temperature; what is sampled is drawn with the run's seed."""
+    temperature = values.get("temperature", 0.0)
+    cut = {name: values[name] for name in ("top_p", "top_k") if name in values}
+    return Decoding(values["max_new_tokens"], temperature, **cut, seed=values["seed"] if temperature else None)
 
 
 # --- plans -----------------------------------------------------------------------------------------------------------
 
 
 def plan_of(
-    config: Config, model: str | Path, *, launch: Launch | None = None, gpu_memory: float = 0.0, examples: int = 0
+    config: Config,
+    model: str | Path,
+    *,
+    launch: Launch | None = None,
+    gpu_memory: float = 0.0,
+    examples: int = 0,
+    longest: int = 0,
 ) -> Plan:
     """The plan of a training stage. gpu_memory: GiB of one GPU; 0 = as the config says, and where that is 0 too, as
-    this machine has. Where processes share one memory (no GPU), each has its part of it."""
+    this machine has. Where processes share one memory (no GPU), each has its part of it. longest: tokens of the
+    longest row of the data (02: prompt and response; 03: prompt); 0 = not known, the plan is for the limit."""
     spread = launch or launch_of(config)
     memory = (gpu_memory or float(config.gpu_memory)) * GIB or _memory_here(spread)
     if config.stage == "02_sft":
-        return plan_sft(sft_settings(config), model, spread, memory, examples)
-    return plan_grpo(grpo_settings(config), model, spread, memory)
+        return plan_sft(sft_settings(config), model, spread, memory, examples, longest)
+    return plan_grpo(grpo_settings(config), model, spread, memory, longest)
 
 
 def _memory_here(launch: Launch) -> float:

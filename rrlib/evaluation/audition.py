@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from rrlib.metrics import ndcg, recall
 from rrlib.prompts import get_style
 from rrlib.records import WindowRecord
 from rrlib.rerank import Reranker
-from rrlib.responses import parse_strict
+from rrlib.responses import parse_lenient, parse_strict
 from rrlib.types import Candidates
 
 if TYPE_CHECKING:
@@ -57,6 +58,39 @@ def audition(
             for item in candidates
         ]
     )
+
+
+_LIST = re.compile(r"\[\d+\](?:\s*>\s*\[\d+\])+")
+_ANSWER_WORD = re.compile(r"(?:Ranking|Answer):\s*$")
+
+
+def add_answer_tag(text: str) -> str:
+    """The text with its last list `[a] > [b] > ...` in an answer block, where it has no such block; nothing else is
+    mended but a think block that was left open, which is closed before the list. A text without a list stays."""
+    lists = list(_LIST.finditer(text))
+    if "<answer>" in text or not lists:
+        return text
+    before = _ANSWER_WORD.sub("", text[: lists[-1].start()].rstrip()).rstrip()
+    close = " </think>" if "<think>" in before and "</think>" not in before else ""
+    return f"{before}{close} <answer> {lists[-1].group()} </answer>"
+
+
+def tag_added(frame: pd.DataFrame, collection: Collection, *, k: int = 10, style: str = "reasonrank") -> pd.DataFrame:
+    """The same responses with the answer tag added to those that lack it, read and judged again: what a checkpoint
+    knows already, apart from the form that it does not write. frame: of `audition`, of a style with tags."""
+    import pandas as pd
+
+    rows = []
+    for row in frame.to_dict("records"):
+        text, passages = add_answer_tag(row["text"]), row["passages"]
+        parsed = parse_lenient(text, len(passages), style)
+        grades = collection.qrels.get(row["qid"], {})
+        labels = [max(grades.get(p.docid, 0), 0) for p in passages]
+        level = parse_strict(text, len(passages), think=get_style(style).think).level
+        values = {name: float(f(list(parsed.order), labels, k)) for name, f in (("ndcg", ndcg), ("recall", recall))}  # type: ignore[arg-type]
+        order = [passages[i].docid for i in parsed.order]
+        rows.append({**row, **values, "level": level, "verdict": parsed.verdict, "text": text, "order": order})
+    return pd.DataFrame(rows)
 
 
 def _judged(item: Candidates, record: WindowRecord, grades: Mapping[str, int], k: int, think: bool) -> dict[str, Any]:

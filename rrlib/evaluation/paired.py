@@ -45,7 +45,7 @@ def paired_rows(
     resamples: int = 10_000,
 ) -> list[dict[str, Any]]:
     """One row a system: system, mean, low, high, n (queries), by_set (set -> mean); all but the baseline also
-    difference, difference_low, difference_high, p, p_holm, wins, ties, losses (queries).
+    difference, difference_low, difference_high, p, p_floor, p_holm, wins, ties, losses (queries).
 
     values: system -> set -> one value a query (shape Q of the set), its queries in one order for all systems. The mean
     is the plain mean of the sets' means, and intervals resample queries within each set: the sets are fixed, so they
@@ -99,6 +99,16 @@ def in_words(row: Mapping[str, Any], digits: int = 3) -> str:
     return f"{gap:+.{digits}f} [{row['difference_low']:+.{digits}f}, {row['difference_high']:+.{digits}f}]"
 
 
+def p_in_words(row: Mapping[str, Any], key: str = "p_holm") -> str:
+    """`0.0312`, or `< 0.0005` where the test was at its floor (no draw was as extreme, so p is only bounded); empty for
+    a row without a comparison. row: of `paired_rows`; without `p_floor` (older tables) nothing is known of a floor."""
+    p, floor = row.get(key), row.get("p_floor")
+    if p is None or p != p:
+        return ""
+    at_floor = floor is not None and floor == floor and row["p"] <= floor * (1 + 1e-9)
+    return ("< " if at_floor else "") + f"{p:.4f}"
+
+
 def means_in_words(row: Mapping[str, Any], sets: int) -> str:
     """The means of a row's sets, `0.842 0.864`; of a row that has fewer than `sets` also their names, `8: 0.864`."""
     named = len(row["by_set"]) < sets
@@ -122,6 +132,7 @@ def _difference(
         "difference_low": spread.low,
         "difference_high": spread.high,
         "p": _p(system, base, test, seed, resamples),
+        "p_floor": 0.0 if test == SignificanceTest.T else 1.0 / (resamples + 1),
         "wins": int((every > TIE).sum()),
         "ties": int((np.abs(every) <= TIE).sum()),
         "losses": int((every < -TIE).sum()),

@@ -2,6 +2,9 @@
 
 NDCG@10 x 100. Source: Liu et al., ReasonRank, ACL 2026 (2026.acl-long.1005), Table 1 (BRIGHT), the R2MED and BEIR
 averages, Table 2 (ablations) and the efficiency section. The candidates of BRIGHT are the top 100 of ReasonIR-8B.
+
+Not here, though the paper has them: RankT5, RankZephyr, Rank-R1-7B, Rank1-32B and Rearank-7B, and R2MED and BEIR by
+set. Their figures were not at hand, and a figure from memory is none.
 """
 
 from __future__ import annotations

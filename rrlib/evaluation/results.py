@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rrlib.errors import InputError, MissingFileError
+from rrlib.evaluation.paired import p_in_words
 from rrlib.evaluation.systems import Outcome
 from rrlib.records import WindowRecord
 from rrlib.types import Qrels, Run
@@ -32,7 +33,7 @@ class Origin(StrEnum):
 
 TABLE_COLUMNS = (
     "benchmark", "system", "source", "metric", "mean", "low", "high", "n", "baseline", "difference", "difference_low",
-    "difference_high", "p", "p_holm", "wins", "ties", "losses", "ceiling", "gap_closed", "calls", "requests",
+    "difference_high", "p", "p_floor", "p_holm", "wins", "ties", "losses", "ceiling", "gap_closed", "calls", "requests",
     "tokens_in", "tokens_out", "seconds", "latency_query_p50", "latency_query_p95", "latency_window_p50",
     "latency_window_p95", "calls_all", "seconds_all", "cost_all", "data_kind", "seed", "profile",
 )  # fmt: skip
@@ -140,7 +141,7 @@ class ExperimentResult:
             row[f"difference from {self.baseline}"] = (
                 _cell(head["difference"], head["difference_low"], head["difference_high"], "+") if compared else ""
             )
-            row["p (Holm)"] = f"{head['p_holm']:.4f}" if compared else ""
+            row["p (Holm)"] = p_in_words(head)
             row["w/t/l"] = f"{head['wins']:.0f}/{head['ties']:.0f}/{head['losses']:.0f}" if compared else ""
             row["gap closed"] = "" if _nan(head["gap_closed"]) else f"{head['gap_closed']:.2f}"
             row["calls"] = _number(head["calls"])

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rrlib.errors import InputError
-from rrlib.evaluation.paired import in_words, paired_rows, sets_of
+from rrlib.evaluation.paired import in_words, p_in_words, paired_rows, sets_of
 from rrlib.evaluation.results import ExperimentResult
 from rrlib.formats import read_collection, read_examples, read_jsonl
 from rrlib.records import WindowRecord
 from rrlib.responses import VERDICTS, audit
+from rrlib.reward import VIEWS
+from rrlib.training.completions import group_means
 from rrlib.types import Passage, Qrels
 
 if TYPE_CHECKING:
@@ -130,9 +132,9 @@ def against(result: ExperimentResult, baseline: str, systems: Sequence[str], met
         values = sets_of(part, name)
         for row in paired_rows({s: values[s] for s in (baseline, *systems)}, baseline, seed=seed)[1:]:
             tally = f"{row['wins']}/{row['ties']}/{row['losses']}"
-            shown = {f"{name} less {baseline}": in_words(row), "w/t/l": tally, "p (Holm)": row["p_holm"]}
+            shown = {f"{name} less {baseline}": in_words(row), "w/t/l": tally, "p (Holm)": p_in_words(row)}
             rows.append({"benchmark": benchmark, "system": row["system"], **shown})
-    return pd.DataFrame(rows).set_index("system").round(4)
+    return pd.DataFrame(rows).set_index("system")
 
 
 def length_table(result: ExperimentResult, systems: Sequence[str], metric: str | None = None) -> pd.DataFrame:
@@ -152,6 +154,73 @@ def length_table(result: ExperimentResult, systems: Sequence[str], metric: str |
         for qid, value in zip(own["qid"], own["value"], strict=True):
             rows.append({"system": system, "qid": qid, "tokens": written.get(qid, 0), "value": value})
     return pd.DataFrame(rows)
+
+
+def length_verdicts(table: pd.DataFrame, close: float = 0.05) -> pd.DataFrame:
+    """One row a system: shortest and longest answer (tokens a query), the rank correlation of length and value with
+    its p, and what that says. table: of `length_table`. Where the middle nine tenths of the lengths differ by less
+    than `close` of their median, length can explain nothing, and no correlation is given."""
+    import numpy as np
+    import pandas as pd
+    from scipy import stats
+
+    rows = []
+    for name, part in table.groupby("system", sort=False):
+        tokens, values = part["tokens"].to_numpy(dtype=float), part["value"].to_numpy(dtype=float)
+        low, middle, high = np.quantile(tokens, [0.05, 0.5, 0.95])
+        row = {"system": name, "shortest": int(tokens.min()), "longest": int(tokens.max()), "rank correlation": ""}
+        if high - low <= close * max(middle, 1.0) or values.min() == values.max():
+            rows.append({**row, "p": "", "says": "lengths (or values) hardly differ: no answer here"})
+            continue
+        found = stats.spearmanr(tokens, values)
+        p = float(found.pvalue)
+        says = "cannot be told from none" if p > 0.05 else "longer, better" if found.statistic > 0 else "longer, worse"
+        rows.append({**row, "rank correlation": f"{found.statistic:+.2f}", "p": f"{p:.4f}", "says": says})
+    return pd.DataFrame(rows).set_index("system")
+
+
+def pool_holds(rankings: Mapping[str, Sequence[str]], qrels: Qrels) -> str:
+    """A sentence: how much of what is relevant the candidates hold. rankings: query -> candidates' document ids."""
+    shares = []
+    for qid, docids in rankings.items():
+        relevant = {docid for docid, grade in qrels.get(qid, {}).items() if grade > 0}
+        if relevant:
+            shares.append(len(relevant & set(docids)) / len(relevant))
+    if not shares:
+        raise InputError("no query has a relevant passage", remedy="give judged queries")
+    none = sum(share == 0 for share in shares) / len(shares)
+    return (
+        f"the candidates hold {sum(shares) / len(shares):.1%} of the relevant passages (mean over {len(shares)} "
+        f"queries); {none:.1%} of the queries have none among them"
+    )
+
+
+def climb_table(completions: pd.DataFrame, part: float = 0.2, draws: int = 2000, seed: int = 0) -> pd.DataFrame:
+    """Did the rewards climb? Mean of the groups in the first and in the last `part` of the steps, and the difference
+    with a 95% bootstrap interval over groups: a row for the reward and for each view (of valid rollouts).
+
+    completions: of rrlib.training.completions.read_completions. With few steps the interval is wide, and says so.
+    """
+    import numpy as np
+    import pandas as pd
+
+    means = group_means(completions).reset_index()
+    steps = sorted(means["step"].unique())
+    many = max(1, round(part * len(steps)))
+    first, last = means[means["step"].isin(steps[:many])], means[means["step"].isin(steps[-many:])]
+    rng = np.random.default_rng(seed)
+    rows = []
+    for name in ("reward", *VIEWS):
+        before, after = (half[name].dropna().to_numpy(dtype=float) for half in (first, last))
+        if not len(before) or not len(after):
+            continue
+        drawn = [rng.choice(after, len(after)).mean() - rng.choice(before, len(before)).mean() for _ in range(draws)]
+        low, high = np.quantile(drawn, [0.025, 0.975])
+        climbed = "climbed" if low > 0 else "fell" if high < 0 else "cannot be told"
+        gap = f"{after.mean() - before.mean():+.3f} [{low:+.3f}, {high:+.3f}]"
+        row = {"what": name, "first steps": round(before.mean(), 3), "last steps": round(after.mean(), 3)}
+        rows.append({**row, "difference": gap, "it": climbed, "groups": f"{len(before)} and {len(after)}"})
+    return pd.DataFrame(rows).set_index("what")
 
 
 def window_traces(

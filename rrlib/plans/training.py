@@ -178,10 +178,21 @@ def _head(shape: Shape) -> Part:
     )
 
 
-def plan_sft(settings: SFTSettings, model: str | Path, launch: Launch, memory: float, examples: int = 0) -> Plan:
-    """The plan of SFT. memory: bytes of one GPU. examples: to count updates with (0 = not counted)."""
+def _row_length(limit: int, shape: Shape, longest: int) -> tuple[int, tuple[str, str]]:
+    """(tokens of a row that the plan counts with, the fact that says where they are from)."""
+    allowed = min(limit, shape.positions)
+    if longest:
+        return min(longest, allowed), ("tokens of a row", f"{min(longest, allowed)}, the longest there is in the data")
+    return allowed, ("tokens of a row", f"{allowed}, the most that is allowed; the data may need far less")
+
+
+def plan_sft(
+    settings: SFTSettings, model: str | Path, launch: Launch, memory: float, examples: int = 0, longest: int = 0
+) -> Plan:
+    """The plan of SFT. memory: bytes of one GPU. examples: to count updates with (0 = not counted). longest: tokens of
+    the longest row of the data, prompt and response (0 = not known: the plan is for the limit)."""
     shape = shape_of(model)
-    length = min(settings.max_length, shape.positions)
+    length, about_rows = _row_length(settings.max_length, shape, longest)
     parts = _states(shape, settings, launch)
     parts += _activations(shape, settings.gradient_checkpointing, settings.micro_batch, length, _stream(launch))
     parts.append(_head(shape))
@@ -193,15 +204,19 @@ def plan_sft(settings: SFTSettings, model: str | Path, launch: Launch, memory: f
         schedule = sft_schedule(settings, examples, launch.total)
         facts.append(("optimiser updates", f"{schedule.updates} ({settings.epochs:g} epochs of {examples} rows)"))
         facts.append(("warm-up", f"{schedule.warmup} updates, then {settings.schedule}"))
-    facts.append(("work a token", f"{flops_per_token(shape, length) / 1e9:.1f} GFLOP at {length} tokens"))
+    facts += [about_rows, ("work a token", f"{_gflop(flops_per_token(shape, length))} GFLOP at {length} tokens")]
     return Plan("SFT", _label(model), memory, tuple(parts), tuple(facts))
 
 
-def plan_grpo(settings: GRPOSettings, model: str | Path, launch: Launch, memory: float) -> Plan:
-    """The plan of GRPO, rollouts included. memory: bytes of one GPU. Raises InputError where vLLM's share cannot hold
-    the weights and one longest sequence."""
+def plan_grpo(
+    settings: GRPOSettings, model: str | Path, launch: Launch, memory: float, longest_prompt: int = 0
+) -> Plan:
+    """The plan of GRPO, rollouts included. memory: bytes of one GPU. longest_prompt: tokens of the longest prompt of
+    the data (0 = not known: the plan is for the limit); completions count with their limit, as nobody knows them.
+    Raises InputError where vLLM's share cannot hold the weights and one longest sequence."""
     shape, split = shape_of(model), batches(settings, launch.total)
-    length = min(settings.max_prompt + settings.max_completion, shape.positions)
+    longest = longest_prompt + settings.max_completion if longest_prompt else 0
+    length, about_rows = _row_length(settings.max_prompt + settings.max_completion, shape, longest)
     parts = _states(shape, settings, launch)
     if settings.beta and not settings.lora_rank:
         shared = launch.total if launch.total > 1 and sharding(launch.accelerate) == "full" else 1
@@ -218,7 +233,7 @@ def plan_grpo(settings: GRPOSettings, model: str | Path, launch: Launch, memory:
         ("optimiser updates", f"{split.max_steps} ({settings.steps} steps x {settings.updates})"),
     ]
     rollouts, fact = _rollouts(settings, shape, launch, memory, length)
-    return Plan("GRPO", _label(model), memory, (*parts, *rollouts), (*facts, fact))
+    return Plan("GRPO", _label(model), memory, (*parts, *rollouts), (*facts, about_rows, fact))
 
 
 def _label(model: str | Path) -> str:
@@ -283,6 +298,10 @@ def render(plan: Plan) -> str:
     )
     lines += [f"  {name}: {text}" for name, text in plan.facts]
     return "\n".join(lines)
+
+
+def _gflop(count: float) -> str:
+    return f"{count / 1e9:.1f}" if count >= 1e9 else f"{count / 1e9:.2g}"
 
 
 def _size(count: float) -> str:

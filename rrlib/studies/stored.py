@@ -43,6 +43,15 @@ class StoredExperiments:
     example: RankingExample
     source: Mapping[str, Any]
 
+    def unlike(self, parameters: Mapping[str, Any]) -> list[str]:
+        """A line for each parameter that the stored results had with another value: it has no effect on them."""
+        made_with = dict(self.source["parameters"])
+        return [
+            f"{name} = {parameters[name]!r} has no effect: the stored results had {value!r}"
+            for name, value in made_with.items()
+            if name in parameters and parameters[name] != value
+        ]
+
     def __str__(self) -> str:
         """One line: what the figures are of."""
         s = self.source

@@ -33,6 +33,17 @@ def read_completions(output: str | Path) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
+def group_means(completions: pd.DataFrame) -> pd.DataFrame:
+    """Means of each group. Index: step and prompt. Columns: reward, ndcg, recall and rbo; a view counts valid
+    completions only, and is missing (nan) in a group without any."""
+    table = completions[["step", "prompt"]].copy()
+    table["reward"] = completions["multi_view_reward"]
+    for place, view in enumerate(VIEWS):
+        table[view] = [json.loads(values)[place] for values in completions["views"]]
+        table[view] = table[view].astype(float)
+    return table.groupby(["step", "prompt"]).mean()
+
+
 def group_bands(completions: pd.DataFrame, low: float = 0.1, high: float = 0.9) -> pd.DataFrame:
     """The spread over the groups (prompts) of each step: quantiles of the groups' means.
 
@@ -41,12 +52,7 @@ def group_bands(completions: pd.DataFrame, low: float = 0.1, high: float = 0.9) 
     """
     import pandas as pd
 
-    table = completions[["step", "prompt"]].copy()
-    table["reward"] = completions["multi_view_reward"]
-    for place, view in enumerate(VIEWS):
-        table[view] = [json.loads(values)[place] for values in completions["views"]]
-        table[view] = table[view].astype(float)
-    means = table.groupby(["step", "prompt"]).mean().groupby("step")
+    means = group_means(completions).groupby("step")
     parts = {
         f"{name}/{end}": means[name].quantile(q)
         for name in ("reward", *VIEWS)

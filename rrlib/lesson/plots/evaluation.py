@@ -58,6 +58,9 @@ def length_and_quality(table: pd.DataFrame, metric: str, bins: int = 5) -> Figur
         style = {"marker": _MARKERS[number % 4], "linestyle": _DASHES[number % 4], "color": PALETTE[number]}
         axis.errorbar(x, y, yerr=error, capsize=3, linewidth=1.6, label=str(name), **style)
     axis.set(xlabel="tokens written for a query", ylabel=metric, ylim=(-0.03, 1.03))
+    low, high = float(table["tokens"].min()), float(table["tokens"].max())
+    if high - low < 0.1 * high:  # else a few tokens would fill the axis and look like a slope
+        axis.set(xlim=(0.8 * low, 1.2 * high), title="all answers are about equally long")
     axis.legend(frameon=False, loc="lower right")
     return figure
 
