@@ -104,14 +104,14 @@ def _parts(path: Path, separator: str) -> Iterator[tuple[str, list[str], NDArray
                 continue
             lengths = {name: compute.min_max(compute.binary_length(block[name])) for name in types if name != "score"}
             digits = compute.all(compute.ascii_is_decimal(block["rank"])).as_py()
-            scores = block["score"].to_numpy()
+            scores = np.from_dlpack(block["score"])  # to_numpy would import pandas
             shortest = min(found["min"].as_py() for found in lengths.values())
             if shortest < 1 or lengths["rank"]["max"].as_py() > _LONGEST_RANK or not digits:
                 raise NotPlain("a cell that is not plain")
             if not np.isfinite(scores).all():
                 raise NotPlain("a score that is not finite")
             coded = block["qid"].dictionary_encode()
-            ends = [*(np.flatnonzero(np.diff(coded.indices.to_numpy())) + 1).tolist(), len(block)]
+            ends = [*(np.flatnonzero(np.diff(np.from_dlpack(coded.indices))) + 1).tolist(), len(block)]
             for start, end in zip([0, *ends], ends, strict=False):
                 docids = block["docid"].slice(start, end - start).to_pylist()
                 yield block["qid"][start].as_py(), docids, scores[start:end]
