@@ -7,6 +7,7 @@ import inspect
 import itertools
 import json
 import re
+import shlex
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -104,7 +105,7 @@ def test_command_lines_parse(page: str, monkeypatch: pytest.MonkeyPatch) -> None
 
     group: Any = typer.main.get_command(build_app())  # type: ignore[arg-type]
     for line in "\n".join(fenced(page, "bash")).replace("\\\n", " ").splitlines():
-        words = line.split("#")[0].split()
+        words = shlex.split(line, comments=True)
         if words[:1] == ["rrlib"]:
             command = group.commands[words[1]]
             command.make_context(words[1], words[2:], resilient_parsing=False)
