@@ -105,8 +105,8 @@ def test_command_lines_parse(page: str, monkeypatch: pytest.MonkeyPatch) -> None
 
     group: Any = typer.main.get_command(build_app())  # type: ignore[arg-type]
     for line in "\n".join(fenced(page, "bash")).replace("\\\n", " ").splitlines():
-        words = shlex.split(line, comments=True)
-        if words[:1] == ["rrlib"]:
+        if line.startswith("rrlib "):
+            words = shlex.split(line, comments=True)
             command = group.commands[words[1]]
             command.make_context(words[1], words[2:], resilient_parsing=False)
 

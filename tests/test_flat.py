@@ -174,3 +174,16 @@ def test_a_file_has_the_order_of_the_run_whatever_finishes_first(tmp_path: Path)
 
     _write(Reranker(Looks()), candidates, out, None, "t", ({}, 20, True))
     assert list(read_run(out)) == [c.query.qid for c in candidates]
+
+
+@pytest.mark.parametrize(
+    ("script", "sizes", "value"),
+    [
+        ("benchmarks/resume.py", ["--windows", "300", "--read"], "megabytes"),
+        ("benchmarks/evaluate.py", ["--queries", "20", "--documents", "30"], "value"),
+    ],
+)
+def test_the_benchmarks_run(script: str, sizes: list[str], value: str) -> None:
+    done = subprocess.run([sys.executable, str(ROOT / script), *sizes], capture_output=True, text=True, check=True)
+    row = json.loads(done.stdout.splitlines()[-1])
+    assert row[value] > 0 and row["name"] in script and {"unit", "goal", "holds", "n"} <= set(row)

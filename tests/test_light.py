@@ -166,6 +166,7 @@ sys.exit(code)
 """
 HEAVY = {"torch", "transformers", "trl", "peft", "accelerate", "datasets", "vllm", "pandas", "seaborn", "matplotlib"}
 HEAVY |= {"gguf", "jupyterlab", "jupytext", "ipykernel", "ipywidgets", "papermill", "nbclient", "nbconvert", "nbformat"}
+HEAVY |= {"pyarrow"}
 
 
 def light(folder: Path, *words: str, code: int = 0) -> str:

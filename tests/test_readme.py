@@ -96,6 +96,9 @@ CHAIN = "tests/smoke_chain.py::run_smoke"
 
 HOW: dict[str, How] = {
     "pip install .": Tested(f"{PACKAGING}::test_wheel_holds_every_file_of_the_package", ('"pip", "wheel"',)),
+    "rrlib serve": Tested(
+        "tests/test_serve.py::test_the_command_serves_until_it_is_told_to_end", ('"serve"', '"--model"')
+    ),
     "rrlib demo": Tested("tests/test_light.py::test_the_demo_prints_what_the_readme_shows", ('"demo"',)),
     "make run": Made(("venv", "requirements.lock", "rrlib run params/miniature.yaml"), (".ci/run", CHAIN)),
     "make test": Made(("ruff check", "ruff format --check", "mypy rrlib", "-m pytest")),
@@ -111,7 +114,7 @@ HOW: dict[str, How] = {
     "rrlib rerank --run bm25.trec --queries queries.tsv --corpus corpus.jsonl.gz --engine openai --model NAME "
     "--base-url http://localhost:8000/v1 --output out.trec": Run(leaves="out.trec"),
     "rrlib rerank --run bm25.trec --queries queries.tsv --corpus corpus.jsonl.gz --engine numpy --model MODEL "
-    "--output out.trec": Run(leaves="out.trec"),
+    "--output light.trec": Run(leaves="light.trec"),
     "rrlib rerank --run bm25.trec --engine replay --responses windows.jsonl --output replayed.trec": Run(
         leaves="replayed.trec"
     ),

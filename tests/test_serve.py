@@ -657,3 +657,10 @@ def test_a_seat_tells_what_happened_to_it() -> None:
     slots.stop()
     with pytest.raises(EngineError, match="stopping"):
         late.submit([Request(1)], Decoding())
+
+
+def test_the_load_benchmark_runs() -> None:
+    script = Path(__file__).resolve().parents[1] / "benchmarks/serve_load.py"
+    command = [sys.executable, str(script), "--clients", "8", "--seconds", "2"]
+    row = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+    assert row["name"] == "serve_load" and row["value"] == 1.0 and row["holds"] and row["right"] > 0

@@ -19,7 +19,7 @@ def demo(
 
     \b
     Example:
-      rrlib demo
+      rrlib demo --queries 16
     """
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):  # read by numpy when it loads; more only hinder each other
         os.environ.setdefault(name, "1")

@@ -19,7 +19,7 @@ from rrlib.engines import Decoding
 from rrlib.errors import InputError
 from rrlib.evaluation.benchmarks import BenchmarkData
 from rrlib.evaluation.tables import oracle_run, random_run
-from rrlib.formats import ranking_to_run, read_run, without_excluded
+from rrlib.formats import make_candidates, ranking_to_run, read_run, without_excluded
 from rrlib.prompts import PromptBuilder, get_style
 from rrlib.records import WindowRecord
 from rrlib.rerank import Reranker
@@ -138,8 +138,6 @@ class Given(_NoModel):
 
 def bare_candidates(data: BenchmarkData, depth: int | None = None) -> list[Candidates]:
     """The candidates by id alone, for what needs no text."""
-    from rrlib.formats import make_candidates
-
     run = {qid: hits[:depth] for qid, hits in data.need_run().items() if qid in data.qrels}
     return make_candidates(run, None, None, texts_required=False, collection=data.name)
 

@@ -30,13 +30,16 @@ class NotPlain(Exception):
 def plain_queries(path: str | Path) -> Iterator[tuple[str, list[str], NDArray[np.float64]]]:
     """Yield (query id, document ids, scores of shape (documents,)) of a run, plain or gzip, in the order of the file.
 
-    Raises `NotPlain`, also after some queries have come, for a file that is no regular one or not of the form: six
-    cells a line, all separated by one blank, or all by one tab; ASCII; ranks of digits; finite scores; the lines of a
-    query together and its documents once.
+    Raises `NotPlain` where pyarrow is not installed, and (also after some queries have come) for a file that is no
+    regular one or not of the form: six cells a line, all separated by one blank, or all by one tab; ASCII; ranks of
+    digits; finite scores; the lines of a query together and its documents once.
     """
     import numpy as np
-    import pyarrow
 
+    try:
+        import pyarrow
+    except ImportError as error:  # a light install reads with care alone
+        raise NotPlain(str(error)) from error
     try:
         separator = _separator(Path(path))
         qid, finished = "", set[str]()
@@ -104,7 +107,7 @@ def _parts(path: Path, separator: str) -> Iterator[tuple[str, list[str], NDArray
                 continue
             lengths = {name: compute.min_max(compute.binary_length(block[name])) for name in types if name != "score"}
             digits = compute.all(compute.ascii_is_decimal(block["rank"])).as_py()
-            scores = np.from_dlpack(block["score"])  # to_numpy would import pandas
+            scores = cast("NDArray[np.float64]", np.from_dlpack(block["score"]))  # to_numpy would import pandas
             shortest = min(found["min"].as_py() for found in lengths.values())
             if shortest < 1 or lengths["rank"]["max"].as_py() > _LONGEST_RANK or not digits:
                 raise NotPlain("a cell that is not plain")
@@ -114,4 +117,4 @@ def _parts(path: Path, separator: str) -> Iterator[tuple[str, list[str], NDArray
             ends = [*(np.flatnonzero(np.diff(np.from_dlpack(coded.indices))) + 1).tolist(), len(block)]
             for start, end in zip([0, *ends], ends, strict=False):
                 docids = block["docid"].slice(start, end - start).to_pylist()
-                yield block["qid"][start].as_py(), docids, scores[start:end]
+                yield str(block["qid"][start].as_py()), docids, scores[start:end]
