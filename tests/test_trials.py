@@ -50,8 +50,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("trials")
 
 
-def test_pointwise_against_listwise(profile: Path, folder: Path) -> None:
-    lines = script("pointwise", profile, folder, "--per-list", "2")
+@pytest.fixture(scope="module")
+def printed(profile: Path, folder: Path) -> dict[str, list[str]]:
+    """Both scripts, run once: tests may be spread over processes, so none of them can rely on another."""
+    return {
+        "pointwise": script("pointwise", profile, folder, "--per-list", "2"),
+        "think_nothink": script("think_nothink", profile, folder, "--budgets", "0", "8"),
+    }
+
+
+def test_pointwise_against_listwise(profile: Path, folder: Path, printed: dict[str, list[str]]) -> None:
+    lines = printed["pointwise"]
     result = json.loads(lines[-1])
     assert result["name"] == "pointwise" and result["goal"] == 2.0 and result["n"] == 4 and result["value"] > 0
     assert result["holds"] is (result["value"] >= 2.0)
@@ -63,8 +72,8 @@ def test_pointwise_against_listwise(profile: Path, folder: Path) -> None:
     assert chains[-1] == lines[-1] and not any("no chain |" in line for line in chains)
 
 
-def test_think_and_no_think(profile: Path, folder: Path) -> None:
-    lines = script("think_nothink", profile, folder, "--budgets", "0", "8")
+def test_think_and_no_think(folder: Path, printed: dict[str, list[str]]) -> None:
+    lines = printed["think_nothink"]
     result = json.loads(lines[-1])
     assert result["name"] == "think_nothink" and result["n"] == 4 and -1 <= result["value"] <= 1
     modes, budgets = (folder / "modes.md").read_text(), (folder / "budgets.md").read_text()
@@ -75,7 +84,11 @@ def test_think_and_no_think(profile: Path, folder: Path) -> None:
 
 
 def test_listwise_forms_are_rows_of_the_table(
-    profile: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    profile: Path,
+    folder: Path,
+    printed: dict[str, list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     from rrlib.studies import ablations
     from rrlib.training.sft import encode_for_sft

@@ -51,16 +51,19 @@ class Lab:
         return sum(t.user + t.system for t in times)
 
 
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Lab]:
-    """JupyterLab on copies of the notebooks, as a person finds them who has run nothing.
-
-    They are student copies, in which the parameter `interactive` is True, so their widgets are shown. The smoke run,
-    which the other notebooks read, is begun beside it where one of them is tested.
-    """
+def begin_smoke_run(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> None:
+    """Begin the smoke run, which the other notebooks read, beside what follows, where one of them is tested."""
     wanted = any("lab_after_run" in getattr(item, "fixturenames", ()) for item in request.session.items)
     if wanted and "RRLIB_SMOKE_OUTPUTS" not in os.environ:
         threading.Thread(target=run_once, args=(shared_folder(tmp_path_factory),), daemon=True).start()
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """JupyterLab on copies of the notebooks, as a person finds them who has run nothing.
+
+    They are student copies, in which the parameter `interactive` is True, so their widgets are shown.
+    """
     home = tmp_path_factory.mktemp("lab")
     with serve(home, home / "outputs") as running:
         yield running
