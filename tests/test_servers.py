@@ -416,10 +416,8 @@ def test_options_reach_the_engine(serve: Any, tmp_path: Path, monkeypatch: pytes
     assert seen["timeout"] == 5 and seen["max_retries"] == 2 and seen["concurrency"] is None
 
 
+@pytest.mark.vllm
 def test_vllms_own_options_are_known_without_loading_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("yaml")
-    if not vllm_options():
-        pytest.skip("vllm is not installed")
     assert {"tensor_parallel_size", "max_num_seqs", "kv_cache_dtype", "quantization", "seed"} <= vllm_options()
     argv = ["rerank", "--run", str(tmp_path / "no.trec"), "--output", str(tmp_path / "o"), "--engine", "vllm"]
     argv += ["--model", "some/model"]

@@ -19,7 +19,7 @@ def register(app: typer.Typer) -> None:
 
 def serve(
     model: Annotated[str, typer.Option(help="folder, hub name, .gguf file, or package:module/folder")] = "",
-    engine: Annotated[str, typer.Option(help="transformers, vllm or openai")] = "transformers",
+    engine: Annotated[str, typer.Option(help="transformers, vllm, openai or numpy")] = "transformers",
     host: Annotated[str, typer.Option(help="address to listen at; the default is this machine alone")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="port; 0 = any free one", min=0, max=65535)] = 8000,
     name: Annotated[str, typer.Option(help="the model's name for clients; default: its folder or hub name")] = "",

@@ -1,6 +1,6 @@
 """One protocol for everything that answers prompts: submit requests, collect completions as they finish.
 
-The scheduler (rrlib.rerank) keeps `capacity` requests in flight and never waits for a particular one.
+The scheduler (rrlib.scheduler) keeps `capacity` requests in flight and never waits for a particular one.
 """
 
 from __future__ import annotations

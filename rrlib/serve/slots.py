@@ -1,6 +1,6 @@
 """One engine whose slots all clients share: no client waits for another's whole list, and none can harm another.
 
-A strategy knows one query, the scheduler (rrlib.rerank) one call. So each client gets a seat: an engine to its own
+A strategy knows one query, the scheduler (rrlib.scheduler) one call. So each client gets a seat: an engine to its own
 reranking, and in truth a place in one queue. One thread gives free slots to the seats in turn, a window each, under
 numbers of its own, and hands every answer to the seat that asked. It makes the engine, asks it and closes it: no other
 thread ever touches it. Sampling is seeded by those numbers, so with a temperature an answer depends on the traffic.
