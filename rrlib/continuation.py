@@ -68,7 +68,7 @@ class Continuation:
         chain = reply.text if begun else "<think>" + reply.text
         if self.style.words is not None:
             prompt = asked.prompt + chain.rstrip() + " </think>"
-            onward = Request(number, prompt=prompt, key=asked.key, choices=self.style.words)
+            onward = Request(number, prompt=prompt, key=asked.key, choices=self.style.words, seed=asked.seed)
             return onward, _so_far(reply, onward, asked)
         if self.budget is None or before is not None or reply.finish_reason != "length":
             return None
@@ -77,7 +77,7 @@ class Continuation:
         else:
             prompt = asked.prompt + chain.rstrip("\ufffd").rstrip() + CLOSING
         room = self.decoding.max_new_tokens - self.budget
-        onward = Request(number, prompt=prompt, key=asked.key, max_new_tokens=room)
+        onward = Request(number, prompt=prompt, key=asked.key, max_new_tokens=room, seed=asked.seed)
         return onward, _so_far(reply, onward, asked)
 
     def score(self, reply: Reply) -> float | None:
