@@ -61,9 +61,7 @@ class ReplayEngine:
             if text is not None and not isinstance(text, str):
                 raise InputError("`text` is not a string", path=responses, line=line, remedy="quote the raw response")
             if key in self.replies:
-                place = f"window {key[3][0]}-{key[3][-1] + 1} of pass {key[2]}" + (
-                    f", sample {key[4]}," if key[4] else ""
-                )
+                sample = f", sample {key[4]}," if key[4] else ""
                 raise InputError(
                     f"query {key[1]}: window {key[3][0]}-{key[3][-1] + 1} of pass {key[2]}{sample} is there twice",
                     path=responses,
