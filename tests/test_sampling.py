@@ -27,7 +27,7 @@ WARM = Decoding(temperature=0.7, seed=7)
 
 
 class Sampler:
-    """An engine that ranks by the numbers in the texts, misread anew in each request; some calls fail, some say no list.
+    """An engine that ranks by the numbers in the texts, misread anew in each request; some fail, some say no list.
 
     An answer hangs on key and seed alone, so that one given before and after a kill is the same.
     """
