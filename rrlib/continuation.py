@@ -20,6 +20,13 @@ CLOSING = " </think> <answer>"
 """What closes a chain that has used up its budget; the model goes on from there."""
 
 
+def behind_chain(prompt: str, chain: str) -> str:
+    """A prompt whose chain of thought is given and closed, so that what follows is the list. An empty chain is what a
+    budget of 0 leaves."""
+    opened = prompt if begins_to_think(prompt) else prompt + "<think>"
+    return " ".join([opened, *([chain.strip()] if chain.strip() else [])]) + CLOSING
+
+
 @dataclass(frozen=True)
 class Continuation:
     """When and how answers of a style go on.
