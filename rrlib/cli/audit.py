@@ -113,6 +113,6 @@ def _lines(followed: Faithfulness) -> list[str]:
     mean, whole = followed.agreement, followed.follows
     return [
         *lines,
-        f"lists agree with their reasoning by {mean.mean:.3f} [{mean.low:.3f}, {mean.high:.3f}] (1 all pairs, -1 none); "
+        f"lists agree with it by {mean.mean:.3f} [{mean.low:.3f}, {mean.high:.3f}] (1: in all pairs, -1: in none); "
         f"{whole.mean:.1%} [{whole.low:.1%}, {whole.high:.1%}] contradict it nowhere; {followed.queries} queries",
     ]

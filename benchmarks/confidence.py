@@ -1,0 +1,134 @@
+"""Is agreement of samples worth its price, which fusion is better, and does it say where the model is wrong?
+
+The committed reranker of the embedded world: greedy, and with `--samples` samples of each window, fused by reciprocal
+ranks and by places. Differences are paired by query. Then the samples of `rrf` are calibrated (each fifth of the
+queries by the others): how far probabilities are off, beside those that know the rank alone; what a cut by probability
+keeps, beside the best fixed depth; the risk of answering the surest queries alone. The value is the share of the way
+from knowing nothing to knowing all that agreement goes, in the area under that curve; no goal.
+
+    python benchmarks/confidence.py                          # small: 20 queries, four minutes
+    python benchmarks/confidence.py --queries 200            # the figures of docs/confidence.md
+
+Killed and started again, it goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+from measure import device
+
+from rrlib.chain.manifest import outputs_root
+from rrlib.engines import Decoding, make_engine
+from rrlib.evaluation.confidence import Confidence, cross_fitted, reliability, risk_coverage, set_quality, values_of
+from rrlib.evaluation.metrics import per_query
+from rrlib.evaluation.paired import paired_rows
+from rrlib.evaluation.significance import bootstrap_interval
+from rrlib.evaluation.votes import Votes, votes_of
+from rrlib.formats import Collection, ranking_to_run, read_collection
+from rrlib.miniature.generate import build
+from rrlib.rerank import Reranker
+from rrlib.sampling import Fusion
+from rrlib.types import Qrels
+
+METRIC = "nDCG@10"
+POOL, SEED = 30, 7
+"""Those of the profile `miniature`, whose test queries these are."""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Rerank, and print the tables and the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="package:rrlib.miniature/reranker", help="checkpoint: folder or hub name")
+    parser.add_argument("--queries", type=int, default=20, help="test queries, from the first on")
+    parser.add_argument("--samples", type=int, default=4, help="of each window")
+    parser.add_argument("--temperature", type=float, default=1.0, help="of the samples; GRPO's rollouts have 1.0")
+    parser.add_argument("--tokens", type=int, default=160, help="new tokens of an answer")
+    parser.add_argument("--output", default="", help="folder; default: confidence-<queries> below the outputs folder")
+    given = parser.parse_args(argv)
+    folder = Path(given.output or outputs_root() / f"confidence-{given.queries}")
+    build(folder / "data", seed=SEED, train=0, validation=0, test=given.queries, pool=POOL)
+    collection = read_collection(folder / "data", "test")
+    engine = make_engine("transformers", given.model, batch_size=64, max_batch_tokens=60_000)
+    sampling = Decoding(given.tokens, temperature=given.temperature, seed=SEED)
+    systems: dict[str, Any] = {"greedy": {"decoding": Decoding(given.tokens, seed=SEED)}}
+    systems |= {fuse: {"decoding": sampling, "samples": given.samples, "fuse": fuse} for fuse in Fusion}
+    values, votes = {}, []
+    for name, options in systems.items():
+        reranker = Reranker(engine, log=folder / f"{name}.jsonl", **options)
+        result = reranker.rerank(collection.candidates())
+        run = ranking_to_run(result.run(collection.name))
+        values[name] = list(per_query(collection.qrels, run, METRIC)[METRIC].values())
+        if name == Fusion.RRF:
+            votes, settings = votes_of(result.records, reranker.settings()), reranker.settings()
+    engine.close()
+    print(
+        f"miniature, seed {SEED}, {collection.data_kind} data, {given.queries} test queries; {given.samples} samples at"
+    )
+    print(f"temperature {given.temperature}; intervals: 95%, bootstrap over queries\n")
+    show_systems(values)
+    last = {"name": "confidence", "value": round(show_worth(votes, collection, settings), 4)}
+    last |= {"unit": "share of the way from knowing nothing to knowing all", "goal": None, "holds": True}
+    print(json.dumps({**last, "n": given.queries, "device": device()[1]}))
+
+
+def show_systems(values: Mapping[str, Sequence[float]]) -> None:
+    """The means, and the differences to one greedy answer and between the fusions."""
+    for baseline, systems in (("greedy", values), (Fusion.RRF, {name: values[name] for name in Fusion})):
+        for row in paired_rows({name: {"miniature": v} for name, v in systems.items()}, baseline, seed=SEED):
+            line = f"{row['system']:<8} {METRIC} {row['mean']:.4f} [{row['low']:.4f}, {row['high']:.4f}]"
+            if row["system"] != baseline:
+                line += f"; less {baseline}: {row['difference']:+.4f} "
+                line += f"[{row['difference_low']:+.4f}, {row['difference_high']:+.4f}], p {row['p']:.3f}"
+            print(line)
+
+
+def show_worth(votes: Sequence[Votes], collection: Collection, settings: Mapping[str, Any]) -> float:
+    """What the calibrated agreement is worth, on queries that it was not fitted on; the share of the way it goes."""
+    qrels = collection.qrels
+    ranks = [replace(v, places={docid: float(i) for i, docid in enumerate(v.places, 1)}, agreement=1.0) for v in votes]
+    said = cross_fitted(votes, qrels, settings, METRIC)
+    for name, some, held in (("mean place", said, votes), ("rank alone", cross_fitted(ranks, qrels, settings), ranks)):
+        table = reliability(some, held, qrels)
+        print(f"probabilities by {name}: off by {table.error:.4f}, squared error {table.brier:.4f}, F1 of the cut "
+              f"{f1([(one.qid, one.kept()) for one in some], qrels)}")  # fmt: skip
+    depths = {k: [(v.qid, list(v.places)[:k]) for v in votes] for k in range(1, 16)}
+    best = max(depths, key=lambda k: set_quality(depths[k], qrels)[2].mean())
+    print(f"the best fixed depth ({best}, chosen on these queries): F1 {f1(depths[best], qrels)}")
+    values = list(values_of(votes, qrels, METRIC).values())
+    kinds: dict[str, Sequence[float]] = {
+        "agreement": [one.expected for one in said],
+        "likeliest passage": likeliest(said),
+    }
+    for name, confidence in kinds.items():
+        curve = risk_coverage(confidence, values)
+        at = [f"{share:.0%} {curve.risk[round(share * len(values)) - 1]:.4f}" for share in (0.25, 0.5, 0.75, 1.0)]
+        print(f"1 - {METRIC} of the surest by {name}: {', '.join(at)}; "
+              f"area {curve.area:.4f} (knowing nothing {curve.whole:.4f}, knowing all {curve.best:.4f})")  # fmt: skip
+    curve = risk_coverage(kinds["agreement"], values)
+    return (curve.whole - curve.area) / (curve.whole - curve.best)
+
+
+def likeliest(said: Sequence[Confidence]) -> list[float]:
+    """The probability of the passage that is most likely relevant, of each query."""
+    return [max(one.relevant.values()) for one in said]
+
+
+def f1(kept: Sequence[tuple[str, Sequence[str]]], qrels: Qrels) -> str:
+    """The mean F1 of what is kept, with its interval, and how many passages that are."""
+    interval = bootstrap_interval(set_quality(kept, qrels)[2], SEED)
+    size = np.mean([len(docids) for _, docids in kept])
+    return f"{interval.mean:.4f} [{interval.low:.4f}, {interval.high:.4f}], {size:.2f} passages a query"
+
+
+if __name__ == "__main__":
+    main()
