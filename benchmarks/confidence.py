@@ -41,8 +41,8 @@ from rrlib.sampling import Fusion
 from rrlib.types import Qrels
 
 METRIC = "nDCG@10"
-POOL, SEED = 30, 7
-"""Those of the profile `miniature`, whose test queries these are."""
+SEED = 7
+"""That of the profile `miniature`, whose test queries these are."""
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -52,11 +52,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--queries", type=int, default=20, help="test queries, from the first on")
     parser.add_argument("--samples", type=int, default=4, help="of each window")
     parser.add_argument("--temperature", type=float, default=1.0, help="of the samples; GRPO's rollouts have 1.0")
+    parser.add_argument("--pool", type=int, default=30, help="candidates a query, as the profile has them")
     parser.add_argument("--tokens", type=int, default=160, help="new tokens of an answer")
     parser.add_argument("--output", default="", help="folder; default: confidence-<queries> below the outputs folder")
     given = parser.parse_args(argv)
     folder = Path(given.output or outputs_root() / f"confidence-{given.queries}")
-    build(folder / "data", seed=SEED, train=0, validation=0, test=given.queries, pool=POOL)
+    build(folder / "data", seed=SEED, train=0, validation=0, test=given.queries, pool=given.pool)
     collection = read_collection(folder / "data", "test")
     engine = make_engine("transformers", given.model, batch_size=64, max_batch_tokens=60_000)
     sampling = Decoding(given.tokens, temperature=given.temperature, seed=SEED)

@@ -28,8 +28,8 @@ from rrlib.formats import read_collection
 from rrlib.miniature.generate import build
 from rrlib.rerank import Reranker
 
-POOL, SEED = 30, 7
-"""Those of the profile `miniature`, whose test queries these are."""
+SEED = 7
+"""That of the profile `miniature`, whose test queries these are."""
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -37,11 +37,12 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="package:rrlib.miniature/reranker", help="checkpoint: folder or hub name")
     parser.add_argument("--queries", type=int, default=4, help="test queries, from the first on")
+    parser.add_argument("--pool", type=int, default=30, help="candidates a query, as the profile has them")
     parser.add_argument("--tokens", type=int, default=160, help="new tokens of an answer")
     parser.add_argument("--output", default="", help="folder; default: faithfulness-<queries> below the outputs folder")
     given = parser.parse_args(argv)
     folder = Path(given.output or outputs_root() / f"faithfulness-{given.queries}")
-    build(folder / "data", seed=SEED, train=0, validation=0, test=given.queries, pool=POOL)
+    build(folder / "data", seed=SEED, train=0, validation=0, test=given.queries, pool=given.pool)
     collection = read_collection(folder / "data", "test")
     engine = make_engine("transformers", given.model, batch_size=64, max_batch_tokens=60_000)
     reranker = Reranker(engine, decoding=Decoding(given.tokens, seed=SEED), log=folder / "greedy.jsonl")
