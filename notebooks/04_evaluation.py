@@ -73,7 +73,7 @@ metrics = ["nDCG@10", "R@5", "RR"]  # names of ir-measures; the first is the hea
 mix = True  # also mix the last checkpoint with the first stage (weight chosen on validation queries)
 samples = 3  # of each window, to see how far they agree (count, 2 or more)
 sample_temperature = 1.0  # of these samples (number above 0)
-trust_queries = 6  # queries whose windows are sampled, and asked again behind other reasoning (count; 0: all)
+trust_queries = 4  # queries whose windows are sampled, and asked again behind other reasoning (count; 0: all)
 resamples = 10000  # of bootstrap and randomisation test (count)
 
 # %% [markdown]
@@ -284,7 +284,8 @@ sure = trust.sureness(drawn, metrics[0])
 print(sure.in_words())
 
 # %%
-stage.figure("confidence", trust_plots.confidence(sure.reliability, sure.curve, metrics[0]))
+probabilities = sure.calibrated.reliability if sure.calibrated else None  # a handful of queries may be too few
+stage.figure("confidence", trust_plots.confidence(probabilities, sure.curve, metrics[0]))
 
 # %% [markdown]
 # What to see: on the left, dots on the dashed line are probabilities that hold. On the right, a curve that rises says

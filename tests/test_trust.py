@@ -40,22 +40,29 @@ def test_how_sure_it_is_with_and_without_validation_queries(world: Any, tmp_path
     assert trust.draw(SYSTEM, world, tmp_path, 2, 1.0, 5, 7).votes == drawn.votes  # read back
     assert (tmp_path / "test.jsonl").read_text().splitlines() == lines
     sure = trust.sureness(drawn, "nDCG@10")
-    assert sure.queries == 5 and 0 <= sure.precision <= 1 and sure.kept >= 0 and len(sure.curve.risk) == 5
-    assert f"5 queries. Of {sure.relevant:.1f} relevant" in sure.in_words()
-    assert f"{sure.curve.whole:.3f} for all of them" in sure.in_words()
+    assert sure.queries == 5 and sure.calibrated is not None and len(sure.curve.risk) == 5
+    assert 0 <= sure.calibrated.precision <= 1 and sure.calibrated.kept >= 0
+    assert f"5 queries. Of {sure.calibrated.relevant:.1f} relevant" in sure.in_words()
+    assert f"{sure.curve.whole:.3f} for all: " in sure.in_words()
     without = trust.sureness(replace(drawn, validation=[]), "nDCG@10")
     assert without.queries == 5 and without.curve.whole == pytest.approx(sure.curve.whole)
-    assert len(confidence(sure.reliability, sure.curve, "nDCG@10").axes) == 2
+    assert len(confidence(sure.calibrated.reliability, sure.curve, "nDCG@10").axes) == 2
+    blind = {qid: dict.fromkeys(grades, 0) for qid, grades in drawn.validation_qrels.items()}
+    unknown = trust.sureness(replace(drawn, validation_qrels=blind), "nDCG@10")
+    assert (
+        unknown.calibrated is None and "Nothing is calibrated: 4 judged queries with 0 relevant" in unknown.in_words()
+    )
+    assert len(confidence(None, unknown.curve, "nDCG@10").axes[0].lines) == 1
 
 
 def test_the_words_say_what_the_curve_says() -> None:
     votes = [Votes("", f"q{i}", {"a": 1.0, "b": 2.0}, i / 10) for i in range(10)]
     qrels = {f"q{i}": {"a": int(i > 4), "b": 1} for i in range(10)}
     sure = trust.sureness(trust.Drawn(votes, qrels, votes, qrels, {**SETTINGS}), "nDCG@10")
-    assert "tells good lists from bad ones" in sure.in_words()
+    assert "here agreement tells good lists from bad ones (Spearman 0.87" in sure.in_words()
     votes = [replace(vote, agreement=0.5) for vote in votes]
     sure = trust.sureness(trust.Drawn(votes, qrels, votes, qrels, {**SETTINGS}), "nDCG@10")
-    assert "does not tell good lists from bad ones" in sure.in_words()
+    assert "is not shown here (Spearman nan" in sure.in_words()
 
 
 SETTINGS = {"samples": 2, "fuse": "rrf", "strategy": "full_list", "model": "m", "decoding": {}}

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rrlib.engines import make_engine
+from rrlib.engines import Engine, make_engine
+from rrlib.errors import InputError
 from rrlib.evaluation.benchmarks import BenchmarkData
 from rrlib.evaluation.confidence import (
     Calibration,
@@ -47,15 +48,19 @@ class Drawn:
 
 
 @contextmanager
-def _opened(system: Listwise, data: BenchmarkData, **options: Any) -> Iterator[Reranker]:
-    """A reranker of that system on that benchmark; its engine is closed at the end."""
+def _opened(system: Listwise) -> Iterator[Engine]:
+    """The system's engine, closed at the end."""
     engine = make_engine(system.engine, system.model, **dict(system.engine_options))
-    own = {"style": system.style, "budget": system.budget, "decoding": system.decoding}
-    settings: dict[str, Any] = {**own, **system.sizes(data), **options}
     try:
-        yield Reranker(engine, **settings)
+        yield engine
     finally:
         engine.close()
+
+
+def _reranker(engine: Engine, system: Listwise, data: BenchmarkData, **options: Any) -> Reranker:
+    own = {"style": system.style, "budget": system.budget, "decoding": system.decoding}
+    settings: dict[str, Any] = {**own, **system.sizes(data), **options}
+    return Reranker(engine, **settings)
 
 
 def draw(
@@ -66,65 +71,94 @@ def draw(
     sampling = replace(system.decoding, temperature=temperature, seed=seed)
     some, votes = data.limited(queries, queries), {}
     parts = {"test": some, **({"validation": some.validation} if some.validation else {})}
-    for name, part in parts.items():
-        with _opened(
-            replace(system, decoding=sampling), part, samples=samples, log=folder / f"{name}.jsonl"
-        ) as reranker:
-            votes[name] = votes_of(reranker.rerank(system.candidates(part)).records, reranker.settings())
+    with _opened(system) as engine:
+        for name, part in parts.items():
+            log = folder / f"{name}.jsonl"
+            reranker = _reranker(engine, system, part, decoding=sampling, samples=samples, log=log)
             settings = reranker.settings()
+            votes[name] = votes_of(reranker.rerank(system.candidates(part)).records, settings)
     validation_qrels = some.validation.qrels if some.validation else {}
     return Drawn(votes["test"], some.qrels, votes.get("validation", []), validation_qrels, settings)
 
 
 @dataclass(frozen=True)
 class Sureness:
-    """How far to believe it, on queries that nothing was fitted on. precision, recall: of the passages with an even
-    chance or more, means over queries; kept: how many these are a query; relevant: how many there are a query."""
+    """How far to believe it, on queries that nothing was fitted on. curve: the surest queries first, by agreement.
+    correlation, p: Spearman's, of agreement and metric; nan where one of them is the same for all queries. calibrated:
+    None where nothing can be, and `why`."""
+
+    curve: RiskCoverage
+    correlation: float
+    p: float
+    metric: str
+    queries: int
+    calibrated: Calibrated | None
+    why: str = ""
+
+    def in_words(self) -> str:
+        """The figures in sentences, and what follows from them."""
+        half = self.curve.risk[(len(self.curve.risk) + 1) // 2 - 1]
+        shown = "here agreement tells good lists from bad ones"
+        if not (self.p < 0.05 and self.correlation > 0):
+            shown = "that agreement tells good lists from bad ones is not shown here"
+        cut = f"Nothing is calibrated: {self.why}." if self.calibrated is None else self.calibrated.in_words()
+        return (
+            f"{self.queries} queries. {cut}\n1 - {self.metric} is {half:.3f} for the surer half of them and "
+            f"{self.curve.whole:.3f} for all: {shown} (Spearman {self.correlation:.2f}, p {self.p:.2f})."
+        )
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """What probabilities are worth. precision, recall: of the passages with an even chance or more, means over queries;
+    kept: how many these are a query; relevant: how many there are a query."""
 
     reliability: Reliability
-    curve: RiskCoverage
     precision: float
     recall: float
     kept: float
     relevant: float
-    metric: str
-    queries: int
 
     def in_words(self) -> str:
-        """Two sentences with the figures, and what follows from them."""
-        half = self.curve.risk[(len(self.curve.risk) + 1) // 2 - 1]
-        better = half < self.curve.whole - 0.005
-        tells = "tells good lists from bad ones" if better else "does not tell good lists from bad ones"
+        """The figures in a sentence."""
         return (
-            f"{self.queries} queries. Of {self.relevant:.1f} relevant passages a query, a cut at an even chance keeps "
-            f"{self.kept:.1f} (precision {self.precision:.2f}, recall {self.recall:.2f}); probabilities are off by "
-            f"{self.reliability.error:.2f}.\n1 - {self.metric} is {half:.3f} for the surer half of the queries and "
-            f"{self.curve.whole:.3f} for all of them: here agreement {tells}."
+            f"Of {self.relevant:.1f} relevant passages a query, a cut at an even chance keeps {self.kept:.1f} "
+            f"(precision {self.precision:.2f}, recall {self.recall:.2f}); "
+            f"probabilities are off by {self.reliability.error:.2f}."
         )
 
 
 def sureness(drawn: Drawn, metric: str) -> Sureness:
     """Calibrated on the validation queries, or where there are none on each part of the test queries by the rest."""
+    from scipy import stats
+
     votes = [vote for vote in drawn.votes if vote.qid in drawn.qrels]
-    said: list[Confidence]
+    agreement = [vote.agreement for vote in votes]
+    values = list(values_of(votes, drawn.qrels, metric).values())
+    flat = min(len(set(agreement)), len(set(values))) < 2  # scipy warns, and gives nan
+    found = (float("nan"), float("nan")) if flat else stats.spearmanr(agreement, values)
+    calibrated, why = None, ""
+    try:
+        calibrated = _calibrated(_said(drawn, votes, metric), votes, drawn.qrels)
+    except InputError as error:  # a handful of queries may hold nothing to fit on
+        why = str(error)
+    curve = risk_coverage(agreement, values)
+    return Sureness(curve, float(found[0]), float(found[1]), metric, len(votes), calibrated, why)
+
+
+def _said(drawn: Drawn, votes: Sequence[Votes], metric: str) -> list[Confidence]:
     if drawn.validation:
         fitted = Calibration.fit(drawn.validation, drawn.validation_qrels, drawn.settings, metric)
-        said = fitted.of_votes(votes)
-    else:
-        said = cross_fitted(votes, drawn.qrels, drawn.settings, metric, folds=max(2, min(5, len(votes) // 2)))
+        return fitted.of_votes(votes)
+    return cross_fitted(votes, drawn.qrels, drawn.settings, metric, folds=max(2, min(5, len(votes) // 2)))
+
+
+def _calibrated(said: Sequence[Confidence], votes: Sequence[Votes], qrels: Qrels) -> Calibrated:
     kept = [(one.qid, one.kept()) for one in said]
-    precision, recall, _ = set_quality(kept, drawn.qrels)
-    values = list(values_of(votes, drawn.qrels, metric).values())
-    return Sureness(
-        reliability(said, votes, drawn.qrels),
-        risk_coverage([one.expected for one in said], values),
-        float(precision.mean()),
-        float(recall.mean()),
-        sum(len(docids) for _, docids in kept) / len(kept),
-        sum(grade > 0 for vote in votes for grade in drawn.qrels[vote.qid].values()) / len(votes),
-        metric,
-        len(votes),
-    )
+    precision, recall, _ = set_quality(kept, qrels)
+    size = sum(len(docids) for _, docids in kept) / len(kept)
+    relevant = sum(grade > 0 for vote in votes for grade in qrels[vote.qid].values()) / len(votes)
+    return Calibrated(reliability(said, votes, qrels), float(precision.mean()), float(recall.mean()), size, relevant)
 
 
 def follow_table(records: Mapping[str, Sequence[WindowRecord]], seed: int) -> pd.DataFrame:
@@ -155,8 +189,8 @@ def asked_again(
     windows = [r for r in records if r.qid in some.qrels and r.reasoning.strip() and not r.unread]
     if not windows or not (style.think and style.tags):
         return pd.DataFrame(columns=["windows", "answered", "tau", "rbo", "same", "follows"])
-    with _opened(system, some) as reranker:
-        rows = intervene(reranker, system.candidates(some), windows, seed=seed)
+    with _opened(system) as engine:
+        rows = intervene(_reranker(engine, system, some), system.candidates(some), windows, seed=seed)
     return table(rows, seed).set_index("chain")
 
 
