@@ -4,6 +4,9 @@ One ready queue holds the windows of all queries of all collections. When a wind
 next window becomes ready; the query with the longest remaining chain goes first; the engine is kept full. The released
 code waits for a whole collection at every window position, which costs 1.5 to 2.1 times the critical path.
 
+Longest chain first alone would finish all queries at the very end. So about twice as many queries are open as the
+engine has slots: enough to keep it full, and few enough that the first are finished early (benchmarks/schedule.py).
+
 A query is handed out as soon as it is finished, and nothing of it is kept then: not its windows, which are read back
 from the log where there is one, and not its passages as the prompts show them.
 """
@@ -12,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,6 +31,8 @@ from rrlib.strategies import Answer, Strategy, StrategySpec, Window, plan
 from rrlib.templates import whole_response
 from rrlib.types import Candidates, Passage
 
+OPEN_PER_SLOT = 2
+"""Queries that are open at once, for each window the engine can take."""
 GIVE_UP_AFTER = 10  # if the first ten windows all fail, the fault is not theirs
 
 
@@ -116,6 +121,7 @@ class Run:
     ) -> None:
         self.owner, self.engine = owner, owner.engine
         self.jobs: dict[int, _Job] = {}  # the queries that are not finished, by their place
+        self.waiting: deque[int] = deque()  # those of them that have not begun
         self.counts, self.tally = progress
         self.keep, self.records = keep, records
         self.done: list[Finished] = []  # not yet handed out
@@ -136,6 +142,7 @@ class Run:
             total += cost.calls
             self.jobs[index] = _Job(item, head, owner.strategy.start(len(head)), cost.depth)
             self.uses.update(head)
+        self.waiting.extend(self.jobs)
         self.counts["queries"], self.counts["windows"] = len(self.jobs), total
         self._check_lengths()
         if owner.log_path is not None:
@@ -159,9 +166,8 @@ class Run:
 
     def go(self) -> Iterator[Finished]:
         """Rerank, and yield the queries as they are finished. Raises EngineError where no call succeeds."""
-        for index in list(self.jobs):
-            self._advance(index, None)
-        while self.ready or self.flight:
+        while self.waiting or self.ready or self.flight:
+            self._open()
             yield from self._hand_out()
             self._fill()
             if not self.flight:
@@ -188,6 +194,13 @@ class Run:
     def _hand_out(self) -> Iterator[Finished]:
         while self.done:
             yield self.done.pop(0)
+
+    def _open(self) -> None:
+        """Begin queries until twice as many are open as the engine has slots; the last of them with those before, since
+        a few begun late would run alone at the end."""
+        room = OPEN_PER_SLOT * self.engine.capacity
+        while self.waiting and (len(self.jobs) - len(self.waiting) < room or len(self.waiting) < room):
+            self._advance(self.waiting.popleft(), None)
 
     def _fill(self) -> None:
         """Send ready windows, longest remaining chain first, until the engine is full."""
