@@ -216,9 +216,8 @@ def measured(given: argparse.Namespace) -> float:
                 shares[name] = result
         walls["LLM.generate"] += [at_once(engine, group, clock, options)] if turn else []
     best = walls["LLM.generate"]
-    print(
-        f"\nmeasured: {given.model}, {len(group)} queries of {data.name}, {given.slots[0]} slots, {name_of_it}; medians of {given.repeats}"
-    )
+    where = f"{given.model}, {len(group)} queries of {data.name}, {given.slots[0]} slots, {name_of_it}"
+    print(f"\nmeasured: {where}; medians of {given.repeats}")
     lines = [["schedule", "seconds", "of LLM.generate's", "least to most", "first query at", "half at"]]
     for name, seconds in walls.items():
         ratios = [own / other for own, other in zip(seconds, best, strict=True)]

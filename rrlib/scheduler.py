@@ -25,6 +25,7 @@ from rrlib.continuation import Continuation, joined, read_answer
 from rrlib.engines import Decoding, Engine, Reply, Request
 from rrlib.engines.replay import MISSING
 from rrlib.errors import EngineError, InputError
+from rrlib.pieces import PreparedPrompts
 from rrlib.prompts import PromptBuilder, PromptStyle
 from rrlib.records import Key, Tally, WindowLog, WindowRecord
 from rrlib.strategies import Answer, Strategy, StrategySpec, Window, plan
@@ -33,6 +34,8 @@ from rrlib.types import Candidates, Passage
 
 OPEN_PER_SLOT = 2
 """Queries that are open at once, for each window the engine can take."""
+SENT_TOGETHER = 16
+"""Requests the engine gets at once, so that it need not wait for the prompts of all that it could take."""
 GIVE_UP_AFTER = 10  # if the first ten windows all fail, the fault is not theirs
 
 
@@ -47,6 +50,7 @@ class Settings(Protocol):
     decoding: Decoding
     continuation: Continuation
     prompts: PromptBuilder
+    prepared: PreparedPrompts
     log_path: str | Path | None
     fresh: bool
     retry_failed: bool
@@ -119,7 +123,7 @@ class Run:
         keep: bool,
         records: list[WindowRecord] | None = None,
     ) -> None:
-        self.owner, self.engine = owner, owner.engine
+        self.owner, self.engine, self.prepared = owner, owner.engine, owner.prepared
         self.jobs: dict[int, _Job] = {}  # the queries that are not finished, by their place
         self.waiting: deque[int] = deque()  # those of them that have not begun
         self.counts, self.tally = progress
@@ -225,6 +229,9 @@ class Run:
             self.flight[sent.request.id] = sent
             self.counts["asked"] += 1
             batch.append(sent.request)
+            if len(batch) == SENT_TOGETHER:
+                self.engine.submit(batch, self.owner.decoding)
+                batch = []
         if batch:
             self.engine.submit(batch, self.owner.decoding)
 
@@ -251,11 +258,11 @@ class Run:
         if not self.owner.asks_model:
             return Request(self.last_id, key=key), None
         passages = [job.head[i] for i in window.items]
+        prompt, ids = self.prepared.window(query.text, passages) if prompts.tokenizer is not None else (None, None)
         messages = prompts.messages(query.text, passages)
-        prompt = prompts.render(query.text, passages) if prompts.tokenizer is not None else None
         shown = prompt if prompt is not None else "\n".join(message["content"] for message in messages)
         digest = hashlib.sha256(shown.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-        return self.owner.continuation.begin(Request(self.last_id, messages, prompt, key=key)), digest
+        return self.owner.continuation.begin(Request(self.last_id, messages, prompt, ids, key)), digest
 
     def _onward(self, sent: _Sent, reply: Reply) -> _Sent | None:
         """What is asked next to go on with an answer, and None where it is complete."""
@@ -353,11 +360,11 @@ class Run:
         last = [passage for passage in job.head if self.uses[passage] < 1]
         for passage in last:
             del self.uses[passage]
-        self.owner.prompts.forget(last)
+        self.prepared.forget(last)
 
     def close(self, *, finished: bool) -> None:
         """Let go of the log and of what is cached; finished: nothing is in flight."""
-        self.owner.prompts.forget(self.uses)
+        self.prepared.forget(self.uses)
         if self.bar is not None:
             self.bar.close()
         if self.log is not None:

@@ -94,7 +94,7 @@ class VLLMEngine:
         for request in requests:
             if request.prompt is None:
                 raise InputError("the vllm engine takes templated prompts")
-            ids = self._ids(request.prompt)
+            ids = self._ids(request.prompt) if request.ids is None else list(request.ids)
             new = request.max_new_tokens or decoding.max_new_tokens
             if request.choices:
                 new = max(len(self._ids(choice)) for choice in request.choices) + 1
