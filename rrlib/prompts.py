@@ -15,7 +15,7 @@ import logging
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Protocol
 
 from rrlib.errors import InputError
@@ -120,6 +120,8 @@ _MARKER = re.compile(
     r"|\[(?=/?INST\])|<(?=</?SYS>>)",
     re.IGNORECASE,
 )
+_PLAIN = re.compile(r"[\t\n -%'-~]*")  # printable ASCII without `&`: there ftfy has nothing to fix
+lines_of = re.compile(r"[^\n]*\n|[^\n]+").findall  # as ftfy cuts a text
 _LOGGER = logging.getLogger("rrlib.prompts")
 BYTES_PER_TOKEN = 4
 """Where no tokenizer is at hand, passages are cut to so many bytes of UTF-8 for each token of the limit."""
@@ -139,11 +141,21 @@ def rewrite_ids(text: str) -> str:
 
 
 def fix_text(text: str, *, html: bool = True) -> str:
-    """ftfy's `fix_text` with lone surrogates replaced first (they cannot be encoded as UTF-8)."""
+    """ftfy's `fix_text` with lone surrogates replaced first (they cannot be encoded as UTF-8).
+
+    ftfy fixes line by line and takes about a millisecond a KB, so it is shown only the lines that it could change.
+    """
+    if _PLAIN.fullmatch(text):
+        return text
     import ftfy
 
     clean = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return ftfy.fix_text(clean) if html else ftfy.fix_text(clean, unescape_html=False)
+    lines = []
+    for line in lines_of(clean):
+        plain = _PLAIN.fullmatch(line)
+        lines.append(line if plain else ftfy.fix_text(line, unescape_html="auto" if html else False))
+        html = html and "<" not in line  # ftfy's rule: behind the first tag, entities are text
+    return "".join(lines)
 
 
 @lru_cache(maxsize=64)
@@ -197,12 +209,27 @@ class PromptBuilder:
     def passage(self, passage: Passage) -> str:
         """The text of a passage as the window shows it; cached (see MOST_KEPT, and `forget`)."""
         if passage not in self._passages:
-            raw = f"Title: {passage.title} Content: {passage.text}" if passage.title else passage.text
-            text = neutralise(fix_text(raw.strip()), self.specials)
-            if len(self._passages) >= MOST_KEPT:
-                self._passages.clear()  # those still needed are made again
-            self._passages[passage] = neutralise(rewrite_ids(self._cut(text)), self.specials)
+            self.keep(passage, self.shown(self._cut(self.clean(passage))))
         return self._passages[passage]
+
+    def clean(self, passage: Passage) -> str:
+        """The text of a passage before it is cut."""
+        raw = f"Title: {passage.title} Content: {passage.text}" if passage.title else passage.text
+        return neutralise(fix_text(raw.strip()), self.specials)
+
+    def shown(self, text: str) -> str:
+        """A cut text as the window shows it."""
+        return neutralise(rewrite_ids(text), self.specials)
+
+    def has(self, passage: Passage) -> bool:
+        """Whether the text of a passage is kept."""
+        return passage in self._passages
+
+    def keep(self, passage: Passage, shown: str) -> None:
+        """Keep the text of a passage as the window shows it."""
+        if len(self._passages) >= MOST_KEPT:
+            self._passages.clear()  # those still needed are made again
+        self._passages[passage] = shown
 
     def forget(self, passages: Iterable[Passage]) -> None:
         """Drop what is cached of these passages, in all styles: their query is finished."""
@@ -236,10 +263,19 @@ class PromptBuilder:
         frame = self.tokenizer(self.render(query, []), add_special_tokens=False, verbose=False)["input_ids"]
         return len(frame) + sum(longest)
 
+    @cached_property
+    def _empty_frame(self) -> int:
+        return self.bound("", (), None)
+
     def check_fits(self, query: Query, passages: Sequence[Passage], size: int | None, limit: int, answer: int) -> None:
         """Raise InputError where a window of the query may not fit the model. limit: its positions; answer: new tokens;
         the rest as in `bound`."""
-        bound, room = self.bound(query.text, passages, size), limit - answer
+        room = limit - answer
+        # Twice its limit is more than a cut passage takes, and a token is a byte or more: nothing need be tokenized.
+        most = min(len(passages), size or len(passages)) * (2 * self.max_passage_tokens + 6)
+        if self._empty_frame + 2 * len(query.text.encode("utf-8", "replace")) + most <= room:
+            return
+        bound = self.bound(query.text, passages, size)
         alone = self.bound(query.text, (), size) if bound > room else 0
         if alone > room >= self.bound("", (), size) and passages:
             raise InputError(
@@ -277,6 +313,11 @@ class PromptBuilder:
         ids = self.tokenizer(head, add_special_tokens=False, verbose=False)["input_ids"]
         if len(ids) <= self.max_passage_tokens and len(head) == len(text):
             return text
+        return self.cut_at(ids)
+
+    def cut_at(self, ids: list[int]) -> str:
+        """The text of the first ids, as many as a passage may have. The builder must have a tokenizer."""
+        assert self.tokenizer is not None
         self.cut += 1
         return self.tokenizer.decode(
             ids[: self.max_passage_tokens], skip_special_tokens=False, clean_up_tokenization_spaces=False
@@ -284,9 +325,10 @@ class PromptBuilder:
 
     def messages(self, query: str, passages: Sequence[Passage]) -> tuple[dict[str, str], ...]:
         """The system and the user message of one window. Shape: passages in the order they are shown."""
-        return self._messages(self.query(query), [self.passage(p) for p in passages])
+        return self.listed(self.query(query), [self.passage(p) for p in passages])
 
-    def _messages(self, query: str, texts: Sequence[str]) -> tuple[dict[str, str], ...]:
+    def listed(self, query: str, texts: Sequence[str]) -> tuple[dict[str, str], ...]:
+        """The messages that show a query and texts as they are given."""
         num = str(len(texts))
         if self.style.words is not None:
             if len(texts) > 1:
@@ -302,20 +344,21 @@ class PromptBuilder:
         """The templated string with the generation prompt; encode it with `add_special_tokens=False`."""
         if self.tokenizer is None:
             raise InputError("no tokenizer, so no chat template", remedy="send `messages` to the server instead")
-        return self._render(self._messages(self.query(query), [self.passage(p) for p in passages]))
-
-    def _render(self, messages: Sequence[dict[str, str]]) -> str:
-        assert self.tokenizer is not None
+        messages = self.messages(query, passages)
         if self.style.raw:
             return messages[0]["content"] + self.style.prefill
-        switch = {"enable_thinking": False} if self.style.switch else {}
-        raw = apply_template(self.tokenizer, messages, **switch)
+        raw = self.templated(messages)
         fixed = fix_text(raw)
         # ftfy looks at whole lines, so text around a passage could in principle complete a marker. It never has;
         # if it does, the texts (already fixed one by one) go out without the second pass.
-        return fixed if self._structure(fixed) == self._structure(raw) else raw
+        return fixed if self.structure(fixed) == self.structure(raw) else raw
 
-    def _structure(self, text: str) -> list[str]:
+    def templated(self, messages: Sequence[dict[str, str]]) -> str:
+        """The chat template's string for these messages. The builder must have a tokenizer."""
+        switch = {"enable_thinking": False} if self.style.switch else {}
+        return apply_template(self.tokenizer, messages, **switch)
+
+    def structure(self, text: str) -> list[str]:
         """The marks that make a message, in order: two texts with the same marks have the same parts."""
         pattern = _special_pattern(self.specials)
         return [*_MARKER.findall(text), *(pattern.findall(text) if pattern else ())]

@@ -18,6 +18,7 @@ from rrlib.engines.shared import alone
 from rrlib.engines.trained import settings_for
 from rrlib.errors import InputError
 from rrlib.formats.objects import candidates_from, check_top_k, question_from
+from rrlib.pieces import PreparedPrompts
 from rrlib.prompts import PromptBuilder, get_style
 from rrlib.records import Ranking, RerankResult, Tally, WindowRecord
 from rrlib.resources import model_hash
@@ -98,6 +99,7 @@ class Reranker:
                 remedy="name the server's tokenizer (--tokenizer), or leave budget and pointwise reasoning out",
             )
         self.prompts = PromptBuilder(tokenizer, self.style.name, self.max_passage_tokens)
+        self.prepared = PreparedPrompts(self.prompts)
         self.on_window: Callable[[WindowRecord], None] | None = None  # told of every window as it is finished
 
     def settings(self) -> dict[str, Any]:

@@ -4,6 +4,9 @@ One ready queue holds the windows of all queries of all collections. When a wind
 next window becomes ready; the query with the longest remaining chain goes first; the engine is kept full. The released
 code waits for a whole collection at every window position, which costs 1.5 to 2.1 times the critical path.
 
+Longest chain first alone would finish all queries at the very end. So about twice as many queries are open as the
+engine has slots: enough to keep it full, and few enough that the first are finished early (benchmarks/schedule.py).
+
 A query is handed out as soon as it is finished, and nothing of it is kept then: not its windows, which are read back
 from the log where there is one, and not its passages as the prompts show them.
 """
@@ -12,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +25,7 @@ from rrlib.continuation import Continuation, joined, read_answer
 from rrlib.engines import Decoding, Engine, Reply, Request
 from rrlib.engines.replay import MISSING
 from rrlib.errors import EngineError, InputError
+from rrlib.pieces import PreparedPrompts
 from rrlib.prompts import PromptBuilder, PromptStyle
 from rrlib.records import Key, Tally, WindowLog, WindowRecord
 from rrlib.sampling import SampledSpec, seed_of
@@ -29,6 +33,10 @@ from rrlib.strategies import Answer, Strategy, Window, plan
 from rrlib.templates import whole_response
 from rrlib.types import Candidates, Passage
 
+OPEN_PER_SLOT = 2
+"""Queries that are open at once, for each window the engine can take."""
+SENT_TOGETHER = 16
+"""Requests the engine gets at once, so that it need not wait for the prompts of all that it could take."""
 GIVE_UP_AFTER = 10  # if the first ten windows all fail, the fault is not theirs
 
 
@@ -43,6 +51,7 @@ class Settings(Protocol):
     decoding: Decoding
     continuation: Continuation
     prompts: PromptBuilder
+    prepared: PreparedPrompts
     log_path: str | Path | None
     fresh: bool
     retry_failed: bool
@@ -116,8 +125,9 @@ class Run:
         keep: bool,
         records: list[WindowRecord] | None = None,
     ) -> None:
-        self.owner, self.engine = owner, owner.engine
+        self.owner, self.engine, self.prepared = owner, owner.engine, owner.prepared
         self.jobs: dict[int, _Job] = {}  # the queries that are not finished, by their place
+        self.waiting: deque[int] = deque()  # those of them that have not begun
         self.counts, self.tally = progress
         self.keep, self.records = keep, records
         self.done: list[Finished] = []  # not yet handed out
@@ -138,6 +148,7 @@ class Run:
             total += cost.calls
             self.jobs[index] = _Job(item, head, owner.strategy.start(len(head)), cost.depth)
             self.uses.update(head)
+        self.waiting.extend(self.jobs)
         self.counts["queries"], self.counts["windows"] = len(self.jobs), total
         self._check_lengths()
         if owner.log_path is not None:
@@ -161,9 +172,8 @@ class Run:
 
     def go(self) -> Iterator[Finished]:
         """Rerank, and yield the queries as they are finished. Raises EngineError where no call succeeds."""
-        for index in list(self.jobs):
-            self._advance(index, None)
-        while self.ready or self.flight:
+        while self.waiting or self.ready or self.flight:
+            self._open()
             yield from self._hand_out()
             self._fill()
             if not self.flight:
@@ -191,6 +201,13 @@ class Run:
         while self.done:
             yield self.done.pop(0)
 
+    def _open(self) -> None:
+        """Begin queries until twice as many are open as the engine has slots; the last of them with those before, since
+        a few begun late would run alone at the end."""
+        room = OPEN_PER_SLOT * self.engine.capacity
+        while self.waiting and (len(self.jobs) - len(self.waiting) < room or len(self.waiting) < room):
+            self._advance(self.waiting.popleft(), None)
+
     def _fill(self) -> None:
         """Send ready windows, longest remaining chain first, until the engine is full."""
         batch: list[Request] = []
@@ -214,6 +231,9 @@ class Run:
             self.flight[sent.request.id] = sent
             self.counts["asked"] += 1
             batch.append(sent.request)
+            if len(batch) == SENT_TOGETHER:
+                self.engine.submit(batch, self.owner.decoding)
+                batch = []
         if batch:
             self.engine.submit(batch, self.owner.decoding)
 
@@ -241,11 +261,11 @@ class Run:
         if not self.owner.asks_model:
             return Request(self.last_id, key=key), None
         passages = [job.head[i] for i in window.items]
+        prompt, ids = self.prepared.window(query.text, passages) if prompts.tokenizer is not None else (None, None)
         messages = prompts.messages(query.text, passages)
-        prompt = prompts.render(query.text, passages) if prompts.tokenizer is not None else None
         shown = prompt if prompt is not None else "\n".join(message["content"] for message in messages)
         digest = hashlib.sha256(shown.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-        return self.owner.continuation.begin(Request(self.last_id, messages, prompt, key=key, seed=seed)), digest
+        return self.owner.continuation.begin(Request(self.last_id, messages, prompt, ids, key, seed=seed)), digest
 
     def _onward(self, sent: _Sent, reply: Reply) -> _Sent | None:
         """What is asked next to go on with an answer, and None where it is complete."""
@@ -347,11 +367,11 @@ class Run:
         last = [passage for passage in job.head if self.uses[passage] < 1]
         for passage in last:
             del self.uses[passage]
-        self.owner.prompts.forget(last)
+        self.prepared.forget(last)
 
     def close(self, *, finished: bool) -> None:
         """Let go of the log and of what is cached; finished: nothing is in flight."""
-        self.owner.prompts.forget(self.uses)
+        self.prepared.forget(self.uses)
         if self.bar is not None:
             self.bar.close()
         if self.log is not None:

@@ -80,6 +80,18 @@ def test_vllm_engine(windows: list[Candidates], expected: dict[str, WindowRecord
     agree(read_records(f"{out}.log.jsonl"), expected)
 
 
+def test_an_object_that_answers_every_name_does_not_stop_vllm() -> None:
+    """numba's llvmlite has one; whoever ranks with BM25 first has loaded it."""
+    from llvmlite.binding import ffi
+
+    from rrlib.engines.vllm import hide_inner_names
+
+    hide_inner_names()
+    hide_inner_names()  # a second engine
+    assert not hasattr(ffi.lib, "__dict__")
+    assert ffi.lib.LLVMPY_GetVersionInfo() > 0, "its own names are still found"
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with socket.socket() as probe:

@@ -49,6 +49,7 @@ Message = Mapping[str, str]
 class Request:
     """One question. `prompt` is the templated string where the tokenizer is known; `messages` where it is not.
 
+    ids: those of `prompt`, where they are known already.
     key: where this window belongs, for engines that look answers up (rrlib.records.Key).
     max_new_tokens: a limit of this request alone. stop: strings at which generation ends; they are not in the text.
     choices: generate nothing, but give the log-probability of each of these continuations of `prompt`.
@@ -58,7 +59,7 @@ class Request:
     id: int
     messages: tuple[Message, ...] = ()
     prompt: str | None = None
-    prompt_tokens: int | None = None
+    ids: Sequence[int] | None = None
     key: Key | None = None
     max_new_tokens: int | None = None
     stop: tuple[str, ...] = ()

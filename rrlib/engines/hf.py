@@ -123,7 +123,7 @@ class TransformersEngine:
             prompt = request.prompt
             if prompt is None:
                 prompt = apply_template(self.tokenizer, request.messages)
-            ids = self.tokenizer(prompt, add_special_tokens=False, verbose=False)["input_ids"]
+            ids = self._ids(prompt) if request.ids is None else list(request.ids)
             new = request.max_new_tokens or decoding.max_new_tokens
             if request.choices:
                 new = max(len(self._ids(choice)) for choice in request.choices)

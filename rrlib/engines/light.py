@@ -122,7 +122,8 @@ class LightEngine:
             prompt = request.prompt
             if prompt is None:
                 prompt = apply_template(self.tokenizer, request.messages)
-            row = _Row(request, self._ids(prompt), request.max_new_tokens or decoding.max_new_tokens)
+            ids = self._ids(prompt) if request.ids is None else list(request.ids)
+            row = _Row(request, ids, request.max_new_tokens or decoding.max_new_tokens)
             if request.choices:
                 row.limit = max(len(self._ids(choice)) for choice in request.choices)
             if len(row.ids) + row.limit > self.max_model_len:

@@ -250,8 +250,10 @@ class _SharedCache:
         read. The model hands what is returned to `_attend`, which finds the prompt's keys in the cache itself.
         """
         if self.reading:
-            self.prompt.append((key, value))
-            return key, value
+            # The model's keys lie token by token, so that every product with them would copy them: once is enough.
+            kept = (key.contiguous(), value.contiguous()) if self.room else (key, value)
+            self.prompt.append(kept)
+            return kept
         if self.owner is not None:
             return key, value
         if len(self.answer) <= layer_idx:

@@ -56,6 +56,8 @@ class VLLMEngine:
         path = resolve(model)
         check_checkpoint(path, transformers=False)
         limits = {"max_model_len": max_model_len, "max_num_seqs": max_num_seqs}
+        if not torch.cuda.is_available():
+            hide_inner_names()
         options = engine_arguments | {name: limit for name, limit in limits.items() if limit is not None}
         try:
             self._llm = vllm.LLM(
@@ -92,7 +94,7 @@ class VLLMEngine:
         for request in requests:
             if request.prompt is None:
                 raise InputError("the vllm engine takes templated prompts")
-            ids = self._ids(request.prompt)
+            ids = self._ids(request.prompt) if request.ids is None else list(request.ids)
             new = request.max_new_tokens or decoding.max_new_tokens
             if request.choices:
                 new = max(len(self._ids(choice)) for choice in request.choices) + 1
@@ -210,3 +212,25 @@ def _in_a_line(error: Exception) -> str:
     if callable(errors) and (first := errors()[0]):
         return " ".join([*map(str, first.get("loc", ())), str(first.get("msg", ""))]).splitlines()[0]
     return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def hide_inner_names() -> None:
+    """At its start on a CPU, vLLM asks every object of every loaded module for `__dict__`. llvmlite's library object,
+    there as soon as anything has imported numba (bm25s does), takes that for a C function and hands out a wrapper, on
+    which vLLM fails (`'_lib_fn_wrapper' object has no attribute 'get'`)."""
+    try:
+        from llvmlite.binding import ffi
+    except ImportError:
+        return
+    library = type(ffi.lib)
+    if getattr(library, "_rrlib_hides", False):
+        return
+    look_up = library.__getattr__
+
+    def attribute(self: Any, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return look_up(self, name)
+
+    library.__getattr__ = attribute
+    library._rrlib_hides = True

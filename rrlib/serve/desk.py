@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from starlette.requests import Request
 
 from rrlib.errors import EngineError, InputError
+from rrlib.pieces import PreparedPrompts
 from rrlib.prompts import PromptBuilder
 from rrlib.records import RerankResult, WindowRecord
 from rrlib.rerank import Reranker
@@ -115,6 +116,7 @@ def _for_seat(reranker: Reranker, seat: Seat, max_tokens: int | None) -> Reranke
     own.engine = seat
     own.max_passage_tokens = min(max_tokens or reranker.max_passage_tokens, reranker.max_passage_tokens)
     own.prompts = PromptBuilder(reranker.prompts.tokenizer, reranker.style.name, own.max_passage_tokens)
+    own.prepared = PreparedPrompts(own.prompts, reranker.prepared)
     return own
 
 

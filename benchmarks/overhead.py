@@ -1,0 +1,191 @@
+"""What does a run cost outside its engine? An engine that answers at once takes the windows of a real run's size.
+
+Queries with 100 candidates each, in windows of 20 with stride 10: nine windows a query, as on BRIGHT (12,456 windows of
+1,384 queries). The texts are made here of words of 2 to 9 letters, with a curly quote or an accent in some lines, and a
+third of them is longer than the limit of a passage. Everything but the answers is real: the length check, fixing,
+cutting, tokenizing, the prompts, the schedule, the log. Processor seconds are counted, all threads of this process.
+
+- before: the prompts of rrlib.prompts alone, each window fixed and tokenized as a whole (as the released code does).
+- now: rrlib.pieces, each passage fixed and tokenized once.
+
+Both in turn on the same queries, `--repeats` times. The share of an engine's time is for one that gives `--rate`
+windows a second: vLLM with a 7B on one H100 does about two, with 300 in flight.
+
+    python benchmarks/overhead.py                        # a minute or two; the tokenizer of the embedded world
+    python benchmarks/overhead.py --model Qwen/Qwen2.5-7B-Instruct
+
+The value is processor seconds for BRIGHT's windows, by the measured seconds a query.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from rrlib.engines import Decoding, Reply, Request
+from rrlib.engines.hf import load_tokenizer
+from rrlib.evaluation.registry import BENCHMARKS, expand
+from rrlib.evaluation.tables import align
+from rrlib.pieces import PreparedPrompts
+from rrlib.prompts import PromptBuilder, format_response
+from rrlib.rerank import Reranker
+from rrlib.types import Candidates, Passage, Query
+
+GOAL = 160.0
+
+
+class Instant:
+    """Takes requests as an engine of its kind would, tokenizing what is not tokenized, and answers at once."""
+
+    name, model, asks_model = "instant", "instant", True
+
+    def __init__(self, tokenizer: Any, capacity: int) -> None:
+        self.tokenizer, self.capacity, self.max_model_len = tokenizer, capacity, 32_768
+        self.waiting: list[int] = []
+        self.first: float | None = None
+        self.tokens = 0
+
+    def submit(self, requests: Sequence[Request], decoding: Decoding) -> None:
+        self.first = self.first or time.perf_counter()
+        for request in requests:
+            ids = request.ids
+            if ids is None:
+                ids = self.tokenizer(request.prompt, add_special_tokens=False, verbose=False)["input_ids"]
+            self.tokens += len(ids)
+            self.waiting.append(request.id)
+
+    def collect(self) -> list[tuple[int, Reply]]:
+        done, self.waiting = self.waiting, []
+        order = [*range(10, 20), *range(10)]
+        return [(number, Reply(format_response("by place", order))) for number in done]
+
+    def close(self) -> None:
+        pass
+
+
+class Whole(PreparedPrompts):
+    """Windows as the builder alone makes them."""
+
+    def window(self, query: str, passages: Sequence[Passage]) -> tuple[str, list[int] | None]:
+        return self.builder.render(query, passages), None
+
+
+def texts(count: int, limit: int, seed: int) -> list[str]:
+    """Passages of 0.1 to 1.5 times the limit, about; a line in five has a letter that is not ASCII."""
+    dice = random.Random(seed)
+    words = ["".join(dice.choices("etaoinshrdlu", k=dice.randint(2, 6))) for _ in range(4000)]
+    odd = ["caf\u00e9", "isn\u2019t", "(so)", "3.5", "x,", "<i>", "a-b", "No.", "it", "is"]
+    out = []
+    for _ in range(count):
+        left, lines = int(limit * dice.uniform(0.1, 1.5) / 2), []
+        while left > 0:
+            line = dice.choices(words, k=min(left, dice.randint(30, 90)))
+            line[0] = dice.choice(odd)
+            lines.append(" ".join(line) + ".")
+            left -= len(line)
+        out.append("\n".join(lines))
+    return out
+
+
+def run(queries: list[Candidates], tokenizer: Any, given: argparse.Namespace, before: bool) -> tuple[float, float, int]:
+    """(processor seconds, seconds until the first request, tokens of all prompts)."""
+    engine = Instant(tokenizer, given.capacity)
+    with tempfile.TemporaryDirectory() as folder:
+        began, cpu = time.perf_counter(), time.process_time()
+        options = {"max_passage_tokens": given.limit, "style": "reasonrank", "window": 20, "stride": 10}
+        reranker = Reranker(engine, log=Path(folder) / "windows.jsonl", **options)
+        if before:
+            reranker.prepared = Whole(reranker.prompts)
+        for _ in reranker.stream(queries, windows=False):
+            pass
+        return time.process_time() - cpu, (engine.first or began) - began, engine.tokens
+
+
+def main(argv: list[str] | None = None) -> None:
+    """A table, and the last line as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="package:rrlib.miniature/reranker", help="whose tokenizer is used")
+    parser.add_argument("--queries", type=int, default=40)
+    parser.add_argument("--limit", type=int, default=512, help="tokens of a passage, at most")
+    parser.add_argument("--capacity", type=int, default=300, help="windows in flight")
+    parser.add_argument("--rate", type=float, default=2.0, help="windows a second of the engine that is thought of")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=7)
+    given = parser.parse_args(argv)
+    tokenizer = load_tokenizer(given.model)
+    bodies = texts(100 * given.queries, given.limit, given.seed)
+    queries = [
+        Candidates(
+            Query(str(q), f"why is number {q} so?"),
+            tuple(Passage(f"{q}-{i}", bodies[100 * q + i]) for i in range(100)),
+        )
+        for q in range(given.queries)
+    ]
+    cut = PromptBuilder(tokenizer, max_passage_tokens=given.limit)
+    shown = [cut.tokens(passage) for item in queries[:4] for passage in item.passages]
+    results: dict[str, list[tuple[float, float, int]]] = {"before": [], "now": []}
+    for _ in range(given.repeats):
+        for name, runs in results.items():
+            runs.append(run(queries, tokenizer, given, name == "before"))
+    assert len({tokens for runs in results.values() for _, _, tokens in runs}) == 1, "the same tokens in all runs"
+    bright = sum(BENCHMARKS[name].queries for name in expand("bright"))
+    lines = [
+        [
+            "",
+            "ms a query",
+            "least to most",
+            "ms a window",
+            "share of the engine's time",
+            "first request, s",
+            "BRIGHT, s",
+        ]
+    ]
+    whole = {}
+    for name, runs in results.items():
+        each = sorted(1000 * seconds / given.queries for seconds, _, _ in runs)
+        middle, window = statistics.median(each), statistics.median(each) / 9
+        whole[name] = bright * middle / 1000
+        share = f"{window / 1000 * given.rate:.1%}"
+        first = f"{statistics.median(first for _, first, _ in runs):.2f}"
+        lines.append(
+            [
+                name,
+                f"{middle:.0f}",
+                f"{each[0]:.0f} to {each[-1]:.0f}",
+                f"{window:.1f}",
+                share,
+                first,
+                f"{whole[name]:.0f}",
+            ]
+        )
+    device = f"cpu, {os.cpu_count()} cores, {os.environ['OMP_NUM_THREADS']} thread"
+    size = f"100 passages of {statistics.mean(shown):.0f} tokens (limit {given.limit})"
+    print(f"{given.queries} queries x {size}, tokenizer of {given.model}, {given.capacity} in flight; {device}")
+    print(align(lines))
+    result = {
+        "name": "overhead",
+        "value": round(whole["now"], 1),
+        "unit": "processor seconds of BRIGHT's windows, outside the engine",
+        "goal": GOAL,
+        "holds": whole["now"] <= GOAL,
+        "n": given.queries * given.repeats,
+        "device": device,
+        "before": round(whole["before"], 1),
+        "model": given.model,
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

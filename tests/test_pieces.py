@@ -1,0 +1,157 @@
+"""Prompts put together from pieces are those of the whole string: the text byte for byte, the ids one by one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers_for_tests import make_tokenizer
+
+from rrlib.pieces import Pieces, PreparedPrompts
+from rrlib.prompts import PromptBuilder, fix_text
+from rrlib.types import Passage
+
+STYLES = ("reasonrank", "reasonrank-qwen3", "rankgpt", "nothink", "nothink_tags")
+
+
+def whole(builder: PromptBuilder, query: str, passages: Sequence[Passage]) -> tuple[str, list[int]]:
+    """What the released way gives: the rendered string, tokenized."""
+    prompt = builder.render(query, passages)
+    assert builder.tokenizer is not None
+    return prompt, builder.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+
+
+def with_pattern(kind: str) -> Any:
+    """A tokenizer of another kind of word: Qwen's pattern, GPT-2's, or SentencePiece's blanks."""
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    words = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    qwen = words + r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    tokenizer = Tokenizer(models.BPE())
+    if kind == "qwen":
+        split = pre_tokenizers.Split(Regex(qwen), "isolated")
+        tokenizer.normalizer = normalizers.NFC()
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(use_regex=False)])
+        tokenizer.decoder = decoders.ByteLevel()
+    elif kind == "blanks":
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+        tokenizer.decoder = decoders.Metaspace()
+    else:
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=700, special_tokens=["<|im_end|>"], initial_alphabet=alphabet)
+    corpus = ["the passages rank.\n\n[1] the list\n[2] of the passages.\n", "a \n[3] b.\n[4] Search Query: why?"] * 9
+    tokenizer.train_from_iterator(corpus, trainer)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|im_end|>")
+    fast.chat_template = make_tokenizer("qwen2.5").chat_template
+    return fast
+
+
+BITS = [
+    *("the ", "cats", " ", "\n", "\n\n", "\r\n", "[1]", "[2] ", "]", "(", ".", "'s", "7", "é", "\u0301", "“why”"),
+    *("中文", "😀", "&amp;", "<b>", "Ã©", "\u3000", "\t", "<|im_end|>", "</think>", "\ud800", "-", "/", "_", "\u2028"),
+]
+text = st.lists(st.sampled_from(BITS), max_size=12).map("".join)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "qwen", "llama3.1"])
+def test_hostile_texts_give_the_bytes_and_ids_of_the_whole(kind: str) -> None:
+    tokenizer = make_tokenizer(kind) if kind == "llama3.1" else with_pattern(kind)
+    assert Pieces(tokenizer).fits
+    put_together = 0
+
+    @settings(max_examples=250, deadline=None)
+    @given(text, st.lists(st.tuples(text, text), min_size=1, max_size=4), st.sampled_from(STYLES), st.integers(2, 30))
+    def holds(query: str, shown: list[tuple[str, str]], style: str, limit: int) -> None:
+        nonlocal put_together
+        builder = PromptBuilder(tokenizer, style, limit)
+        passages = [Passage(str(i), body, title) for i, (body, title) in enumerate(shown)]
+        prompt, ids = PreparedPrompts(builder).window(query, passages)
+        expected = whole(PromptBuilder(tokenizer, style, limit), query, passages)
+        assert prompt == expected[0]
+        assert ids is None or ids == expected[1]
+        put_together += ids is not None
+
+    holds()
+    assert put_together > 100, "most windows are put together"
+
+
+def test_a_tokenizer_whose_words_hold_together_is_shown_the_whole_string() -> None:
+    tokenizer = with_pattern("blanks")
+    assert not Pieces(tokenizer).fits
+    prompt, ids = PreparedPrompts(PromptBuilder(tokenizer)).window("why?", [Passage("a", "x"), Passage("b", "y")])
+    assert ids is None and prompt == PromptBuilder(tokenizer).render("why?", [Passage("a", "x"), Passage("b", "y")])
+
+
+def test_a_text_that_ftfy_changes_in_its_line_is_left_to_the_whole_string() -> None:
+    tokenizer = make_tokenizer("qwen2.5")
+    builder = PromptBuilder(tokenizer)
+    prepared = PreparedPrompts(builder)
+    builder.keep(odd := Passage("a", "x"), "l\u2019Ã©t\u00e9 \ufb01n")
+    assert fix_text("[1] l\u2019Ã©t\u00e9 \ufb01n\n", html=False) != "[1] l\u2019Ã©t\u00e9 \ufb01n\n"
+    prompt, ids = prepared.window("why?", [odd])
+    assert ids is None and prompt == builder.render("why?", [odd])
+
+
+def test_texts_of_any_length_are_cut_as_the_builder_cuts_them() -> None:
+    tokenizer = make_tokenizer("qwen2.5")
+    texts = ["word " * n for n in (1, 20, 39, 40, 41, 60, 2000)] + [
+        "x" * 5000,
+        "x" * 300 + " y" * 400,
+        ". " * 45,
+        "[7] " * 30,
+    ]
+    passages = [Passage(str(i), body) for i, body in enumerate(texts)]
+    fast, plain = PromptBuilder(tokenizer, max_passage_tokens=40), PromptBuilder(tokenizer, max_passage_tokens=40)
+    PreparedPrompts(fast).prepare(passages)
+    assert [fast.passage(p) for p in passages] == [plain.passage(p) for p in passages]
+    assert fast.cut == plain.cut > 3
+
+
+def test_each_passage_is_tokenized_once_in_all_its_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared = PreparedPrompts(PromptBuilder(make_tokenizer("qwen2.5"), max_passage_tokens=512))
+    seen: list[str] = []
+    encode = prepared.pieces.encode
+    monkeypatch.setattr(prepared.pieces, "encode", lambda texts: [seen.append(t) for t in texts] and encode(texts))
+    passages = [Passage(str(i), f"passage {i} of many") for i in range(30)]
+    for start in (20, 10, 0, 10, 20):
+        prepared.window("why?", passages[start : start + 20])
+    for passage in passages:
+        assert sum(passage.text in text for text in seen) == 1
+    prepared.forget(passages)
+    prepared.window("why?", passages[:2])
+    assert sum("passage 0 of many" in text for text in seen) == 2, "and again when it was forgotten"
+
+
+def test_engines_get_the_ids_of_the_prompt(tmp_path: Path) -> None:
+    """The scheduler's own requests, and that the engine's count of tokens is that of the string."""
+    from rrlib.engines.light import LightEngine
+    from rrlib.rerank import Reranker
+
+    engine = LightEngine("package:rrlib.miniature/reranker")
+    asked = []
+    submit = engine.submit
+    engine.submit = lambda requests, decoding: (asked.extend(requests), submit(requests, decoding))[1]  # type: ignore[method-assign]
+    reranker = Reranker(engine)
+    reranker.rank("how do bees find flowers?", [f"text {i} on bees" for i in range(12)])
+    assert asked and all(request.ids is not None for request in asked)
+    for request in asked:
+        assert list(request.ids or ()) == engine.tokenizer(request.prompt or "", add_special_tokens=False)["input_ids"]
+    json.dumps([list(request.ids or ()) for request in asked])  # plain numbers
+
+
+@settings(max_examples=400, deadline=None)
+@given(text, st.booleans())
+def test_fixing_line_by_line_is_fixing(body: str, html: bool) -> None:
+    import ftfy
+
+    clean = body.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    expected = ftfy.fix_text(clean) if html else ftfy.fix_text(clean, unescape_html=False)
+    assert fix_text(body, html=html) == expected
