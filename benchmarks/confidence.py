@@ -97,31 +97,32 @@ def show_worth(votes: Sequence[Votes], collection: Collection, settings: Mapping
     """What the calibrated agreement is worth, on queries that it was not fitted on; the share of the way it goes."""
     qrels = collection.qrels
     ranks = [replace(v, places={docid: float(i) for i, docid in enumerate(v.places, 1)}, agreement=1.0) for v in votes]
-    said = cross_fitted(votes, qrels, settings, METRIC)
-    for name, some, held in (("mean place", said, votes), ("rank alone", cross_fitted(ranks, qrels, settings), ranks)):
-        table = reliability(some, held, qrels)
+    confidences = cross_fitted(votes, qrels, settings, METRIC)
+    rank_alone = cross_fitted(ranks, qrels, settings, METRIC)
+    for name, group, lists in (("mean place", confidences, votes), ("rank alone", rank_alone, ranks)):
+        table = reliability(group, lists, qrels)
         print(f"probabilities by {name}: off by {table.error:.4f}, squared error {table.brier:.4f}, F1 of the cut "
-              f"{f1([(one.qid, one.kept()) for one in some], qrels)}")  # fmt: skip
+              f"{f1([(each.qid, each.relevant_docids()) for each in group], qrels)}")  # fmt: skip
     depths = {k: [(v.qid, list(v.places)[:k]) for v in votes] for k in range(1, 16)}
     best = max(depths, key=lambda k: set_quality(depths[k], qrels)[2].mean())
     print(f"the best fixed depth ({best}, chosen on these queries): F1 {f1(depths[best], qrels)}")
     values = list(values_of(votes, qrels, METRIC).values())
     kinds: dict[str, Sequence[float]] = {
-        "agreement": [one.expected for one in said],
-        "likeliest passage": likeliest(said),
+        "agreement": [confidence.expected for confidence in confidences],
+        "likeliest passage": likeliest(confidences),
     }
     for name, confidence in kinds.items():
         curve = risk_coverage(confidence, values)
         at = [f"{share:.0%} {curve.risk[round(share * len(values)) - 1]:.4f}" for share in (0.25, 0.5, 0.75, 1.0)]
-        print(f"1 - {METRIC} of the surest by {name}: {', '.join(at)}; "
-              f"area {curve.area:.4f} (knowing nothing {curve.whole:.4f}, knowing all {curve.best:.4f})")  # fmt: skip
+        limits = f"knowing nothing {curve.all_answered:.4f}, knowing all {curve.ideal_area:.4f}"
+        print(f"1 - {METRIC} of the surest by {name}: {', '.join(at)}; area {curve.area:.4f} ({limits})")
     curve = risk_coverage(kinds["agreement"], values)
-    return (curve.whole - curve.area) / (curve.whole - curve.best)
+    return (curve.all_answered - curve.area) / (curve.all_answered - curve.ideal_area)
 
 
-def likeliest(said: Sequence[Confidence]) -> list[float]:
+def likeliest(confidences: Sequence[Confidence]) -> list[float]:
     """The probability of the passage that is most likely relevant, of each query."""
-    return [max(one.relevant.values()) for one in said]
+    return [max(confidence.probabilities.values()) for confidence in confidences]
 
 
 def f1(kept: Sequence[tuple[str, Sequence[str]]], qrels: Qrels) -> str:

@@ -137,8 +137,8 @@ def _plain(text: str) -> str:
 def trial_lists(text: str) -> list[list[list[int]]]:
     """Every list `[a] > [b] = [c]` of a text, in order: groups of equal identifiers, best first. Bare numbers with `>`
     between them are arithmetic."""
-    found = (match.group() for match in _CHAIN.finditer(_plain(text)))
-    return [[ids_in(group) for group in chain.split(">")] for chain in found if not _ARITHMETIC.fullmatch(chain)]
+    chains = (match.group() for match in _CHAIN.finditer(_plain(text)))
+    return [[ids_in(group) for group in chain.split(">")] for chain in chains if not _ARITHMETIC.fullmatch(chain)]
 
 
 def ids_in(text: str) -> list[int]:

@@ -120,9 +120,9 @@ def test_calibration_holds_on_other_queries_and_tells_hard_from_easy(fitted: Any
     said = calibration.of_votes(votes)
     table = reliability(said, votes, qrels)
     assert table.error < 0.08 and table.brier < 0.11
-    assert table.said[0] < 0.1 < 0.7 < table.said[-1] and table.held[0] < 0.1 < 0.7 < table.held[-1]
+    assert table.predicted[0] < 0.1 < 0.7 < table.predicted[-1] and table.observed[0] < 0.1 < 0.7 < table.observed[-1]
     curve = risk_coverage([one.expected for one in said], list(values_of(votes, qrels, "nDCG@10").values()))
-    assert curve.best < curve.area < 0.8 * curve.whole
+    assert curve.ideal_area < curve.area < 0.8 * curve.all_answered
     hard = np.mean([one.expected for one in said[0::2]])
     assert hard + 0.05 < np.mean([one.expected for one in said[1::2]])
 
@@ -130,7 +130,7 @@ def test_calibration_holds_on_other_queries_and_tells_hard_from_easy(fitted: Any
 def test_the_cut_beats_every_fixed_depth(fitted: Any) -> None:
     calibration, _, _, _ = fitted
     votes, qrels, _ = sampled_votes(80, "t")
-    cut = set_quality([(one.qid, one.kept(0.4)) for one in calibration.of_votes(votes)], qrels)[2].mean()
+    cut = set_quality([(one.qid, one.relevant_docids(0.4)) for one in calibration.of_votes(votes)], qrels)[2].mean()
     fixed = [set_quality([(v.qid, list(v.places)[:k]) for v in votes], qrels)[2].mean() for k in range(1, 21)]
     assert cut > max(fixed)
 
@@ -149,7 +149,7 @@ def test_a_calibration_is_kept_and_refused_for_other_settings(fitted: Any, tmp_p
     calibration, _, _, settings = fitted
     calibration.save(tmp_path / "c.json")
     again = Calibration.load(tmp_path / "c.json")
-    assert (again.relevant, again.expected, again.metric) == (calibration.relevant, calibration.expected, "nDCG@10")
+    assert (again.relevance, again.expected, again.metric) == (calibration.relevance, calibration.expected, "nDCG@10")
     again.check({**settings, "engine": "vllm", "dtype": "bfloat16", "decoding": {**settings["decoding"], "seed": 1}})
     for changed in ({"samples": 8}, {"fuse": "borda"}, {"model": "other"}, {"window": 20}, {"budget": 5}):
         with pytest.raises(InputError, match=f"{'checkpoint' if 'model' in changed else next(iter(changed))}="):
@@ -182,8 +182,8 @@ def test_what_cannot_be_fitted(fitted: Any, qrels: Any) -> None:
 def test_risk_by_hand(confidence: list[float], values: list[float], risk: list[float]) -> None:
     curve = risk_coverage(confidence, values)
     assert curve.risk.tolist() == pytest.approx(risk) and curve.coverage[-1] == 1.0
-    assert curve.area == pytest.approx(np.mean(risk)) and curve.whole == pytest.approx(risk[-1])
-    assert curve.best <= curve.area + 1e-12
+    assert curve.area == pytest.approx(np.mean(risk)) and curve.all_answered == pytest.approx(risk[-1])
+    assert curve.ideal_area <= curve.area + 1e-12
 
 
 def test_sets_by_hand() -> None:
@@ -191,9 +191,9 @@ def test_sets_by_hand() -> None:
     precision, recall, f1 = set_quality([("a", ["x", "z"]), ("a", []), ("b", []), ("b", ["x"])], qrels)
     assert precision.tolist() == [0.5, 0.0, 1.0, 0.0] and recall.tolist() == [0.5, 0.0, 1.0, 1.0]
     assert f1.tolist() == [0.5, 0.0, 1.0, 0.0]
-    assert Confidence("", "a", {"x": 0.9, "y": 0.4, "z": 0.6}, 1.0).kept(0.5) == ["x", "z"]
+    assert Confidence("", "a", {"x": 0.9, "y": 0.4, "z": 0.6}, 1.0).relevant_docids(0.5) == ["x", "z"]
     with pytest.raises(InputError, match="threshold of 2"):
-        Confidence("", "a", {}, 1.0).kept(2)
+        Confidence("", "a", {}, 1.0).relevant_docids(2)
 
 
 def test_the_command_fits_applies_and_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

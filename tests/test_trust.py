@@ -43,9 +43,9 @@ def test_how_sure_it_is_with_and_without_validation_queries(world: Any, tmp_path
     assert sure.queries == 5 and sure.calibrated is not None and len(sure.curve.risk) == 5
     assert 0 <= sure.calibrated.precision <= 1 and sure.calibrated.kept >= 0
     assert f"5 queries. Of {sure.calibrated.relevant:.1f} relevant" in sure.in_words()
-    assert f"{sure.curve.whole:.3f} for all: " in sure.in_words()
+    assert f"{sure.curve.all_answered:.3f} for all: " in sure.in_words()
     without = trust.sureness(replace(drawn, validation=[]), "nDCG@10")
-    assert without.queries == 5 and without.curve.whole == pytest.approx(sure.curve.whole)
+    assert without.queries == 5 and without.curve.all_answered == pytest.approx(sure.curve.all_answered)
     assert len(confidence(sure.calibrated.reliability, sure.curve, "nDCG@10").axes) == 2
     blind = {qid: dict.fromkeys(grades, 0) for qid, grades in drawn.validation_qrels.items()}
     unknown = trust.sureness(replace(drawn, validation_qrels=blind), "nDCG@10")

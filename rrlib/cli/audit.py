@@ -110,9 +110,9 @@ def _lines(followed: Faithfulness) -> list[str]:
     lines = ["reasoning: " + ", ".join(f"{said} {followed.counts[said]}" for said in Said if followed.counts.get(said))]
     if followed.agreement is None or followed.follows is None:
         return [*lines, "no list could be held against its reasoning"]
-    mean, whole = followed.agreement, followed.follows
+    mean, share = followed.agreement, followed.follows
     return [
         *lines,
         f"lists agree with it by {mean.mean:.3f} [{mean.low:.3f}, {mean.high:.3f}] (1: in all pairs, -1: in none); "
-        f"{whole.mean:.1%} [{whole.low:.1%}, {whole.high:.1%}] contradict it nowhere; {followed.queries} queries",
+        f"{share.mean:.1%} [{share.low:.1%}, {share.high:.1%}] contradict it nowhere; {followed.queries} queries",
     ]

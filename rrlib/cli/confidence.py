@@ -82,30 +82,30 @@ def _fit(records: Sequence[WindowRecord], qrels: Path, metric: str, output: Path
     typer.echo(f"fitted on {fitted.queries} queries with {fitted.passages} passages, wrote {output}")
     votes = [vote for vote in votes if vote.qid in judged]
     try:
-        said = cross_fitted(votes, judged, settings, metric)
+        confidences = cross_fitted(votes, judged, settings, metric)
     except InputError as error:
         typer.echo(f"too few to say what it is worth: {error}", err=True)
         return
-    for line in worth(said, votes, judged, metric):
+    for line in worth(confidences, votes, judged, metric):
         typer.echo(line)
 
 
-def worth(said: Sequence[Confidence], votes: Sequence[Votes], judged: Qrels, metric: str) -> list[str]:
+def worth(confidences: Sequence[Confidence], votes: Sequence[Votes], judged: Qrels, metric: str) -> list[str]:
     """Lines on what confidences hold: how far probabilities are off, and the risk at coverages.
 
-    said, votes: of the same judged queries, in the same order.
+    confidences, votes: of the same judged queries, in the same order.
     """
     from rrlib.evaluation.confidence import reliability, risk_coverage, values_of
 
-    table = reliability(said, votes, judged)
+    table = reliability(confidences, votes, judged)
     values = list(values_of(votes, judged, metric).values())
-    curve = risk_coverage([one.expected for one in said], values)
+    curve = risk_coverage([each.expected for each in confidences], values)
     at = {share: curve.risk[max(round(share * len(values)) - 1, 0)] for share in (0.5, 0.8, 1.0)}
     return [
         "on queries not fitted on (5 folds): "
         f"probabilities are off by {table.error:.3f}, squared error {table.brier:.3f}",
         f"1 - {metric} of the surest " + ", ".join(f"{share:.0%} {risk:.3f}" for share, risk in at.items())
-        + f"; area {curve.area:.3f} (knowing nothing {curve.whole:.3f}, knowing all {curve.best:.3f})",
+        + f"; area {curve.area:.3f} (knowing nothing {curve.all_answered:.3f}, knowing all {curve.ideal_area:.3f})",
     ]  # fmt: skip
 
 
@@ -117,23 +117,25 @@ def _apply(
     from rrlib.formats import write_jsonl, write_run
 
     fitted = Calibration.load(calibration)
-    said = fitted.of(records)
-    answered = {one.qid: one.kept(keep) for one in said if one.expected >= least}
+    confidences = fitted.of(records)
+    answered = {each.qid: each.relevant_docids(keep) for each in confidences if each.expected >= least}
     rows = (
         {
-            "qid": one.qid,
-            f"expected_{fitted.metric}": round(one.expected, 4),
-            "answered": one.qid in answered,
-            "kept": answered.get(one.qid, []),
-            "relevant": {docid: round(probability, 4) for docid, probability in one.relevant.items()},
+            "qid": each.qid,
+            f"expected_{fitted.metric}": round(each.expected, 4),
+            "answered": each.qid in answered,
+            "kept": answered.get(each.qid, []),
+            "relevant": {docid: round(probability, 4) for docid, probability in each.probabilities.items()},
         }
-        for one in said
+        for each in confidences
     )
     write_jsonl(output, rows)
     count = sum(map(len, answered.values()))
     empty = sum(not docids for docids in answered.values())
-    typer.echo(f"{len(said)} queries: {len(answered)} answered with {count} passages, {empty} of them with none; "
-               f"{len(said) - len(answered)} left unanswered; wrote {output}")  # fmt: skip
+    typer.echo(
+        f"{len(confidences)} queries: {len(answered)} answered with {count} passages, {empty} of them with none; "
+        f"{len(confidences) - len(answered)} left unanswered; wrote {output}"
+    )
     if run is not None:
         if not count:
             typer.echo("nothing is kept, so no run was written -> lower --keep or --abstain-below", err=True)

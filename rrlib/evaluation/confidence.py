@@ -53,32 +53,32 @@ class Curve:
 
 @dataclass(frozen=True)
 class Confidence:
-    """What is known of one query. relevant: document id -> probability that it is relevant, in the order of the list.
+    """What is known of one query. probabilities: document id -> that of being relevant, in the order of the list.
     expected: the metric that lists of such agreement have, in [0, 1]."""
 
     collection: str
     qid: str
-    relevant: Mapping[str, float]
+    probabilities: Mapping[str, float]
     expected: float
 
-    def kept(self, threshold: float = 0.5) -> list[str]:
+    def relevant_docids(self, threshold: float = 0.5) -> list[str]:
         """The passages that are relevant with this probability or more, best first; perhaps none."""
         if not 0.0 <= threshold <= 1.0:
             raise InputError(f"a threshold of {threshold}", remedy="a probability lies between 0 and 1")
-        return [docid for docid, probability in self.relevant.items() if probability >= threshold]
+        return [docid for docid, probability in self.probabilities.items() if probability >= threshold]
 
 
 @dataclass(frozen=True)
 class Calibration:
     """What agreement means, for one way of reranking.
 
-    settings: as `comparable` has them. metric: a name of ir-measures. relevant: mean place -> probability (decreasing).
-    expected: agreement -> metric (increasing). queries, passages: how many it was fitted on.
+    settings: as `comparable` has them. metric: a name of ir-measures. relevance: mean place -> probability, falling.
+    expected: agreement -> metric, rising. queries, passages: how many it was fitted on.
     """
 
     settings: Mapping[str, Any]
     metric: str
-    relevant: Curve
+    relevance: Curve
     expected: Curve
     queries: int
     passages: int
@@ -117,7 +117,7 @@ class Calibration:
             Confidence(
                 vote.collection,
                 vote.qid,
-                dict(zip(vote.places, self.relevant(list(vote.places.values())).tolist(), strict=True)),
+                dict(zip(vote.places, self.relevance(list(vote.places.values())).tolist(), strict=True)),
                 float(self.expected(vote.agreement)),
             )
             for vote in votes
@@ -158,7 +158,7 @@ class Calibration:
         try:
             if row.pop("kind") != KIND:
                 raise KeyError("kind")
-            curves = {name: Curve(tuple(row[name]["x"]), tuple(row[name]["y"])) for name in ("relevant", "expected")}
+            curves = {name: Curve(tuple(row[name]["x"]), tuple(row[name]["y"])) for name in ("relevance", "expected")}
             return cls(**{**row, **curves})
         except (KeyError, TypeError, AttributeError) as error:
             raise InputError("not a calibration", path=path, remedy=remedy) from error
@@ -196,31 +196,35 @@ def cross_fitted(
     judged = [vote for vote in votes if vote.qid in qrels]
     if not 2 <= folds <= len(judged) // 2:
         raise InputError(f"{folds} folds of {len(judged)} judged queries", remedy="judge more queries")
-    said: dict[int, Confidence] = {}
+    by_place: dict[int, Confidence] = {}
     for fold in range(folds):
         rest = [vote for place, vote in enumerate(judged) if place % folds != fold]
         fitted = Calibration.fit(rest, qrels, settings, metric)
-        said |= zip(range(fold, len(judged), folds), fitted.of_votes(judged[fold::folds]), strict=True)
-    return [said[place] for place in range(len(judged))]
+        by_place |= zip(range(fold, len(judged), folds), fitted.of_votes(judged[fold::folds]), strict=True)
+    return [by_place[place] for place in range(len(judged))]
 
 
 # --- what it is worth -------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Reliability:
-    """Passages in bins of equal size, least probable first. said: mean probability, held: share of relevant ones; both
-    of shape (bins,). brier: mean squared error of the probabilities. error: mean |said - held| over passages."""
+    """Passages in bins of equal size, least probable first. predicted: mean probability, observed: share of relevant
+    ones; both of shape (bins,). brier: mean squared error of the probabilities. error: mean |predicted - observed| over
+    passages."""
 
-    said: Floats
-    held: Floats
+    predicted: Floats
+    observed: Floats
     brier: float
     error: float
 
 
-def reliability(said: Sequence[Confidence], votes: Sequence[Votes], qrels: Qrels, bins: int = 10) -> Reliability:
-    """How far probabilities hold. said, votes: of the same judged queries. Raises InputError where there are none."""
-    p = np.array([probability for one in said for probability in one.relevant.values()])
-    held = {vote.qid: dict(zip(vote.places, labels(vote, qrels), strict=True)) for vote in votes}
-    y = np.array([float(held[one.qid][docid]) for one in said for docid in one.relevant])
+def reliability(confidences: Sequence[Confidence], votes: Sequence[Votes], qrels: Qrels, bins: int = 10) -> Reliability:
+    """How far probabilities hold. confidences, votes: of the same judged queries. Raises InputError where there are
+    none."""
+    p = np.array([probability for confidence in confidences for probability in confidence.probabilities.values()])
+    relevant = {vote.qid: dict(zip(vote.places, labels(vote, qrels), strict=True)) for vote in votes}
+    y = np.array(
+        [float(relevant[confidence.qid][docid]) for confidence in confidences for docid in confidence.probabilities]
+    )
     if not len(p):
         raise InputError("no passage has a probability", remedy="give judged queries")
     parts = np.array_split(np.argsort(p, kind="stable"), min(bins, len(p)))
@@ -232,14 +236,14 @@ def reliability(said: Sequence[Confidence], votes: Sequence[Votes], qrels: Qrels
 @dataclass(frozen=True)
 class RiskCoverage:
     """Answering only the surest queries. coverage: shares of queries, from 1/Q to 1; risk: mean of 1 - metric over
-    those answered; both of shape (Q,). area: mean risk over all coverages. whole: risk where all are answered, which is
-    the area of a confidence that knows nothing. best: the area of one that knows all."""
+    those answered; both of shape (Q,). area: mean risk over all coverages. all_answered: risk of all queries, which is
+    the area of a confidence that knows nothing. ideal_area: that of one that knows all."""
 
     coverage: Floats
     risk: Floats
     area: float
-    whole: float
-    best: float
+    all_answered: float
+    ideal_area: float
 
 
 def risk_coverage(confidence: Sequence[float], values: Sequence[float]) -> RiskCoverage:
@@ -252,8 +256,8 @@ def risk_coverage(confidence: Sequence[float], values: Sequence[float]) -> RiskC
     expected = np.bincount(tied, weights=loss) / np.bincount(tied)  # of one query of each group of equals
     count = np.arange(1, len(loss) + 1)
     risk = np.cumsum(expected[np.sort(tied)]) / count
-    best = np.cumsum(np.sort(loss)) / count
-    return RiskCoverage(count / len(loss), risk, float(risk.mean()), float(loss.mean()), float(best.mean()))
+    ideal = np.cumsum(np.sort(loss)) / count
+    return RiskCoverage(count / len(loss), risk, float(risk.mean()), float(loss.mean()), float(ideal.mean()))
 
 
 def set_quality(kept: Iterable[tuple[str, Sequence[str]]], qrels: Qrels) -> tuple[Floats, Floats, Floats]:

@@ -126,9 +126,9 @@ def agreement(levels: Mapping[int, int], order: Sequence[int]) -> float:
     items = list(levels)
     level = np.array([levels[item] for item in items])
     place = np.argsort(np.asarray(order))[items]
-    told = np.sign(level[:, None] - level)  # (L, L): 1 where the chain puts the row's passage first
-    held = np.sign(place - place[:, None])
-    return float((told * held).sum() / np.abs(told).sum())
+    by_chain = np.sign(level[:, None] - level)  # (L, L): 1 where the chain puts the row's passage first
+    by_list = np.sign(place - place[:, None])
+    return float((by_chain * by_list).sum() / np.abs(by_chain).sum())
 
 
 @dataclass(frozen=True)
@@ -176,5 +176,5 @@ def faithfulness(windows: Iterable[Compared], seed: int = 0) -> Faithfulness:
     if not queries:
         return Faithfulness(counts, 0, None, None)
     means = [float(np.mean(values)) for values in queries.values()]
-    whole = [float(np.mean([value == 1.0 for value in values])) for values in queries.values()]
-    return Faithfulness(counts, len(queries), bootstrap_interval(means, seed), bootstrap_interval(whole, seed))
+    following = [float(np.mean([value == 1.0 for value in values])) for values in queries.values()]
+    return Faithfulness(counts, len(queries), bootstrap_interval(means, seed), bootstrap_interval(following, seed))

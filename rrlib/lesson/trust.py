@@ -69,16 +69,16 @@ def draw(
     """Rerank the first `queries` test and validation queries (0 = all) with so many samples of each window. folder:
     keeps their logs, from which a second call reads. samples: 2 or more."""
     sampling = replace(system.decoding, temperature=temperature, seed=seed)
-    some, votes = data.limited(queries, queries), {}
-    parts = {"test": some, **({"validation": some.validation} if some.validation else {})}
+    limited, votes = data.limited(queries, queries), {}
+    parts = {"test": limited, **({"validation": limited.validation} if limited.validation else {})}
     with _opened(system) as engine:
         for name, part in parts.items():
             log = folder / f"{name}.jsonl"
             reranker = _reranker(engine, system, part, decoding=sampling, samples=samples, log=log)
             settings = reranker.settings()
             votes[name] = votes_of(reranker.rerank(system.candidates(part)).records, settings)
-    validation_qrels = some.validation.qrels if some.validation else {}
-    return Drawn(votes["test"], some.qrels, votes.get("validation", []), validation_qrels, settings)
+    validation_qrels = limited.validation.qrels if limited.validation else {}
+    return Drawn(votes["test"], limited.qrels, votes.get("validation", []), validation_qrels, settings)
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Sureness:
         cut = f"Nothing is calibrated: {self.why}." if self.calibrated is None else self.calibrated.in_words()
         return (
             f"{self.queries} queries. {cut}\n1 - {self.metric} is {half:.3f} for the surer half of them and "
-            f"{self.curve.whole:.3f} for all: {shown} (Spearman {self.correlation:.2f}, p {self.p:.2f})."
+            f"{self.curve.all_answered:.3f} for all: {shown} (Spearman {self.correlation:.2f}, p {self.p:.2f})."
         )
 
 
@@ -136,14 +136,14 @@ def sureness(drawn: Drawn, metric: str) -> Sureness:
     agreement = [vote.agreement for vote in votes]
     values = list(values_of(votes, drawn.qrels, metric).values())
     flat = min(len(set(agreement)), len(set(values))) < 2  # scipy warns, and gives nan
-    found = (float("nan"), float("nan")) if flat else stats.spearmanr(agreement, values)
+    spearman = (float("nan"), float("nan")) if flat else stats.spearmanr(agreement, values)
     calibrated, why = None, ""
     try:
         calibrated = _calibrated(_said(drawn, votes, metric), votes, drawn.qrels)
     except InputError as error:  # a handful of queries may hold nothing to fit on
         why = str(error)
     curve = risk_coverage(agreement, values)
-    return Sureness(curve, float(found[0]), float(found[1]), metric, len(votes), calibrated, why)
+    return Sureness(curve, float(spearman[0]), float(spearman[1]), metric, len(votes), calibrated, why)
 
 
 def _said(drawn: Drawn, votes: Sequence[Votes], metric: str) -> list[Confidence]:
@@ -153,12 +153,13 @@ def _said(drawn: Drawn, votes: Sequence[Votes], metric: str) -> list[Confidence]
     return cross_fitted(votes, drawn.qrels, drawn.settings, metric, folds=max(2, min(5, len(votes) // 2)))
 
 
-def _calibrated(said: Sequence[Confidence], votes: Sequence[Votes], qrels: Qrels) -> Calibrated:
-    kept = [(one.qid, one.kept()) for one in said]
-    precision, recall, _ = set_quality(kept, qrels)
-    size = sum(len(docids) for _, docids in kept) / len(kept)
+def _calibrated(confidences: Sequence[Confidence], votes: Sequence[Votes], qrels: Qrels) -> Calibrated:
+    lists = [(confidence.qid, confidence.relevant_docids()) for confidence in confidences]
+    precision, recall, _ = set_quality(lists, qrels)
+    size = sum(len(docids) for _, docids in lists) / len(lists)
     relevant = sum(grade > 0 for vote in votes for grade in qrels[vote.qid].values()) / len(votes)
-    return Calibrated(reliability(said, votes, qrels), float(precision.mean()), float(recall.mean()), size, relevant)
+    bins = reliability(confidences, votes, qrels)
+    return Calibrated(bins, float(precision.mean()), float(recall.mean()), size, relevant)
 
 
 def follow_table(records: Mapping[str, Sequence[WindowRecord]], seed: int) -> pd.DataFrame:
@@ -169,10 +170,10 @@ def follow_table(records: Mapping[str, Sequence[WindowRecord]], seed: int) -> pd
     rows = []
     for name, windows in records.items():
         compared = (compare(f"{r.collection} {r.qid}", r.reasoning, None if r.unread else r.order) for r in windows)
-        found = faithfulness(compared, seed)
-        row: dict[str, Any] = {"system": name, "windows": len(windows), "compared": found.compared}
-        row["reasoning"] = ", ".join(f"{said} {count}" for said, count in found.counts.items())
-        for column, value in (("agreement", found.agreement), ("follows", found.follows)):
+        summary = faithfulness(compared, seed)
+        row: dict[str, Any] = {"system": name, "windows": len(windows), "compared": summary.compared}
+        row["reasoning"] = ", ".join(f"{said} {count}" for said, count in summary.counts.items())
+        for column, value in (("agreement", summary.agreement), ("follows", summary.follows)):
             row[column] = "" if value is None else f"{value.mean:.2f} [{value.low:.2f}, {value.high:.2f}]"
         rows.append(row)
     return pd.DataFrame(rows).set_index("system")
@@ -185,12 +186,12 @@ def asked_again(
     rrlib.evaluation.interventions, by `chain`. Without rows where no window has both reasoning and a list."""
     import pandas as pd
 
-    style, some = get_style(system.style), data.limited(queries)
-    windows = [r for r in records if r.qid in some.qrels and r.reasoning.strip() and not r.unread]
+    style, limited = get_style(system.style), data.limited(queries)
+    windows = [r for r in records if r.qid in limited.qrels and r.reasoning.strip() and not r.unread]
     if not windows or not (style.think and style.tags):
         return pd.DataFrame(columns=["windows", "answered", "tau", "rbo", "same", "follows"])
     with _opened(system) as engine:
-        rows = intervene(_reranker(engine, system, some), system.candidates(some), windows, seed=seed)
+        rows = intervene(_reranker(engine, system, limited), system.candidates(limited), windows, seed=seed)
     return table(rows, seed).set_index("chain")
 
 

@@ -21,11 +21,11 @@ def confidence(table: Reliability | None, curve: RiskCoverage, metric: str) -> F
     figure, (left, right) = _canvas(8.0, 3.4, 2)
     left.plot([0, 1], [0, 1], color="black", linewidth=0.8, linestyle="--", label="as said")
     if table is not None:
-        left.plot(table.said, table.held, color=PALETTE[0], marker="o", label="held")
+        left.plot(table.predicted, table.observed, color=PALETTE[0], marker="o", label="held")
     left.set(xlabel="probability said", ylabel="share of relevant passages", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
     left.legend(frameon=False, loc="upper left")
     right.plot(curve.coverage, curve.risk, color=PALETTE[0], drawstyle="steps-post", label="surest first")
-    right.axhline(curve.whole, color=PALETTE[1], linestyle="--", label="knowing nothing")
+    right.axhline(curve.all_answered, color=PALETTE[1], linestyle="--", label="knowing nothing")
     right.set(
         xlabel="share of queries answered",
         ylabel=f"1 - {metric} of these",
