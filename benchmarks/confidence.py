@@ -25,14 +25,23 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
+import numpy.typing as npt
 from measure import device
 
 from rrlib.chain.manifest import outputs_root
 from rrlib.engines import Decoding, make_engine
-from rrlib.evaluation.confidence import Confidence, cross_fitted, reliability, risk_coverage, set_quality, values_of
+from rrlib.evaluation.confidence import (
+    Confidence,
+    RiskCoverage,
+    cross_fitted,
+    reliability,
+    risk_coverage,
+    set_quality,
+    values_of,
+)
 from rrlib.evaluation.metrics import per_query
 from rrlib.evaluation.paired import paired_rows
-from rrlib.evaluation.significance import bootstrap_interval
+from rrlib.evaluation.significance import bootstrap_interval, paired_test
 from rrlib.evaluation.votes import Votes, votes_of
 from rrlib.formats import Collection, ranking_to_run, read_collection
 from rrlib.miniature.generate import build
@@ -95,29 +104,49 @@ def show_systems(values: Mapping[str, Sequence[float]]) -> None:
 
 def show_worth(votes: Sequence[Votes], collection: Collection, settings: Mapping[str, Any]) -> float:
     """What the calibrated agreement is worth, on queries that it was not fitted on; the share of the way it goes."""
-    qrels = collection.qrels
-    ranks = [replace(v, places={docid: float(i) for i, docid in enumerate(v.places, 1)}, agreement=1.0) for v in votes]
-    confidences = cross_fitted(votes, qrels, settings, METRIC)
-    rank_alone = cross_fitted(ranks, qrels, settings, METRIC)
-    for name, group, lists in (("mean place", confidences, votes), ("rank alone", rank_alone, ranks)):
-        table = reliability(group, lists, qrels)
-        print(f"probabilities by {name}: off by {table.error:.4f}, squared error {table.brier:.4f}, F1 of the cut "
-              f"{f1([(each.qid, each.relevant_docids()) for each in group], qrels)}")  # fmt: skip
-    depths = {k: [(v.qid, list(v.places)[:k]) for v in votes] for k in range(1, 16)}
-    best = max(depths, key=lambda k: set_quality(depths[k], qrels)[2].mean())
-    print(f"the best fixed depth ({best}, chosen on these queries): F1 {f1(depths[best], qrels)}")
-    values = list(values_of(votes, qrels, METRIC).values())
-    kinds: dict[str, Sequence[float]] = {
-        "agreement": [confidence.expected for confidence in confidences],
-        "likeliest passage": likeliest(confidences),
-    }
-    for name, confidence in kinds.items():
-        curve = risk_coverage(confidence, values)
+    confidences = cross_fitted(votes, collection.qrels, settings, METRIC)
+    show_cuts(votes, confidences, collection.qrels, settings)
+    values = list(values_of(votes, collection.qrels, METRIC).values())
+    agreement = [confidence.expected for confidence in confidences]
+    for name, sureness in (("agreement", agreement), ("likeliest passage", likeliest(confidences))):
+        curve = risk_coverage(sureness, values)
         at = [f"{share:.0%} {curve.risk[round(share * len(values)) - 1]:.4f}" for share in (0.25, 0.5, 0.75, 1.0)]
         limits = f"knowing nothing {curve.all_answered:.4f}, knowing all {curve.ideal_area:.4f}"
-        print(f"1 - {METRIC} of the surest by {name}: {', '.join(at)}; area {curve.area:.4f} ({limits})")
-    curve = risk_coverage(kinds["agreement"], values)
+        low, high = way_interval(sureness, values)
+        print(f"1 - {METRIC} of the surest by {name}: {', '.join(at)}; area {curve.area:.4f} ({limits}), "
+              f"{way(curve):.3f} [{low:.3f}, {high:.3f}] of the way")  # fmt: skip
+    return way(risk_coverage(agreement, values))
+
+
+def show_cuts(
+    votes: Sequence[Votes], confidences: Sequence[Confidence], qrels: Qrels, settings: Mapping[str, Any]
+) -> None:
+    """Probabilities and the cut by them, beside those of the rank alone and the best fixed depth, paired by query."""
+    ranks = [replace(v, places={docid: float(i) for i, docid in enumerate(v.places, 1)}, agreement=1.0) for v in votes]
+    rank_alone = cross_fitted(ranks, qrels, settings, METRIC)
+    depths = {k: [(v.qid, list(v.places)[:k]) for v in votes] for k in range(1, 16)}
+    best = max(depths, key=lambda k: set_quality(depths[k], qrels)[2].mean())
+    cut = set_quality([(each.qid, each.relevant_docids()) for each in confidences], qrels)[2]
+    rows = {"mean place": (confidences, votes), "rank alone": (rank_alone, ranks)}
+    for name, (group, lists) in rows.items():
+        table, kept = reliability(group, lists, qrels), [(each.qid, each.relevant_docids()) for each in group]
+        print(f"probabilities by {name}: off by {table.error:.4f}, squared error {table.brier:.4f}; "
+              f"cut at 0.5: {f1(kept, qrels, cut)}")  # fmt: skip
+    print(f"the best fixed depth ({best}, chosen on these queries): {f1(depths[best], qrels, cut)}")
+
+
+def way(curve: RiskCoverage) -> float:
+    """The share of the way from knowing nothing to knowing all."""
     return (curve.all_answered - curve.area) / (curve.all_answered - curve.ideal_area)
+
+
+def way_interval(sureness: Sequence[float], values: Sequence[float], resamples: int = 2000) -> tuple[float, float]:
+    """The 95% bootstrap interval of that share, over queries."""
+    rng, pairs = np.random.default_rng(SEED), np.array([sureness, values])  # (2, Q)
+    drawn = (pairs[:, rng.integers(0, len(values), len(values))] for _ in range(resamples))
+    shares = [way(risk_coverage(x.tolist(), y.tolist())) for x, y in drawn if len(set(y)) > 1]
+    low, high = np.quantile(shares, [0.025, 0.975])
+    return float(low), float(high)
 
 
 def likeliest(confidences: Sequence[Confidence]) -> list[float]:
@@ -125,11 +154,13 @@ def likeliest(confidences: Sequence[Confidence]) -> list[float]:
     return [max(confidence.probabilities.values()) for confidence in confidences]
 
 
-def f1(kept: Sequence[tuple[str, Sequence[str]]], qrels: Qrels) -> str:
-    """The mean F1 of what is kept, with its interval, and how many passages that are."""
-    interval = bootstrap_interval(set_quality(kept, qrels)[2], SEED)
+def f1(kept: Sequence[tuple[str, Sequence[str]]], qrels: Qrels, cut: npt.NDArray[np.float64]) -> str:
+    """The mean F1 of what is kept, with its interval, how many passages that are, and p of the difference to `cut`."""
+    values = set_quality(kept, qrels)[2]
+    interval, p = bootstrap_interval(values, SEED), paired_test(cut, values, SEED)
     size = np.mean([len(docids) for _, docids in kept])
-    return f"{interval.mean:.4f} [{interval.low:.4f}, {interval.high:.4f}], {size:.2f} passages a query"
+    shown = f"F1 {interval.mean:.4f} [{interval.low:.4f}, {interval.high:.4f}], {size:.2f} passages a query"
+    return shown if np.array_equal(cut, values) else f"{shown}; p {p:.4f} against the cut by mean place"
 
 
 if __name__ == "__main__":
