@@ -35,6 +35,8 @@ PAGES = (
     "architecture",
     "results",
     "serving",
+    "confidence",
+    "faithfulness",
     "many-machines",
     "install",
     "costs",
