@@ -237,17 +237,18 @@ class Group:
     texts: list[str]
 
 
-def liveliness(records: Sequence[RewardRecord]) -> tuple[int, float]:
-    """How much a group has to show: the views in which its valid rollouts differ, and the sum of their deviations.
+def liveliness(records: Sequence[RewardRecord]) -> tuple[int, int, float]:
+    """How much a group has to show: the views in which its valid rollouts differ, how many different values of all
+    views there are, and the sum of the views' deviations.
 
-    A group that differs in its format alone has (0, 0.0): there is no ranking in it to prefer to another.
+    A group that differs in its format alone has (0, 1, 0.0): there is no ranking in it to prefer to another.
     """
     valid = [record for record in records if record.level == "valid"]
-    if len(valid) < 2:
-        return 0, 0.0
-    views_GV = np.array([[getattr(record, view) for view in VIEWS] for record in valid], dtype=float)  # (G, V)
+    if not valid:
+        return 0, 0, 0.0
+    views_GV = np.array([[getattr(record, view) for view in VIEWS] for record in valid], dtype=float).round(6)  # (G, V)
     deviations = views_GV.std(axis=0)  # (V,)
-    return int((deviations > 1e-6).sum()), round(float(deviations.sum()), 9)
+    return int((deviations > 1e-6).sum()), len({*map(tuple, views_GV.tolist())}), round(float(deviations.sum()), 9)
 
 
 def lively_group(
@@ -305,7 +306,7 @@ def rollouts(
     temperature: 0 is greedy. Windows are asked together, which costs far less. Raises EngineError when a call fails.
     """
     decoding = replace(reranker.decoding, temperature=temperature, seed=seed)
-    requests = []
+    requests: list[Request] = []
     for query, passages in windows:
         messages = reranker.prompts.messages(query, passages)
         prompt = reranker.prompts.render(query, passages) if reranker.prompts.tokenizer is not None else None

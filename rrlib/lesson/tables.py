@@ -98,20 +98,6 @@ def audition_table(auditions: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("checkpoint")
 
 
-def one_group(completions: pd.DataFrame, size: int) -> pd.DataFrame:
-    """The rollouts of the last step's prompt with the most different rewards (then: the widest spread): a row each.
-
-    completions: of rrlib.training.completions.read_completions. size: rollouts of a group.
-    """
-    last = completions[completions["step"] == completions["step"].max()]
-    groups = [group for _, group in last.groupby("prompt", sort=False) if len(group) >= size]
-    if not groups:
-        raise InputError(f"no prompt has {size} rollouts", remedy="give the number of rollouts of the training")
-    reward = next(c for c in last.columns if c.endswith("reward"))
-    widest = max(groups, key=lambda group: (group[reward].round(3).nunique(), float(group[reward].std())))
-    return widest.rename(columns={reward: "reward"}).head(size).reset_index(drop=True)
-
-
 def verdicts_of(records: Mapping[str, Sequence[WindowRecord]]) -> dict[str, dict[str, float]]:
     """System -> verdict -> share of its window records; verdicts that never came are left out."""
     shares = {
