@@ -116,7 +116,8 @@ reranker = Reranker(
     log=stage.path("windows.jsonl"),
     **engine_options,
 )
-with shown.Counting("windows", len(test.queries) * len(sliding_spans(pool, window, stride))) as reranker.on_window:
+windows = len(test.queries) * len(sliding_spans(pool, window, stride))
+with shown.Counting("windows", windows) as reranker.on_window:
     outcome = reranker.rerank(test.candidates())
 before = {qid: [hit.docid for hit in hits] for qid, hits in test.run.items()}
 after = outcome.run(test.name)
@@ -144,8 +145,7 @@ if interactive:
 scores = lesson_plots.per_query(before, after, test.qrels)
 qid = list(scores)[-1]
 grades, query = test.qrels[qid], test.queries[qid]
-print(query.text)
-print(f"NDCG@10 of BM25: {scores[qid][0]:.3f}, reranked: {scores[qid][1]:.3f}")
+shown.say(query.text, f"NDCG@10 of BM25: {scores[qid][0]:.3f}, reranked: {scores[qid][1]:.3f}")
 
 # %%
 first = [test.corpus[docid] for docid in before[qid][:5]]
@@ -196,7 +196,7 @@ if interactive:
 # %%
 orders, spans = explain.film(before[qid], records)
 relevant = [docid for docid in before[qid] if grades.get(docid, 0) > 0]
-print(f"{len(spans)} windows; the first {window - stride} places of each are seen again")
+shown.say(f"{len(spans)} windows; the first {window - stride} places of each are seen again")
 stage.figure("film", lesson_plots.window_film(orders, spans, relevant))
 
 # %% [markdown]
@@ -216,7 +216,7 @@ strategies = {
     "full list": StrategySpec("full_list"),
 }
 frames = explain.play_all(labels, strategies)
-print(", ".join(f"{name}: {lesson_plots.counted(played[-1].calls, 'call')}" for name, played in frames.items()))
+shown.say(", ".join(f"{name}: {lesson_plots.counted(played[-1].calls, 'call')}" for name, played in frames.items()))
 stage.figure("strategies", lesson_plots.player(frames, 2, labels))
 
 # %% [markdown]
@@ -295,7 +295,7 @@ if interactive:
 with shown.Counting("groups of six windows"):
     group = explain.lively_group(reranker, test, outcome.records, reward, group_size, seed)
 reranker.engine.close()
-print(group.query, sentences.difference_words(group.texts, window), sep="\n")
+shown.say(group.query, sentences.difference_words(group.texts, window))
 stage.figure("group", lesson_plots.group_update(group.texts, group.relevance, group.gold, reward))
 
 # %% [markdown]

@@ -142,7 +142,7 @@ shown.table(table_of_recipes())
 
 # %%
 followed = story.followed(collection, window, seed=seed, limit=train_queries or None, import_from=import_from)
-print(followed.query.text)
+shown.say(followed.query.text)
 shown.table(passages_table(followed.passages))
 
 # %% [markdown]
@@ -177,7 +177,7 @@ if not import_from:
 # %%
 first = stages.synthesis(config, collection, client, out, limit=followed.number)
 asked = follow(out, followed.query.qid)
-print(story.counted(first.summary["answers"]))
+shown.say(story.counted(first.summary["answers"]))
 
 # %% [markdown]
 # ### First look: select
@@ -220,7 +220,7 @@ shown.texts({"the teacher": story.answers(asked, "rank")})
 
 # %%
 example, fate = story.outcome(first, followed.query.qid)
-print(fate, sentences.agreement_words(example), sep="\n")
+shown.say(fate, sentences.agreement_words(example))
 shown.table(passages_table(example.passages, example.relevance, example.gold)) if example else "no example came of it"
 
 # %% [markdown]
@@ -243,7 +243,7 @@ if alpha_queries and not import_from:
     judged = stages.synthesis(config, held_out, client, where, split="validation", limit=alpha_queries)
 choices = story.alpha_table(story.fates(judged))
 threshold = story.best_alpha(choices, alpha) if choose_alpha else alpha
-print(story.verdict_on(threshold, story.fates(judged)), sentences.alpha_words(choices), sep="\n")
+shown.say(story.verdict_on(threshold, story.fates(judged)), sentences.alpha_words(choices))
 shown.table(choices)
 
 # %%
@@ -272,8 +272,8 @@ stage.figure("alpha", figures.choice_curves(choices, threshold)) if len(choices)
 result = stages.synthesis(config, collection, client, out, alpha=threshold, progress=ProgressLine())
 stage.data_kind = result.summary["data_kind"] if import_from else stage.data_kind
 examples = examples_of(result)
-print("answers:", story.counted(result.summary["answers"]))
-print("account:", story.counted(result.summary["account"]))
+counts = {name: story.counted(result.summary[name]) for name in ("answers", "account")}
+shown.say(*(f"{name}: {words}" for name, words in counts.items()))
 
 # %% [markdown]
 # ## The self-consistency filter
@@ -285,7 +285,7 @@ print("account:", story.counted(result.summary["account"]))
 
 # %%
 values = consistencies(result)
-print(sentences.consistency_words(values, threshold))
+shown.say(sentences.consistency_words(values, threshold))
 # Imported examples may come without pointwise labels, and so without a consistency.
 stage.figure("filter", plots.consistency_histogram(values, threshold)) if values else "no list was judged"
 
@@ -307,7 +307,7 @@ shown.table(kept_and_dropped(result))
 # %%
 lists = story.fates(result)
 beliefs = story.wrong_beliefs(lists, threshold)
-print(sentences.belief_words(beliefs))
+shown.say(sentences.belief_words(beliefs))
 shown.table(beliefs)
 
 # %%
@@ -330,7 +330,7 @@ stage.figure("beliefs", figures.filter_curves(lists, threshold)) if values else 
 
 # %%
 chosen = thread.thread_of(stage.run_dir)
-print(thread.chosen_words(chosen), sentences.agreement_words(chosen), sep="\n")
+shown.say(thread.chosen_words(chosen), sentences.agreement_words(chosen))
 shown.texts({"query": chosen.query.text, "teacher": chosen.reasoning})
 
 # %%

@@ -167,7 +167,7 @@ stage.figure("loss", sft_curves(stage.path("sft")))
 # answer at the start, in the middle and at the end shows what changed.
 
 # %%
-print(sentences.loss_words(result.log))
+shown.say(sentences.loss_words(result.log))
 replies = read_answers(stage.path("sft"))
 shown.texts({f"after {answer['step']} updates": answer["text"] for answer in replies}, limit=700)
 
@@ -182,7 +182,7 @@ shown.texts({f"after {answer['step']} updates": answer["text"] for answer in rep
 with stage.timed("after"), shown.Counting("windows", len(validation.queries)) as count:
     after = audition(result.checkpoint, validation, **trial, on_window=count)
 table = audition_table({"before SFT": before, "before SFT, tag added": tagged, "after SFT": after})
-print(sentences.form_words(table))
+shown.say(sentences.form_words(table))
 shown.table(table)
 
 # %% [markdown]
@@ -214,7 +214,7 @@ checkpoints = {"before SFT": model, "after SFT": result.checkpoint}
 replies = {name: thread.answers_of(c, followed, **asking).greedy for name, c in checkpoints.items()}
 reward = MultiViewReward(k=reward_k, think=get_style(style).think)
 stations = thread.stations(followed, replies, reward, style)
-print(thread.chosen_words(followed), thread.in_words(stations, *checkpoints), sep="\n")
+shown.say(thread.chosen_words(followed), thread.in_words(stations, *checkpoints))
 shown.table(stations)
 
 # %%

@@ -131,7 +131,7 @@ example = max(examples, key=lambda e: e.meta.get("consistency", 0.0))
 texts = [format_response("because", order, style) for order in (example.gold, example.gold[::-1])]
 texts += [texts[0].replace(" > ", ", "), "I think passage 3 is best."]
 scored = reward.score_group(texts, example.relevance, example.gold)
-print(sentences.reward_words(scored, reward.weights))
+shown.say(sentences.reward_words(scored, reward.weights))
 shown.table(pd.DataFrame(scored, index=["gold", "backwards", "no list", "no tags"]).round(3))
 
 # %% [markdown]
@@ -196,7 +196,7 @@ stage.figure("reward", grpo_curves(stage.path("grpo")))
 # %%
 completions = read_completions(stage.path("grpo"))
 climb = climb_table(completions)
-print(sentences.climb_words(climb))
+shown.say(sentences.climb_words(climb))
 shown.table(climb)
 
 # %% [markdown]
@@ -229,7 +229,7 @@ shown.source(objective.advantages, objective.standardize)
 
 # %%
 group = groups.lively_group_of(completions, rollouts)
-print(group.chosen)
+shown.say(group.chosen)
 stage.figure("group", group_in_views(group.rollouts))
 
 # %% [markdown]
@@ -254,7 +254,7 @@ stage.figure("favours", lesson_plots.group_update(answers, asked.relevance, aske
 # lists add up to it. The best and the worst answer of this group:
 
 # %%
-print(sentences.difference_words(answers, len(asked.passages)))
+shown.say(sentences.difference_words(answers, len(asked.passages)))
 ends = {"best": group.rollouts["reward"].idxmax(), "worst": group.rollouts["reward"].idxmin()}
 shown.texts({f"{name}: reward {group.rollouts['reward'][i]:.3f}": answers[i] for name, i in ends.items()})
 
@@ -273,7 +273,7 @@ checkpoints = {"after SFT": sft, "after SFT and RL": result.checkpoint}
 with stage.timed("after"), shown.Counting("windows", 2 * len(validation.queries)) as count:
     tried = {name: audition(c, validation, **trial, on_window=count) for name, c in checkpoints.items()}
 table = audition_table(tried)
-print(sentences.gain_words(*tried.values(), seed=seed))
+shown.say(sentences.gain_words(*tried.values(), seed=seed))
 shown.table(table)
 
 # %% [markdown]
@@ -283,7 +283,7 @@ shown.table(table)
 
 # %%
 row, chosen = sentences.changed_most(*tried.values())
-print(chosen)
+shown.say(chosen)
 shown.texts({name: frame["text"].iloc[row] for name, frame in tried.items()})
 
 # %% [markdown]
@@ -306,8 +306,8 @@ followed = thread.thread_of(stage.run_dir)
 asking = {"style": style, "max_new_tokens": max_completion, "engine_options": engine_options}
 replies = {n: thread.answers_of(c, followed, count=rollouts, seed=seed, **asking) for n, c in checkpoints.items()}
 stations = thread.stations(followed, {name: reply.greedy for name, reply in replies.items()}, reward, style)
-print(followed.query.text)
-print(groups.was_prompt(followed, completions, encoded.rows), thread.in_words(stations, *checkpoints), sep="\n")
+shown.say(followed.query.text, groups.was_prompt(followed, completions, encoded.rows))
+shown.say(thread.in_words(stations, *checkpoints))
 shown.table(stations)
 
 # %%

@@ -12,7 +12,8 @@ import pytest
 from smoke_chain import ROOT, Chain
 
 from rrlib.cli import main
-from rrlib.lesson.copies import MARK, build_lesson, export_html, lesson_notebooks, question
+from rrlib.lesson.copies import MARK, build_lesson, lesson_notebooks, question
+from rrlib.lesson.pages import export_html
 
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII="
 

@@ -111,6 +111,47 @@ def difference_words(answers: Sequence[str], size: int) -> str:
     )
 
 
+def cut_words(result: pd.DataFrame) -> str:
+    """Which row of the ablations costs most, and which cannot be told from none. result: of studies.report.table."""
+    cuts = result.drop(index="first stage", errors="ignore").dropna(subset=["difference"])
+    if cuts.empty:
+        return "No row is compared with the full recipe."
+    unclear = [str(name) for name, row in cuts.iterrows() if row["low"] <= 0 <= row["high"]]
+    worst = cuts["difference"].idxmin()
+    told = (
+        f"cannot be told from none: {', '.join(unclear)}" if unclear else "every row can be told from the full recipe"
+    )
+    return f"The cut that costs most is {worst} ({cuts.loc[worst, 'difference']:+.3f}); {told}."
+
+
+def seed_words(result: pd.DataFrame, recipe: str) -> str:
+    """How far the trainings of one recipe lie apart. result: of studies.report.table, `seeds` a text of means."""
+    if recipe not in result.index:
+        return f"The table has no row {recipe}."
+    means = [float(word) for word in str(result.loc[recipe, "seeds"]).split()]
+    return f"The {len(means)} trainings of {recipe} lie up to {max(means) - min(means):.3f} apart."
+
+
+def ratio_words(costs: pd.DataFrame, system: str, other: str) -> str:
+    """How many times what another system takes. costs: a row a system, a column a cost; costs of 0 are left out."""
+    parts = [
+        f"{costs.loc[system, name] / costs.loc[other, name]:.2f} times the {name.replace('_', ' ')}"
+        for name in costs.columns
+        if costs.loc[other, name] > 0
+    ]
+    return f"{system} takes, against {other}: {', '.join(parts)}."
+
+
+def knee_words(points: Sequence[Mapping[str, Any]], level: float, close: float = 0.01) -> str:
+    """The smallest budget whose mean is within `close` of no limit. points: budget and mean; level: without a limit."""
+    curve = ", ".join(
+        f"{point['mean']:.3f} at {point['budget']}" for point in sorted(points, key=lambda p: p["budget"])
+    )
+    enough = [int(point["budget"]) for point in points if point["mean"] >= level - close]
+    knee = f"the smallest that costs less than {close:g} is {min(enough)}" if enough else f"all cost {close:g} or more"
+    return f"Without a limit {level:.3f}; by budget of tokens {curve}: {knee}."
+
+
 def agreement_words(example: RankingExample | None) -> str:
     """How many of the selected passages the teacher's own list puts first."""
     if example is None:

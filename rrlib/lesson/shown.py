@@ -21,7 +21,7 @@ WIDTH = 850
 """Pixels: what a table may take of a notebook's page."""
 
 _INTERVAL = re.compile(r"\[[-+]?[\d.]+, [-+]?[\d.]+\]")
-_WRAPPED = "white-space:pre-wrap;overflow-wrap:break-word;word-break:normal;max-width:50em;margin:0 0 1em 0"
+_WRAPPED = "white-space:pre-wrap;overflow-wrap:break-word;word-break:normal;max-width:56em;margin:0 0 1em 0"
 
 
 class Shown:
@@ -46,7 +46,8 @@ def source(*things: Any) -> Shown:
     from pygments.formatters import HtmlFormatter
     from pygments.lexers import PythonLexer
 
-    style = "background:#fff;color:#000;border:1px solid #999;padding:0.6em;white-space:pre-wrap;line-height:1.35"
+    style = "background:#fff;color:#000;border:1px solid #999;padding:0.6em;white-space:pre-wrap;line-height:1.35;"
+    style += "font-family:monospace;font-size:0.9em"
     formatter = HtmlFormatter(noclasses=True, nowrap=True, style="default")
     parts, plain = [], []
     for thing in things:
@@ -71,7 +72,7 @@ def texts(by_name: Mapping[str, str], limit: int = 2000) -> Shown:
 
 
 def table(frame: pd.DataFrame) -> Shown:
-    """A table no wider than WIDTH: texts on the left, numbers on the right, intervals on one line."""
+    """A table no wider than WIDTH: texts left, numbers right, intervals on one line, many columns small."""
     import pandas as pd
 
     numbers = [pd.api.types.is_numeric_dtype(frame[column]) for column in frame]
@@ -79,11 +80,12 @@ def table(frame: pd.DataFrame) -> Shown:
     levels = frame.index.nlevels
     heads = [*map(str, frame.index.names), *map(str, frame.columns)]
     rights = [False] * levels + numbers
+    padding = ";padding:0.2em 0.3em" if len(heads) > 8 else ""
 
     def cell(tag: str, value: Any, right: bool) -> str:
         text = "" if value is None or value != value else str(value)
         nowrap = ";white-space:nowrap" if right or _INTERVAL.search(text) else ";overflow-wrap:break-word"
-        return f'<{tag} style="text-align:{"right" if right else "left"}{nowrap}">{html.escape(text)}</{tag}>'
+        return f'<{tag} style="text-align:{"right" if right else "left"}{nowrap}{padding}">{html.escape(text)}</{tag}>'
 
     head = "".join(cell("th", name if name != "None" else "", right) for name, right in zip(heads, rights, strict=True))
     rows = []
@@ -92,7 +94,7 @@ def table(frame: pd.DataFrame) -> Shown:
         cells = [cell("th", k, False) for k in keys]
         cells += [cell("td", value, right) for value, right in zip(values, numbers, strict=True)]
         rows.append(f"<tr>{''.join(cells)}</tr>")
-    style = f"max-width:{WIDTH}px;border-collapse:collapse"
+    style = f"max-width:{WIDTH}px;border-collapse:collapse;font-size:{'0.72em' if len(heads) > 8 else '0.9em'}"
     body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
     return Shown(f'<table class="dataframe" style="{style}">{body}</table>', frame.to_string())
 
@@ -102,6 +104,14 @@ def _alike(column: pd.Series) -> list[str]:
     rounded = [round(float(value), 3) for value in column]
     digits = max((len(str(value).partition(".")[2]) for value in rounded if value == value), default=0)
     return [f"{value:.{digits}f}" if value == value else "" for value in rounded]
+
+
+def say(*sentences: str) -> None:
+    """Show sentences now, a paragraph each, wrapped at words (what is printed breaks within them)."""
+    from IPython.display import display
+
+    parts = [f'<p style="{_WRAPPED}">{html.escape(sentence)}</p>' for sentence in sentences]
+    display(Shown("".join(parts), "\n".join(sentences)))
 
 
 def both(*parts: Shown) -> Shown:

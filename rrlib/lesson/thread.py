@@ -112,6 +112,28 @@ def stations(
     return frame
 
 
+def whole_list(
+    example: RankingExample, collection: Collection, checkpoints: Mapping[str, str | Path], settings: Mapping[str, Any]
+) -> pd.DataFrame | None:
+    """One row a system, the first stage first: places of the relevant passages in the example's whole list.
+
+    collection: of its split, with a first-stage run. settings: arguments of Reranker (engine, style, window, stride,
+    depth, decoding, options of the engine). None where the collection has no candidates of that query, as where the
+    examples were imported.
+    """
+    items = [item for item in collection.candidates(settings.get("depth")) if item.query.qid == example.query.qid]
+    if not items:
+        return None
+    lists = {}
+    for name, checkpoint in checkpoints.items():
+        reranker = Reranker(str(checkpoint), **settings)
+        ((_, docids),) = reranker.rerank(items).rankings.items()
+        reranker.engine.close()
+        lists[name] = docids
+    grades = collection.qrels.get(example.query.qid, {})
+    return final_lists(items[0], [docid for docid, grade in grades.items() if grade > 0], lists)
+
+
 def final_lists(candidates: Candidates, relevant: Sequence[str], lists: Mapping[str, Sequence[str]]) -> pd.DataFrame:
     """One row a system, the first stage first: places of the relevant passages in the whole list of one query."""
     import pandas as pd
@@ -122,11 +144,6 @@ def final_lists(candidates: Candidates, relevant: Sequence[str], lists: Mapping[
         places = [place for place, docid in enumerate(docids, 1) if docid in set(relevant)]
         rows.append({"system": name, "relevant at": ", ".join(map(str, places)), "of": len(docids)})
     return pd.DataFrame(rows).set_index("system")
-
-
-def relevant_in(collection: Collection, qid: str) -> list[str]:
-    """The document ids that the collection's judgements call relevant for a query."""
-    return [docid for docid, grade in collection.qrels.get(qid, {}).items() if grade > 0]
 
 
 def in_words(table: pd.DataFrame, before: str, after: str) -> str:

@@ -178,7 +178,7 @@ def test_widgets_read_in_dark_and_light(theme: str, tour: Sheet) -> None:
 
 def test_the_executed_tour_reads_offline_as_html(tour: Sheet, lab: Lab, browser: Any, tmp_path: Path) -> None:
     """Saved in the browser, exported, opened again without a network: all pictures, and nothing is asked for."""
-    from rrlib.lesson.copies import export_html
+    from rrlib.lesson.pages import export_html
 
     saved = tour.save(lab)
     assert saved.stat().st_size < 1_000_000
