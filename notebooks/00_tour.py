@@ -134,7 +134,7 @@ stage.figure("compare", lesson_plots.run_compare(before, after, test.qrels, labe
 if interactive:
     from rrlib.lesson import widgets
 
-    widgets.show(widgets.run_compare({"BM25": before, "reranked": after}, test.qrels))
+    widgets.show(widgets.run_compare({"BM25": before, "reranked": after}, test.qrels, queries=test.queries))
 
 # %% [markdown]
 # ## One hard query

@@ -121,9 +121,8 @@ stage.figure("differences", figures.differences(result))
 
 # %%
 signs = compared(result)
-shown.table(signs) if len(
-    signs
-) else "none: every difference has the sign of the paper's, and its interval leaves zero out"
+every_sign = "none: every difference has the sign of the paper's, and its interval leaves zero out"
+shown.table(signs) if len(signs) else every_sign
 
 # %% [markdown]
 # What to see: a row that stands here is no error of the table. The world is small, its teacher errs in known ways, and

@@ -151,6 +151,17 @@ def test_the_world_is_told_alike_everywhere_and_drawn_by_code(notebook: str) -> 
     assert f"for {rates.systematic:.0%} of the pairs" in text and f"and {rates.wrong_belief:.0%} of its other" in text
 
 
+def test_ten_questions_name_the_sections_that_answer_them() -> None:
+    """Of 00 to 03 alone; each section is there, and asks or explains before the next one begins."""
+    page = " ".join(text_of("teaching").split("## Ten questions")[1].split("\n## ")[0].split())
+    questions = re.findall(r"(\d+)\. ([^?]+\?) \(`(\w+)`, \*([^*]+)\*\)", page)
+    assert [int(number) for number, *_ in questions] == list(range(1, 11))
+    assert {notebook for _, _, notebook, _ in questions} == {"00_tour", "01_synthesis", "02_sft", "03_rl"}
+    for _, question, notebook, section in questions:
+        headings = [line.lstrip("# ") for text in _markdown(notebook) for line in text.splitlines() if line[:2] == "##"]
+        assert section in headings, f"{question}: {notebook} has no section {section!r}"
+
+
 def _markdown(notebook: str) -> list[str]:
     cells = json.loads((ROOT / "notebooks" / f"{notebook}.ipynb").read_text(encoding="utf-8"))["cells"]
     return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"]
