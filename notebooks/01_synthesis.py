@@ -186,8 +186,7 @@ shown.say(story.counted(first.summary["answers"]))
 # window at a time; the first question is shown, and the answers to all.
 
 # %%
-print(story.prompt_sent(asked, "select"))
-print("\n--- the teacher:", story.answers(asked, "select"))
+shown.texts({"sent": story.prompt_sent(asked, "select"), "the teacher": story.answers(asked, "select")}, limit=4000)
 
 # %% [markdown]
 # ### The list
@@ -200,7 +199,7 @@ print("\n--- the teacher:", story.answers(asked, "select"))
 # **Predict:** will the passages that were selected a moment ago all stand at the top?
 
 # %%
-print(story.prompt_sent(asked, "rank"))
+shown.texts({"sent": story.prompt_sent(asked, "rank")}, limit=4000)
 
 # %% [markdown]
 # ### Second look: rank

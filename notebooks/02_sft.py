@@ -211,7 +211,8 @@ shown.table(passages_table(passages, labels_of([p.docid for p in passages], grad
 followed = thread.thread_of(stage.run_dir)
 asking = {"style": style, "max_new_tokens": max_new_tokens, "engine_options": engine_options}
 checkpoints = {"before SFT": model, "after SFT": result.checkpoint}
-replies = {name: thread.answers_of(c, followed, **asking).greedy for name, c in checkpoints.items()}
+with shown.Counting("checkpoints asked", len(checkpoints)) as asking["on_answer"]:
+    replies = {name: a.greedy for name, a in thread.answers_of(checkpoints, followed, **asking).items()}
 reward = MultiViewReward(k=reward_k, think=get_style(style).think)
 stations = thread.stations(followed, replies, reward, style)
 shown.say(thread.chosen_words(followed), thread.in_words(stations, *checkpoints))

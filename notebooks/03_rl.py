@@ -304,7 +304,8 @@ shown.texts({name: frame["text"].iloc[row] for name, frame in tried.items()})
 # %%
 followed = thread.thread_of(stage.run_dir)
 asking = {"style": style, "max_new_tokens": max_completion, "engine_options": engine_options}
-replies = {n: thread.answers_of(c, followed, count=rollouts, seed=seed, **asking) for n, c in checkpoints.items()}
+with shown.Counting("checkpoints asked", len(checkpoints)) as asking["on_answer"]:
+    replies = thread.answers_of(checkpoints, followed, count=rollouts, seed=seed, **asking)
 stations = thread.stations(followed, {name: reply.greedy for name, reply in replies.items()}, reward, style)
 shown.say(followed.query.text, groups.was_prompt(followed, completions, encoded.rows))
 shown.say(thread.in_words(stations, *checkpoints))

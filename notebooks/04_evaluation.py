@@ -264,7 +264,7 @@ if interactive:
     from rrlib.lesson import widgets
 
     rankings = {"first stage": before, **{name: result.ranking(name, first) for name in models}}
-    widgets.show(widgets.run_compare(rankings, data[0].qrels, baseline="first stage"))
+    widgets.show(widgets.run_compare(rankings, data[0].qrels, baseline="first stage", queries=data[0].queries))
 
 # %% [markdown]
 # ## The ceiling

@@ -175,8 +175,11 @@ def climb(ndcg: float, word: str) -> pd.DataFrame:
         (sentences.reward_words([record(1.3), record(0.1)], {"ndcg": 1.3}), "earns 1.300, all there is; backwards it"),
         (sentences.reward_words([record(1.0), record(0.1)], {"ndcg": 1.3}), "of 1.300 at most"),
         (sentences.loss_words([{"loss": 2.0}, {"loss": 1.0}, {"other": 1}, {"loss": 0.5}]), "2.000 in the first 1 up"),
-        (sentences.agreement_words(example("a")), "2 passages were selected, and 0 of them stand in the first 2"),
-        (sentences.agreement_words(example("a", (2, 0, 3, 1))), "and 1 of them"),
+        (
+            sentences.agreement_words(example("a")),
+            "Passages selected: 2; of these in the first 2 places of the list: 0.",
+        ),
+        (sentences.agreement_words(example("a", (2, 0, 3, 1))), "of the list: 1."),
         (sentences.agreement_words(None), "No example"),
         (sentences.consistency_words([1.0, 0.2, 0.6, 1.0], 0.4), "50% of 4 lists have"),
         (sentences.consistency_words([], 0.4), "No list"),
@@ -193,7 +196,7 @@ def test_the_answer_that_changed_most_is_shown_and_the_changes_are_counted() -> 
     before = pd.DataFrame({"qid": list("abc"), "ndcg": [0.5, 0.5, 0.9], "text": ["x", "y", "z"]})
     after = before.assign(ndcg=[0.6, 0.5, 0.2], text=["x2", "y2", "z2"])
     row, words = sentences.changed_most(before, after)
-    assert row == 2 and "3 of 3 answers are other words than before, 1 rank better, 1 worse" in words
+    assert row == 2 and "3 of 3 answers differ from before, 1 rank better, 1 worse" in words
     row, words = sentences.changed_most(before, before)
     assert row == 0 and "0 of 3 answers" in words and "Shown is one: a" in words
     words = sentences.gain_words(before, before.assign(ndcg=[0.8, 0.8, 1.2]))

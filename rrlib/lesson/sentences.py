@@ -80,7 +80,7 @@ def changed_most(before: pd.DataFrame, after: pd.DataFrame) -> tuple[int, str]:
     gaps = (after["ndcg"] - before["ndcg"]).round(9)
     other = before["text"] != after["text"]
     row = max(range(len(gaps)), key=lambda i: (abs(float(gaps.iloc[i])), bool(other.iloc[i]), -i))
-    counts = f"{int(other.sum())} of {len(other)} answers are other words than before, {int((gaps > 0).sum())} rank "
+    counts = f"{int(other.sum())} of {len(other)} answers differ from before, {int((gaps > 0).sum())} rank "
     counts += f"better, {int((gaps < 0).sum())} worse"
     shown = (
         "the one whose NDCG changed most" if gaps.iloc[row] else "one with other words" if other.iloc[row] else "one"
@@ -158,7 +158,7 @@ def agreement_words(example: RankingExample | None) -> str:
         return "No example came of this query, so there is no list to compare."
     many = sum(label > 0 for label in example.relevance)
     first = sum(example.relevance[item] > 0 for item in example.gold[:many])
-    return f"{many} passages were selected, and {first} of them stand in the first {many} places of the list."
+    return f"Passages selected: {many}; of these in the first {many} places of the list: {first}."
 
 
 def consistency_words(values: Sequence[float], alpha: float) -> str:

@@ -6,7 +6,7 @@ repeated follows it again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,7 +50,7 @@ class Answers:
 
 
 def answers_of(
-    checkpoint: str | Path,
+    checkpoints: Mapping[str, str | Path],
     example: RankingExample,
     *,
     count: int = 0,
@@ -58,25 +58,31 @@ def answers_of(
     style: str = "reasonrank",
     max_new_tokens: int = 512,
     engine_options: Mapping[str, Any] | None = None,
-) -> Answers:
-    """Ask a checkpoint about an example's window: once greedily, and `count` times at random, with a seed.
+    on_answer: Callable[[str], None] | None = None,
+) -> dict[str, Answers]:
+    """Ask checkpoints (name -> folder) about an example's window: each once greedily, and `count` times at random, with
+    a seed. on_answer: told of each checkpoint's name when it has answered.
 
     Raises InputError for a checkpoint that cannot be loaded, EngineError when a call fails.
     """
-    reranker = Reranker(
-        str(checkpoint),
-        "transformers",
-        style=style,
-        strategy="full_list",
-        depth=len(example.passages),
-        decoding=Decoding(max_new_tokens=max_new_tokens),
-        **dict(engine_options or {}),
-    )
     window = [(example.query.text, example.passages)]
-    ((greedy,),) = rollouts(reranker, window, 1, seed, temperature=0.0)
-    drawn = rollouts(reranker, window, count, seed)[0] if count else []
-    reranker.engine.close()
-    return Answers(greedy, drawn)
+    answers = {}
+    for name, checkpoint in checkpoints.items():
+        reranker = Reranker(
+            str(checkpoint),
+            "transformers",
+            style=style,
+            strategy="full_list",
+            depth=len(example.passages),
+            decoding=Decoding(max_new_tokens=max_new_tokens),
+            **dict(engine_options or {}),
+        )
+        ((greedy,),) = rollouts(reranker, window, 1, seed, temperature=0.0)
+        answers[name] = Answers(greedy, rollouts(reranker, window, count, seed)[0] if count else [])
+        reranker.engine.close()
+        if on_answer is not None:
+            on_answer(name)
+    return answers
 
 
 def stations(
