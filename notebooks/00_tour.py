@@ -36,13 +36,15 @@ from rrlib.chain.run import begin
 from rrlib.chain.stages import open_corpus
 from rrlib.engines.base import Decoding
 from rrlib.formats import read_collection
-from rrlib.lesson import explain
+from rrlib.lesson import explain, sentences, shown
 from rrlib.lesson.exercises import check_exercise
 from rrlib.lesson.plots import tour as lesson_plots
+from rrlib.lesson.plots.world import world_drawing
 from rrlib.lesson.tables import passages_table
+from rrlib.miniature.sketch import sketch
 from rrlib.rerank import Reranker
 from rrlib.reward import MultiViewReward
-from rrlib.strategies import StrategySpec
+from rrlib.strategies import StrategySpec, sliding_spans
 
 # %% [markdown]
 # Every number you may want to change stands in the next cell.
@@ -82,22 +84,18 @@ print(f"{len(test.queries)} queries, {pool} candidates each, {test.data_kind} da
 # - The *teacher* is simulated. It knows all of this and errs on purpose: for 30% of the pairs of cues it always
 #   believes the same rival, and 12% of its other answers believe one at random.
 #
-# ```text
-# query      In a tavern, clouds piled up each sunny    and hot soup cooled sooner beside
-#            afternoon,                                 an open window. Why?
-#                      cue 1                                      cue 2
-#                    /       \                                 /       \
-#        condensation         convection           convection         evaporation
-#        (rival)                        \         /                   (rival)
-#                                      the concept
-#                                           |
-# relevant   Cabbage notes: Heated fluid rises and chilled fluid descends, forming a circulating loop.
-# error      the teacher believes "condensation": its passages come first, those on convection second at best
-# ```
-#
 # The tiny model met this world before it was trained to rank: its *backbone* was pretrained on every step of the chain
 # that you will read below, behind the very prompt that it is asked with. So this is a lesson on the method, and no
 # evidence that a large model would learn as much. `docs/world.md` says what it was taught.
+#
+# **Predict:** in the drawing, take one cue away. What is left of the answer?
+
+# %%
+stage.figure("world", world_drawing(sketch(next(iter(test.metadata.values())))))
+
+# %% [markdown]
+# What to see: with one cue two concepts are left, the concept and a rival. Only both together decide. A teacher that
+# believes a rival puts the rival's passages first.
 
 # %% [markdown]
 # ## Two rankers
@@ -118,7 +116,9 @@ reranker = Reranker(
     log=stage.path("windows.jsonl"),
     **engine_options,
 )
-outcome = reranker.rerank(test.candidates())
+windows = len(test.queries) * len(sliding_spans(pool, window, stride))
+with shown.Counting("windows", windows) as reranker.on_window:
+    outcome = reranker.rerank(test.candidates())
 before = {qid: [hit.docid for hit in hits] for qid, hits in test.run.items()}
 after = outcome.run(test.name)
 
@@ -126,14 +126,15 @@ after = outcome.run(test.name)
 stage.figure("compare", lesson_plots.run_compare(before, after, test.qrels, labels=("BM25", "reranked")))
 
 # %% [markdown]
-# What to see: each bar is a query. On the right is the one that gained most; its relevant passages are the thick lines.
+# What to see: each bar is a query, and the title above the bars counts those that got worse. On the right is the one
+# that gained most; its relevant passages are the thick lines.
 # We follow this query from here on. It is the best case; the bars are all cases.
 
 # %%
 if interactive:
     from rrlib.lesson import widgets
 
-    widgets.show(widgets.run_compare({"BM25": before, "reranked": after}, test.qrels))
+    widgets.show(widgets.run_compare({"BM25": before, "reranked": after}, test.qrels, queries=test.queries))
 
 # %% [markdown]
 # ## One hard query
@@ -144,12 +145,11 @@ if interactive:
 scores = lesson_plots.per_query(before, after, test.qrels)
 qid = list(scores)[-1]
 grades, query = test.qrels[qid], test.queries[qid]
-print(query.text)
-print(f"NDCG@10 of BM25: {scores[qid][0]:.3f}, reranked: {scores[qid][1]:.3f}")
+shown.say(query.text, f"NDCG@10 of BM25: {scores[qid][0]:.3f}, reranked: {scores[qid][1]:.3f}")
 
 # %%
 first = [test.corpus[docid] for docid in before[qid][:5]]
-passages_table(first, explain.labels_of([p.docid for p in first], grades))
+shown.table(passages_table(first, explain.labels_of([p.docid for p in first], grades)))
 
 # %% [markdown]
 # What to see: the first five of BM25 share words with the query. The passages that would help need not: the query never
@@ -165,18 +165,17 @@ passages_table(first, explain.labels_of([p.docid for p in first], grades))
 
 # %%
 records = [record for record in outcome.records if record.qid == qid]
-shown = explain.busiest(records, grades)
-relevance = explain.labels_of(shown.docids, grades)
-passages = [test.corpus[docid] for docid in shown.docids]
-print(shown.text)
-passages_table(passages, relevance)
+busy = explain.busiest(records, grades)
+relevance = explain.labels_of(busy.docids, grades)
+passages = [test.corpus[docid] for docid in busy.docids]
+shown.both(shown.texts({"the model": busy.text}), shown.table(passages_table(passages, relevance)))
 
 # %% [markdown]
 # Compare with the first five of BM25: what makes a passage relevant is its matter, not its words. Now the reasoning as
 # a picture, from its first character to its last: when does it name which passage?
 
 # %%
-stage.figure("citations", lesson_plots.citation_map(shown.reasoning, relevance))
+stage.figure("citations", lesson_plots.citation_map(busy.reasoning, relevance))
 
 # %% [markdown]
 # What to see: the first part of the reasoning cites nothing. It settles what the query is after. Only then come the
@@ -184,7 +183,7 @@ stage.figure("citations", lesson_plots.citation_map(shown.reasoning, relevance))
 
 # %%
 if interactive:
-    widgets.show(widgets.trace_reader(shown.reasoning, passages, relevance))
+    widgets.show(widgets.trace_reader(busy.reasoning, passages, relevance))
 
 # %% [markdown]
 # ## How a window moves passages
@@ -197,6 +196,7 @@ if interactive:
 # %%
 orders, spans = explain.film(before[qid], records)
 relevant = [docid for docid in before[qid] if grades.get(docid, 0) > 0]
+shown.say(f"{len(spans)} windows; the first {window - stride} places of each are seen again")
 stage.figure("film", lesson_plots.window_film(orders, spans, relevant))
 
 # %% [markdown]
@@ -216,6 +216,7 @@ strategies = {
     "full list": StrategySpec("full_list"),
 }
 frames = explain.play_all(labels, strategies)
+shown.say(", ".join(f"{name}: {lesson_plots.counted(played[-1].calls, 'call')}" for name, played in frames.items()))
 stage.figure("strategies", lesson_plots.player(frames, 2, labels))
 
 # %% [markdown]
@@ -238,11 +239,11 @@ if interactive:
 # %%
 reward = MultiViewReward(k=window - stride)
 gold = explain.gold_of(relevance)
-stage.figure("reading", lesson_plots.response_reading(shown.text, relevance, gold, reward))
+stage.figure("reading", lesson_plots.response_reading(busy.text, relevance, gold, reward))
 
 # %%
-broken = {"as written": shown.text, "commas": shown.text.replace(" > ", ", "), "cut off": shown.text[:-60]}
-pd.DataFrame(reward.score_group(list(broken.values()), relevance, gold), index=list(broken)).round(3)
+broken = {"as written": busy.text, "commas": busy.text.replace(" > ", ", "), "cut off": busy.text[:-60]}
+shown.table(pd.DataFrame(reward.score_group(list(broken.values()), relevance, gold), index=list(broken)).round(3))
 
 # %% [markdown]
 # What to see: training is strict, or the model would learn to be sloppy. Inference is lenient: it reads what can be
@@ -250,7 +251,7 @@ pd.DataFrame(reward.score_group(list(broken.values()), relevance, gold), index=l
 
 # %%
 if interactive:
-    widgets.show(widgets.response_inspector(shown.text, relevance, gold, reward))
+    widgets.show(widgets.response_inspector(busy.text, relevance, gold, reward))
 
 # %% [markdown]
 # ## Why one number is not enough
@@ -285,14 +286,16 @@ if interactive:
 # In reinforcement training (GRPO) the model answers the same prompt several times, at random. What is better than the
 # group's mean becomes more likely, what is worse less. Nobody judges the reasoning; the reward of the list is enough.
 #
-# This model is trained already, and answers most prompts alike. Of a dozen windows this is the group that differs most.
+# This model is trained already, and answers most prompts alike. So groups are drawn for the six windows that it
+# answered worst, and this is the one with the most to show: its answers differ in most views of the reward.
 #
 # **Predict:** in what will eight answers to one prompt differ: in the belief, in the verdicts, or in the list?
 
 # %%
-group = explain.lively_group(reranker, test, outcome.records, reward, group_size, seed)
+with shown.Counting("groups of six windows"):
+    group = explain.lively_group(reranker, test, outcome.records, reward, group_size, seed)
 reranker.engine.close()
-print(group.query)
+shown.say(group.query, sentences.difference_words(group.texts, window))
 stage.figure("group", lesson_plots.group_update(group.texts, group.relevance, group.gold, reward))
 
 # %% [markdown]
@@ -302,8 +305,8 @@ stage.figure("group", lesson_plots.group_update(group.texts, group.relevance, gr
 
 # %%
 earned = [scored.total for scored in reward.score_group(group.texts, group.relevance, group.gold)]
-for name, place in (("best", earned.index(max(earned))), ("worst", earned.index(min(earned)))):
-    print(f"{name}, rollout {place + 1}, reward {earned[place]:.3f}:\n{group.texts[place]}\n")
+ends = {"best": earned.index(max(earned)), "worst": earned.index(min(earned))}
+shown.texts({f"{name}: rollout {i + 1}, reward {earned[i]:.3f}": group.texts[i] for name, i in ends.items()})
 
 # %%
 if interactive:
@@ -326,17 +329,19 @@ def carried_on(places, size, stride):
 
 
 # %%
-check_exercise(carried_on, [(([1, 11], 20, 10), 1), (([9, 10], 20, 10), 2), (([5, 6, 7], 10, 5), 1), (([], 20, 10), 0)])
+cases = [(([1, 11], 20, 10), 1), (([9, 10], 20, 10), 2), (([5, 6, 7], 10, 5), 1), (([], 20, 10), 0)]
+print(check_exercise(carried_on, cases))
 
 # %% [markdown]
 # ## Done
 #
 # Notebook 01 makes the training examples, 02 imitates a teacher, 03 trains with the reward you have just seen, and 04
-# measures whether it helped, on queries that nobody has seen.
+# measures whether it helped, on queries that nobody has seen. A red thread runs through them: one query, from the
+# teacher's answer (01) over what imitation makes of it (02) and a group of answers to it (03) to its whole list (04).
 
 # %%
 assert sorted(after[qid]) == sorted(before[qid]), "nothing is lost, nothing is doubled"
 assert orders[-1] == after[qid], "the film ends where the run does"
 assert scores[qid][1] >= scores[qid][0] and len(group.texts) == group_size
 means = pd.DataFrame(scores.values(), columns=["BM25", "reranked"]).mean()
-stage.finish(queries=len(scores), **{f"nDCG@10 {name}": round(float(mean), 4) for name, mean in means.items()})
+print(stage.finish(queries=len(scores), **{f"nDCG@10 {name}": round(float(mean), 4) for name, mean in means.items()}))

@@ -36,11 +36,13 @@ from rrlib.chain.from_profile import asking_of, teacher_of
 from rrlib.chain.params import collect
 from rrlib.chain.run import begin
 from rrlib.formats import read_collection
-from rrlib.lesson import story
+from rrlib.lesson import sentences, shown, story, thread
 from rrlib.lesson.exercises import check_exercise
 from rrlib.lesson.plots import basics as plots
 from rrlib.lesson.plots import synthesis as figures
+from rrlib.lesson.plots.world import world_drawing
 from rrlib.lesson.tables import consistencies, kept_and_dropped, passages_table, split_sizes
+from rrlib.miniature.sketch import sketch
 from rrlib.plans.synthesis import plan
 from rrlib.synthesis.domains import table_of_recipes
 from rrlib.synthesis.export import data_card, examples_of
@@ -102,7 +104,7 @@ folder = stages.open_corpus(
 )
 collection = read_collection(folder, "train")
 stage.data_kind = collection.data_kind
-split_sizes(folder)
+shown.table(split_sizes(folder))
 
 # %% [markdown]
 # ## The world, in five lines
@@ -115,19 +117,6 @@ split_sizes(folder)
 # - A *rival* is the other concept that one of the cues suggests: nearly right, and so the second choice.
 # - The *teacher* is simulated. It knows all of this and errs on purpose: for 30% of the pairs of cues it always
 #   believes the same rival, and 12% of its other answers believe one at random.
-#
-# ```text
-# query      In a tavern, clouds piled up each sunny    and hot soup cooled sooner beside
-#            afternoon,                                 an open window. Why?
-#                      cue 1                                      cue 2
-#                    /       \                                 /       \
-#        condensation         convection           convection         evaporation
-#        (rival)                        \         /                   (rival)
-#                                      the concept
-#                                           |
-# relevant   Cabbage notes: Heated fluid rises and chilled fluid descends, forming a circulating loop.
-# error      the teacher believes "condensation": its passages come first, those on convection second at best
-# ```
 #
 # That is the embedded world, the default collection; another profile brings another one. The backbone that 02 starts
 # from was pretrained on this world, on the whole skill behind the wire prompt (`docs/world.md`): what
@@ -142,18 +131,27 @@ split_sizes(folder)
 # `rrlib/synthesis/domains.py`).
 
 # %%
-table_of_recipes()
+shown.table(table_of_recipes())
 
 # %% [markdown]
-# One query, to be followed through all steps. Read it, and then the first candidates below. Passages that share its
-# words need not be those that help, and those that help need not share any.
+# One query, to see what the teacher is asked. Read it, and then the first candidates below. Passages that share its
+# words need not be those that help, and those that help need not share any. (The answer is in the drawing below, and in
+# the table under *One example*.)
 #
 # **Predict:** which of the passages would help somebody who asks this?
 
 # %%
 followed = story.followed(collection, window, seed=seed, limit=train_queries or None, import_from=import_from)
-print(followed.query.text)
-passages_table(followed.passages)
+shown.say(followed.query.text)
+shown.table(passages_table(followed.passages))
+
+# %% [markdown]
+# In the embedded world the query can be taken apart: two cues, each of which suggests two concepts; one concept that
+# fits both; and how this profile's teacher may err. (Of another collection the world's own example is drawn.)
+
+# %%
+rates = teacher_options if teacher == "rrlib.miniature:SimulatedTeacher" else {}
+stage.figure("world", world_drawing(sketch(collection.metadata.get(followed.query.qid), **rates)))
 
 # %% [markdown]
 # ## The teacher is asked twice
@@ -179,7 +177,7 @@ if not import_from:
 # %%
 first = stages.synthesis(config, collection, client, out, limit=followed.number)
 asked = follow(out, followed.query.qid)
-first.summary["answers"]
+shown.say(story.counted(first.summary["answers"]))
 
 # %% [markdown]
 # ### First look: select
@@ -188,8 +186,7 @@ first.summary["answers"]
 # window at a time; the first question is shown, and the answers to all.
 
 # %%
-print(story.prompt_sent(asked, "select"))
-print("\n--- the teacher:", story.answers(asked, "select"))
+shown.texts({"sent": story.prompt_sent(asked, "select"), "the teacher": story.answers(asked, "select")}, limit=4000)
 
 # %% [markdown]
 # ### The list
@@ -202,7 +199,7 @@ print("\n--- the teacher:", story.answers(asked, "select"))
 # **Predict:** will the passages that were selected a moment ago all stand at the top?
 
 # %%
-print(story.prompt_sent(asked, "rank"))
+shown.texts({"sent": story.prompt_sent(asked, "rank")}, limit=4000)
 
 # %% [markdown]
 # ### Second look: rank
@@ -212,7 +209,7 @@ print(story.prompt_sent(asked, "rank"))
 # student model will learn to write.
 
 # %%
-print(story.answers(asked, "rank"))
+shown.texts({"the teacher": story.answers(asked, "rank")})
 
 # %% [markdown]
 # ### One example
@@ -222,8 +219,8 @@ print(story.answers(asked, "rank"))
 
 # %%
 example, fate = story.outcome(first, followed.query.qid)
-print(fate)
-passages_table(example.passages, example.relevance, example.gold) if example else "no example came of it"
+shown.say(fate, sentences.agreement_words(example))
+shown.table(passages_table(example.passages, example.relevance, example.gold)) if example else "no example came of it"
 
 # %% [markdown]
 # ## The whole batch
@@ -245,17 +242,18 @@ if alpha_queries and not import_from:
     judged = stages.synthesis(config, held_out, client, where, split="validation", limit=alpha_queries)
 choices = story.alpha_table(story.fates(judged))
 threshold = story.best_alpha(choices, alpha) if choose_alpha else alpha
-print(story.verdict_on(threshold, story.fates(judged)))
-choices
+shown.say(story.verdict_on(threshold, story.fates(judged)), sentences.alpha_words(choices))
+shown.table(choices)
 
 # %%
 stage.figure("alpha", figures.choice_curves(choices, threshold)) if len(choices) else "no alpha was judged"
 
 # %% [markdown]
-# What to see: precision rises with alpha, as lists that bury what the teacher itself called relevant are mostly wrong;
-# recall can only fall, where right lists are lost too. `choose_alpha = True` takes the best point. A profile that keeps
-# an alpha of its own, such as the paper's, reads in the line above the table what that costs in F1, and whether it is
-# noise: with few validation queries the curve is rough, and the interval wide.
+# What to see: the second line above the table has both ends of the curves. Recall can only fall, where right lists are
+# lost too; precision rises where lists that bury what the teacher itself called relevant are wrong. `choose_alpha =
+# True` takes the best point. A profile that keeps an alpha of its own, such as the paper's, reads in the line above the
+# table what that costs in F1, and whether it is noise: with few validation queries the curve is rough, and the interval
+# wide.
 #
 # Right lists are a means. The end is a good ranking after both trainings; `benchmarks/validation_choice.py` judges
 # that, on validation queries too. In the embedded world the two disagree (docs/experiments.md): the ranking cannot tell
@@ -273,7 +271,8 @@ stage.figure("alpha", figures.choice_curves(choices, threshold)) if len(choices)
 result = stages.synthesis(config, collection, client, out, alpha=threshold, progress=ProgressLine())
 stage.data_kind = result.summary["data_kind"] if import_from else stage.data_kind
 examples = examples_of(result)
-result.summary["answers"], result.summary["account"]
+counts = {name: story.counted(result.summary[name]) for name in ("answers", "account")}
+shown.say(*(f"{name}: {words}" for name, words in counts.items()))
 
 # %% [markdown]
 # ## The self-consistency filter
@@ -285,6 +284,7 @@ result.summary["answers"], result.summary["account"]
 
 # %%
 values = consistencies(result)
+shown.say(sentences.consistency_words(values, threshold))
 # Imported examples may come without pointwise labels, and so without a consistency.
 stage.figure("filter", plots.consistency_histogram(values, threshold)) if values else "no list was judged"
 
@@ -294,7 +294,7 @@ stage.figure("filter", plots.consistency_histogram(values, threshold)) if values
 # the queries:
 
 # %%
-kept_and_dropped(result)
+shown.table(kept_and_dropped(result))
 
 # %% [markdown]
 # ### What the filter is for: wrong beliefs
@@ -305,17 +305,35 @@ kept_and_dropped(result)
 
 # %%
 lists = story.fates(result)
-story.wrong_beliefs(lists, threshold)
+beliefs = story.wrong_beliefs(lists, threshold)
+shown.say(sentences.belief_words(beliefs))
+shown.table(beliefs)
 
 # %%
 stage.figure("beliefs", figures.filter_curves(lists, threshold)) if values else "no list was judged"
 
 # %% [markdown]
-# What to see, with a simulated teacher: a low alpha lets nearly every wrong belief pass, since the relevant passages of
-# such a list still stand second; a high one drops most, and right lists with them. Errors at random and errors that are
-# always the same look alike to the filter, as each list is judged alone, but not to a student: the ones cancel out, the
-# others can be learned. How much of them is learned, and what reinforcement then mends, is counted in
-# `docs/world.md`: in this world mostly verdicts that do not follow from the belief, not the beliefs.
+# What to see, with a simulated teacher: where the curve of wrong beliefs falls faster than the other, alpha tells right
+# from wrong. A wrong list that gives the relevant passages the second place passes a low alpha; only a dismissive one,
+# which gives them none, does not. Errors at random and errors that are always the same look alike to the filter, as
+# each list is judged alone, but not to a student: the ones cancel out, the others can be learned. How much of them is
+# learned, and what reinforcement then mends, is counted in `docs/world.md`: in this world mostly verdicts that do not
+# follow from the belief, not the beliefs.
+
+# %% [markdown]
+# ### The red thread: the teacher
+#
+# One of the kept examples is followed from here to the last list in 04: the one whose list agrees least with its own
+# labels. There the teacher has most to be corrected in. The rule needs nothing but this run's files, so every notebook
+# finds the same query, and so does a run that is repeated.
+
+# %%
+chosen = thread.thread_of(stage.run_dir)
+shown.say(thread.chosen_words(chosen), sentences.agreement_words(chosen))
+shown.texts({"query": chosen.query.text, "teacher": chosen.reasoning})
+
+# %%
+shown.table(passages_table(chosen.passages, chosen.relevance, chosen.gold))
 
 # %% [markdown]
 # With `interactive = True` you can leaf through the examples.
@@ -325,7 +343,8 @@ if interactive:
     from ipywidgets import IntSlider, interact
 
     slider = IntSlider(min=0, max=len(examples) - 1, description="example")
-    interact(lambda e: passages_table(examples[e].passages, examples[e].relevance, examples[e].gold), e=slider)
+    parts = [(e.passages, e.relevance, e.gold) for e in examples]
+    interact(lambda e: shown.table(passages_table(*parts[e])), e=slider)
 
 # %% [markdown]
 # ## Exercise: where does the best passage stand?
@@ -344,7 +363,7 @@ def begins_well(gold, relevance):
 
 # %%
 cases = [(([2, 0, 1], [0, 0, 1]), 1.0), (([0, 2, 1], [0, 0, 1]), 0.0), (([1, 0], [1, 1]), 1.0)]
-check_exercise(begins_well, cases)
+print(check_exercise(begins_well, cases))
 
 # %% [markdown]
 # ## The data card
@@ -367,11 +386,13 @@ story.Markdown(card)
 assert len(examples) >= 1, "no example was kept: lower alpha, or look at the dropped table"
 assert all(sorted(e.gold) == list(range(len(e.passages))) for e in examples)
 assert min(e.meta.get("consistency", 1.0) for e in examples) >= threshold
-stage.finish(
-    queries=result.summary["queries"],
-    examples=len(examples),
-    dropped=result.summary["dropped"],
-    by_domain=result.summary["by_domain"],
-    alpha=threshold,
-    mean_consistency=round(sum(values) / max(1, len(values)), 4),
+print(
+    stage.finish(
+        queries=result.summary["queries"],
+        examples=len(examples),
+        dropped=result.summary["dropped"],
+        by_domain=result.summary["by_domain"],
+        alpha=threshold,
+        mean_consistency=round(sum(values) / max(1, len(values)), 4),
+    )
 )

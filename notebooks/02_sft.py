@@ -28,17 +28,21 @@
 # ## Set-up
 
 # %%
+import pandas as pd
+
 from rrlib.chain import stages
 from rrlib.chain.from_profile import plan_of, sft_settings
 from rrlib.chain.params import collect
 from rrlib.chain.run import begin
 from rrlib.evaluation.audition import audition, tag_added
+from rrlib.lesson import sentences, shown, thread
 from rrlib.lesson.exercises import check_exercise
 from rrlib.lesson.explain import labels_of
 from rrlib.lesson.plots.training import Live, sft_curves
 from rrlib.lesson.tables import audition_table, passages_table
 from rrlib.plans.training import render
-from rrlib.prompts import format_response
+from rrlib.prompts import format_response, get_style
+from rrlib.reward import MultiViewReward
 from rrlib.training.probe import read_answers
 from rrlib.training.sft import encode_for_sft
 
@@ -90,8 +94,7 @@ stage
 # %%
 examples = stages.examples_of(stage.run_dir, config)
 example = examples[0]
-print("query:", example.query.text)
-print(format_response(example.reasoning, example.gold, style))
+shown.texts({"query": example.query.text, "to be written": format_response(example.reasoning, example.gold, style)})
 
 # %% [markdown]
 # Lengths are checked before any training: an example that does not fit would lose its end, and the end is the answer.
@@ -124,10 +127,11 @@ print(render(plan_of(config, model, examples=len(rows.rows), longest=longest).ch
 # %%
 validation = stages.collection_of(stage, "validation")
 trial = {"window": window, "style": style, "max_new_tokens": max_new_tokens, "k": reward_k}
-with stage.timed("before"):
-    before = audition(model, validation, **trial, engine_options=engine_options)
+trial |= {"engine_options": engine_options}
+with stage.timed("before"), shown.Counting("windows", len(validation.queries)) as count:
+    before = audition(model, validation, **trial, on_window=count)
 tagged = tag_added(before, validation, k=reward_k, style=style)
-audition_table({"before SFT": before, "before SFT, tag added": tagged})
+shown.table(audition_table({"before SFT": before, "before SFT, tag added": tagged}))
 
 # %% [markdown]
 # What to see: the distance between the two rows is form alone, since no word of the reasoning and no place in a list
@@ -136,8 +140,7 @@ audition_table({"before SFT": before, "before SFT, tag added": tagged})
 # What it wrote for the first query:
 
 # %%
-print(before["query"][0], "\n")
-print(before["text"][0][:600] or "(nothing)")
+shown.texts({"query": before["query"][0], "answer": before["text"][0]}, limit=700)
 
 # %% [markdown]
 # ## Training
@@ -152,19 +155,21 @@ print(before["text"][0][:600] or "(nothing)")
 with stage.timed("train"), Live(stage.path("sft"), sft_curves) as live:
     result = stages.sft(config, examples, model, stage.path("sft"), on_log=live, echo=live.echo)
 print(f"{result.n_examples} examples, {result.seconds:.0f} s")
-dict(result.info)
+shown.table(pd.DataFrame({"value": pd.Series(dict(result.info))}))
 
 # %%
 stage.figure("loss", sft_curves(stage.path("sft")))
 
 # %% [markdown]
-# What to see: the fast fall at the start is the *form* (tags, numbers, sentence patterns), which is the same in every
-# example. The slow part is the *content*: which passage is what. The same query's answer at the start, in the middle
-# and at the end shows both:
+# What to see: where the loss falls early, that is the *form* (tags, numbers, sentence patterns), which is the same in
+# every example. A model that knows most of the form, as the embedded world's does, has little of that to learn. What
+# is left is the *content*: which passage is what. The line below says how the loss of this run fell; the same query's
+# answer at the start, in the middle and at the end shows what changed.
 
 # %%
-for answer in read_answers(stage.path("sft")):
-    print(f"after {answer['step']} updates: {answer['text'][:700] or '(nothing)'}\n")
+shown.say(sentences.loss_words(result.log))
+replies = read_answers(stage.path("sft"))
+shown.texts({f"after {answer['step']} updates": answer["text"] for answer in replies}, limit=700)
 
 # %% [markdown]
 # ## After
@@ -174,22 +179,51 @@ for answer in read_answers(stage.path("sft")):
 # **Predict:** the share of valid answers, and NDCG: what rises most? And over which of the two rows from before?
 
 # %%
-with stage.timed("after"):
-    after = audition(result.checkpoint, validation, **trial, engine_options=engine_options)
+with stage.timed("after"), shown.Counting("windows", len(validation.queries)) as count:
+    after = audition(result.checkpoint, validation, **trial, on_window=count)
 table = audition_table({"before SFT": before, "before SFT, tag added": tagged, "after SFT": after})
-table
+shown.say(sentences.form_words(table))
+shown.table(table)
 
 # %% [markdown]
 # The first query again, with its passages and the labels that judge the answer:
 
 # %%
+shown.texts({"query": after["query"][0], "answer": after["text"][0]})
+
+# %%
 grades, passages = validation.qrels[after["qid"][0]], after["passages"][0]
-print(after["query"][0], "\n")
-print(after["text"][0][:2000])
-passages_table(passages, labels_of([p.docid for p in passages], grades))
+shown.table(passages_table(passages, labels_of([p.docid for p in passages], grades)))
 
 # %% [markdown]
 # What to see: read the chain against the passages. Where the answer is wrong, find the first statement that is.
+
+# %% [markdown]
+# ## The red thread: SFT
+#
+# The query that 01 chose: of all lists that the filter kept, the teacher's list for it agrees least with the teacher's
+# own labels. The model before and after SFT answers the same window, greedily. Each list is scored as it will be in
+# 03: NDCG and Recall against the labels, RBO against the teacher's list.
+#
+# **Predict:** this example was in the training data. Does the model repeat the teacher's list?
+
+# %%
+followed = thread.thread_of(stage.run_dir)
+asking = {"style": style, "max_new_tokens": max_new_tokens, "engine_options": engine_options}
+checkpoints = {"before SFT": model, "after SFT": result.checkpoint}
+with shown.Counting("checkpoints asked", len(checkpoints)) as asking["on_answer"]:
+    replies = {name: a.greedy for name, a in thread.answers_of(checkpoints, followed, **asking).items()}
+reward = MultiViewReward(k=reward_k, think=get_style(style).think)
+stations = thread.stations(followed, replies, reward, style)
+shown.say(thread.chosen_words(followed), thread.in_words(stations, *checkpoints))
+shown.table(stations)
+
+# %%
+shown.texts({"query": followed.query.text, "teacher": followed.reasoning, **replies})
+
+# %% [markdown]
+# What to see: an RBO of 1 would be the teacher's list, repeated. What one example says, others say otherwise: errors at
+# random do not survive imitation, those that are always the same can. 03 goes on with this query.
 
 # %% [markdown]
 # ## Exercise: how much of a row is learned?
@@ -209,7 +243,7 @@ def trained_share(labels):
 # %%
 first = [int(label) for label in rows.rows[0].labels]
 print(f"the first row has {len(first)} labels")
-check_exercise(trained_share, [(([-100, -100, 5, 6],), 0.5), (([-100, 7, 8, 9],), 0.75), (([1],), 1.0)])
+print(check_exercise(trained_share, [(([-100, -100, 5, 6],), 0.5), (([-100, 7, 8, 9],), 0.75), (([1],), 1.0)]))
 
 # %% [markdown]
 # ## Done
@@ -220,11 +254,13 @@ check_exercise(trained_share, [(([-100, -100, 5, 6],), 0.5), (([-100, 7, 8, 9],)
 metrics = stages.metrics_of(result)
 assert metrics["last_loss"] < metrics["first_loss"], "the loss did not fall"
 assert (result.checkpoint / "config.json").is_file()
-stage.finish(
-    **metrics,
-    valid_before=float(table["valid"].iloc[0]),
-    valid_after=float(table["valid"].iloc[2]),
-    ndcg_before=float(table["NDCG"].iloc[0]),
-    ndcg_tag_added=float(table["NDCG"].iloc[1]),
-    ndcg_after=float(table["NDCG"].iloc[2]),
+print(
+    stage.finish(
+        **metrics,
+        valid_before=float(table["valid"].iloc[0]),
+        valid_after=float(table["valid"].iloc[2]),
+        ndcg_before=float(table["NDCG"].iloc[0]),
+        ndcg_tag_added=float(table["NDCG"].iloc[1]),
+        ndcg_after=float(table["NDCG"].iloc[2]),
+    )
 )

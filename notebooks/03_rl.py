@@ -30,8 +30,6 @@
 # ## Set-up
 
 # %%
-import inspect
-
 import pandas as pd
 
 from rrlib.chain import stages
@@ -39,17 +37,19 @@ from rrlib.chain.from_profile import grpo_settings, plan_of, reward_of
 from rrlib.chain.params import collect
 from rrlib.chain.run import begin
 from rrlib.evaluation.audition import audition
+from rrlib.lesson import groups, sentences, shown, thread
 from rrlib.lesson.exercises import check_exercise
 from rrlib.lesson.plots import basics as plots
-from rrlib.lesson.plots.training import Live, grpo_curves
-from rrlib.lesson.tables import audition_table, climb_table, one_group
+from rrlib.lesson.plots import tour as lesson_plots
+from rrlib.lesson.plots.training import Live, group_in_views, grpo_curves
+from rrlib.lesson.tables import audition_table, climb_table
 from rrlib.plans.training import render
 from rrlib.prompts import format_response
+from rrlib.reward import MultiViewReward
 from rrlib.training import objective
 from rrlib.training.alarms import read_alarms
 from rrlib.training.completions import read_completions
 from rrlib.training.grpo import encode_for_grpo
-from rrlib.training.probe import read_answers
 
 # %% tags=["parameters"]
 run = "smoke"  # name of the run: a folder below outputs/
@@ -112,8 +112,16 @@ stage
 # ## The reward
 #
 # An answer that is no ranking earns -1 (broken format) or 0 (broken list). A ranking earns a weighted sum of three
-# views: NDCG and Recall against the pointwise labels, RBO against the teacher's list.
+# views: NDCG and Recall against the pointwise labels, RBO against the teacher's list:
 #
+# $$R_m = w_1 \, \mathrm{NDCG@}k + w_2 \, \mathrm{Recall@}k + w_3 \, \mathrm{RBO}$$
+#
+# The weights are `reward_weights`, and k is `reward_k`. The same in the library:
+
+# %%
+shown.source(MultiViewReward.views, MultiViewReward.combine)
+
+# %% [markdown]
 # **Predict:** what will the gold list itself earn? And the same list backwards?
 
 # %%
@@ -123,7 +131,8 @@ example = max(examples, key=lambda e: e.meta.get("consistency", 0.0))
 texts = [format_response("because", order, style) for order in (example.gold, example.gold[::-1])]
 texts += [texts[0].replace(" > ", ", "), "I think passage 3 is best."]
 scored = reward.score_group(texts, example.relevance, example.gold)
-pd.DataFrame(scored, index=["gold", "backwards", "no list", "no tags"]).round(3)
+shown.say(sentences.reward_words(scored, reward.weights))
+shown.table(pd.DataFrame(scored, index=["gold", "backwards", "no list", "no tags"]).round(3))
 
 # %% [markdown]
 # Recall at `reward_k` is there because the window slides: only the first `window - stride` passages of a window are
@@ -134,19 +143,36 @@ pd.DataFrame(scored, index=["gold", "backwards", "no list", "no tags"]).round(3)
 #
 # `stages.rl` is TRL's `GRPOTrainer` behind one call. In a full training its updates are few next to SFT's, and each
 # costs a batch of generation. What it minimises can be read in one room, `rrlib.training.objective`; a test holds TRL's
-# loss equal to it. Its heart: the tokens of an answer become likelier in the measure of the answer's advantage, but in
-# one update not by more than the clip.
+# loss equal to it. Its heart: the tokens of an answer become likelier in the measure of the answer's advantage A, but
+# in one update not by more than the clip. With the ratio of a token's probability now to when it was drawn:
+#
+# $$\rho_t = \frac{\pi_\theta(o_t)}{\pi_{\mathrm{old}}(o_t)}$$
+#
+# $$L_t = -\min(\rho_t A, \; \mathrm{clip}(\rho_t, 1 - \epsilon, 1 + \epsilon) \, A)$$
 
 # %%
-print(inspect.getsource(objective.policy_loss))
+shown.source(objective.policy_loss)
+
+# %% [markdown]
+# A second term keeps the model near the checkpoint of SFT: the KL divergence of the policy to it, estimated at each
+# token in the form of low variance, which is never negative:
+#
+# $$D_t = r_t - \log r_t - 1, \quad r_t = \frac{\pi_{\mathrm{ref}}(o_t)}{\pi_\theta(o_t)}$$
+#
+# The loss of an update is the mean of both over the tokens, with the weight `beta` on the second:
+#
+# $$L = \mathrm{mean}_t (L_t + \beta D_t)$$
+
+# %%
+shown.source(objective.kl, objective.token_mean)
 
 # %% [markdown]
 # **Predict:** which view will climb most: NDCG, Recall, or RBO, for which the teacher is the measure?
 
 # %%
 sft = stage.input("02_sft", "sft", "checkpoint")
-longest = encode_for_grpo(examples, sft, grpo_settings(config), style).prompt_tokens
-print(render(plan_of(config, sft, longest=longest).check()))
+encoded = encode_for_grpo(examples, sft, grpo_settings(config), style)
+print(render(plan_of(config, sft, longest=encoded.prompt_tokens).check()))
 
 # %% [markdown]
 # The plan above says whether it fits, rollouts included. Completions, log and alarms are kept while it runs, and the
@@ -156,7 +182,7 @@ print(render(plan_of(config, sft, longest=longest).check()))
 with stage.timed("train"), Live(stage.path("grpo"), grpo_curves) as live:
     result = stages.rl(config, examples, sft, stage.path("grpo"), on_log=live, echo=live.echo)
 print(f"{result.n_examples} prompts, {result.dropped} left out as too long, {result.seconds:.0f} s")
-dict(result.info)
+shown.table(pd.DataFrame({"value": pd.Series(dict(result.info))}))
 
 # %%
 stage.figure("reward", grpo_curves(stage.path("grpo")))
@@ -168,7 +194,10 @@ stage.figure("reward", grpo_curves(stage.path("grpo")))
 # Whether it did is a question to the means of the groups, early and late:
 
 # %%
-climb_table(read_completions(stage.path("grpo")))
+completions = read_completions(stage.path("grpo"))
+climb = climb_table(completions)
+shown.say(sentences.climb_words(climb))
+shown.table(climb)
 
 # %% [markdown]
 # What to see: an interval that holds zero says that these steps cannot show a climb, as after a handful of them; one
@@ -187,60 +216,113 @@ stage.figure("formats", plots.format_shares(result.log))
 # %% [markdown]
 # ## One group
 #
-# All answers to one prompt in the last step. The advantage of an answer is its reward minus the group's mean, over
-# the group's standard deviation:
+# All answers to one prompt. The advantage of an answer is its reward minus the mean of its group of G, over the group's
+# standard deviation (a tiny number keeps the fraction finite):
+#
+# $$A_i = \frac{R_i - \mathrm{mean}(R_1, \ldots, R_G)}{\mathrm{std}(R_1, \ldots, R_G) + 10^{-4}}$$
 
 # %%
-print(inspect.getsource(objective.advantages))
+shown.source(objective.advantages, objective.standardize)
 
 # %% [markdown]
-# **Predict:** what happens to a group in which all answers earn the same?
+# **Predict:** what happens to a group in which all answers earn the same? And how many groups of a training are so?
 
 # %%
-group = one_group(read_completions(stage.path("grpo")), rollouts)
-stage.figure("group", plots.rollout_group(group["reward"], group["advantage"], group["level"]))
+group = groups.lively_group_of(completions, rollouts)
+shown.say(group.chosen)
+stage.figure("group", group_in_views(group.rollouts))
 
 # %% [markdown]
-# Nothing: every advantage is 0, and the prompt teaches nothing in this step. Groups with a spread are what trains. The
-# best and the worst answer of this group:
+# What to see: in a group in which all earn the same, every advantage is 0, and the prompt teaches nothing in this step;
+# the line above counts such groups (they differ in nothing). Groups with a spread are what trains. The three views in a
+# row need not agree on which answer is best; the advantage is that of their weighted sum:
 
 # %%
-for name, place in (("best", group["reward"].idxmax()), ("worst", group["reward"].idxmin())):
-    print(f"{name}: reward {group['reward'][place]:.3f}\n{group['completion'][place][:1500]}\n")
+shown.table(groups.rollout_table(group))
 
 # %% [markdown]
-# And one query's greedy answer before the first step, on the way and after the last:
+# **Predict:** which passages will this update move up?
 
 # %%
-for answer in read_answers(stage.path("grpo")):
-    print(f"after {answer['step']} updates: {answer['text'][:700] or '(nothing)'}\n")
+asked = groups.example_of(group, encoded.rows)
+answers = list(group.rollouts["completion"])
+stage.figure("favours", lesson_plots.group_update(answers, asked.relevance, asked.gold, reward))
+
+# %% [markdown]
+# What to see: on the right, bars above zero are passages that the update moves up: each is the mean, weighted by the
+# advantages, of how far above the middle the answers put it. Nobody said which passage is good; the rewards of whole
+# lists add up to it. The best and the worst answer of this group:
+
+# %%
+shown.say(sentences.difference_words(answers, len(asked.passages)))
+ends = {"best": group.rollouts["reward"].idxmax(), "worst": group.rollouts["reward"].idxmin()}
+shown.texts({f"{name}: reward {group.rollouts['reward'][i]:.3f}": answers[i] for name, i in ends.items()})
 
 # %% [markdown]
 # ## Before and after
 #
 # Both checkpoints rank one window of each validation query, greedily.
 #
-# **Predict:** sampled answers improved; will the greedy ones?
+# **Predict:** where sampled answers improve, will the greedy ones?
 
 # %%
 validation = stages.collection_of(stage, "validation")
 trial = {"window": window, "style": style, "max_new_tokens": max_completion, "k": reward_k}
-with stage.timed("after"):
-    checkpoints = {"after SFT": sft, "after SFT and RL": result.checkpoint}
-    tried = {n: audition(c, validation, **trial, engine_options=engine_options) for n, c in checkpoints.items()}
+trial |= {"engine_options": engine_options}
+checkpoints = {"after SFT": sft, "after SFT and RL": result.checkpoint}
+with stage.timed("after"), shown.Counting("windows", 2 * len(validation.queries)) as count:
+    tried = {name: audition(c, validation, **trial, on_window=count) for name, c in checkpoints.items()}
 table = audition_table(tried)
-table
+shown.say(sentences.gain_words(*tried.values(), seed=seed))
+shown.table(table)
 
 # %% [markdown]
-# What to see: a handful of steps, as in the quick profiles, moves little, in either direction; that is noise, not
-# learning. With a few dozen steps the greedy score follows the reward. Notebook 04 measures it over whole lists, with
-# intervals.
-#
+# What to see: the line above the table is the answer for this run, with its interval. A handful of steps, as in the
+# quick profiles, moves little, in either direction. Notebook 04 measures whole lists. One query's greedy answer, before
+# and after:
+
+# %%
+row, chosen = sentences.changed_most(*tried.values())
+shown.say(chosen)
+shown.texts({name: frame["text"].iloc[row] for name, frame in tried.items()})
+
+# %% [markdown]
 # What is mended, in the embedded world? One would think the teacher's wrong beliefs, and that is not it: SFT has them
 # right in 95.1% of its windows already, GRPO in 96.5%. It is the verdicts that do not follow from the belief. Where
 # the belief is right, a relevant passage gets its `yes` in 76.6% of the cases after SFT and in 98.5% after GRPO. The
 # price is `yes` for passages of another concept, 0.28 a window before and 0.65 after. (Profile `miniature`, seed 7,
 # over whole lists; `docs/world.md` says which figures are of a command that is kept, and which were read.)
+
+# %% [markdown]
+# ## The red thread: GRPO
+#
+# The query that 01 chose and 02 followed, asked of both checkpoints: once greedily, and in a group as the training
+# draws it.
+#
+# **Predict:** the teacher's list stands in the first row. Will the reward push the model towards it, or away?
+
+# %%
+followed = thread.thread_of(stage.run_dir)
+asking = {"style": style, "max_new_tokens": max_completion, "engine_options": engine_options}
+with shown.Counting("checkpoints asked", len(checkpoints)) as asking["on_answer"]:
+    replies = thread.answers_of(checkpoints, followed, count=rollouts, seed=seed, **asking)
+stations = thread.stations(followed, {name: reply.greedy for name, reply in replies.items()}, reward, style)
+shown.say(followed.query.text, groups.was_prompt(followed, completions, encoded.rows))
+shown.say(thread.in_words(stations, *checkpoints))
+shown.table(stations)
+
+# %%
+drawn = {name: reward.score_group(r.drawn, followed.relevance, followed.gold) for name, r in replies.items()}
+shown.table(thread.group_means(drawn))
+
+# %%
+stage.figure("thread", lesson_plots.group_update(replies["after SFT"].drawn, followed.relevance, followed.gold, reward))
+
+# %% [markdown]
+# What to see: the figure is the group that the checkpoint of SFT draws, so what GRPO would learn from this prompt. RBO
+# alone is measured against the teacher's list; NDCG and Recall are measured against its labels, which were given with
+# the answer in view. Where list and labels disagree, the larger weights decide. Notebook 04 ends the thread, with the
+# whole list.
 
 # %% [markdown]
 # ## Exercise: at which weight does Recall decide?
@@ -261,7 +343,7 @@ def weight_that_flips(ndcg_a, recall_a, ndcg_b, recall_b):
 
 # %%
 cases = [((0.613, 0.5, 0.362, 1.0), 0.502), ((0.8, 0.5, 0.6, 1.0), 0.4), ((0.9, 0.0, 0.4, 1.0), 0.5)]
-check_exercise(weight_that_flips, cases)
+print(check_exercise(weight_that_flips, cases))
 
 # %% [markdown]
 # ## Done
@@ -272,9 +354,11 @@ check_exercise(weight_that_flips, cases)
 rewards = [row["reward"] for row in result.log if "reward" in row]
 assert len(rewards) == steps, "every rollout batch logs its reward"
 assert (result.checkpoint / "config.json").is_file()
-stage.finish(
-    prompts=result.n_examples,
-    **stages.metrics_of(result),
-    ndcg_sft=float(table["NDCG"].iloc[0]),
-    ndcg_rl=float(table["NDCG"].iloc[1]),
+print(
+    stage.finish(
+        prompts=result.n_examples,
+        **stages.metrics_of(result),
+        ndcg_sft=float(table["NDCG"].iloc[0]),
+        ndcg_rl=float(table["NDCG"].iloc[1]),
+    )
 )

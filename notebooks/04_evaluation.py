@@ -37,7 +37,7 @@ from rrlib.chain.results import SYSTEMS, result_rows, write_results
 from rrlib.chain.run import begin
 from rrlib.evaluation import Interpolated, plan_experiment
 from rrlib.formats import write_jsonl, write_run
-from rrlib.lesson import trust
+from rrlib.lesson import shown, thread, trust
 from rrlib.lesson.exercises import check_exercise
 from rrlib.lesson.plots import basics as plots
 from rrlib.lesson.plots import evaluation as figures
@@ -111,7 +111,8 @@ print("windows, first to last:", sliding_spans(longest, window, stride))
 # queries, never on the test queries.
 
 # %%
-models = {name: listwise_of(config, path) for name, path in stages.chain_checkpoints(stage, config).items()}
+trained = stages.chain_checkpoints(stage, config)
+models = {name: listwise_of(config, path) for name, path in trained.items()}
 last = list(models)[-1]
 mixed = {f"{last} + first stage": Interpolated(last, metric=metrics[0])}
 mixed = mixed if mix and all(benchmark.validation for benchmark in data) else {}
@@ -178,6 +179,24 @@ stage.figure("means", plots.means_with_intervals(rows, metrics[0]))
 
 # %%
 against(result, list(models)[-2] if len(models) > 1 else "first-stage", [last])
+
+# %% [markdown]
+# ### The red thread: the whole list
+#
+# The query that 01 chose, whose window 02 and 03 followed, ends here: all of its candidates, reranked window by window.
+# (It is of the training split, so it is in no table of this notebook, and proves nothing. With other benchmarks or
+# checkpoints than the chain's own there is no thread.)
+#
+# **Predict:** where do its relevant passages stand now?
+
+# %%
+whole = None
+if not benchmarks and not checkpoints:
+    asking = {"engine": engine, "style": style, "window": window, "stride": stride, "depth": depth, **engine_options}
+    asking["decoding"] = models[last].decoding
+    followed = thread.thread_of(stage.run_dir)
+    whole = thread.whole_list(followed, stages.collection_of(stage, "train"), trained, asking)
+"no thread in this run" if whole is None else shown.table(whole)
 
 # %% [markdown]
 # ## Who gains, who loses
@@ -249,7 +268,7 @@ if interactive:
     from rrlib.lesson import widgets
 
     rankings = {"first stage": before, **{name: result.ranking(name, first) for name in models}}
-    widgets.show(widgets.run_compare(rankings, data[0].qrels, baseline="first stage"))
+    widgets.show(widgets.run_compare(rankings, data[0].qrels, baseline="first stage", queries=data[0].queries))
 
 # %% [markdown]
 # ## The ceiling

@@ -30,12 +30,12 @@
 # ## Set-up
 
 # %%
-import pandas as pd
-
 from rrlib.chain.params import collect
 from rrlib.chain.run import begin
+from rrlib.lesson import sentences, shown
 from rrlib.lesson.exercises import check_exercise
 from rrlib.lesson.plots import ablations as figures
+from rrlib.lesson.tables import ablation_view
 from rrlib.studies.ablations import METRIC, RECIPES, Table, setting_of
 from rrlib.studies.report import compared, markdown, questions, table
 from rrlib.studies.stored import stored_rows
@@ -68,8 +68,7 @@ stage
 # **Predict:** which cut costs most? Which costs nothing in a world this small?
 
 # %%
-pd.set_option("display.max_colwidth", None)  # whole sentences in tables
-questions()
+shown.table(questions())
 
 # %% [markdown]
 # ## The rows
@@ -102,7 +101,8 @@ print(f"{len(results)} rows, {len({r.seed for r in results})} seeds, {results[0]
 
 # %%
 result = table(results, resamples=resamples)
-result.round(3)
+shown.say(sentences.cut_words(result), sentences.seed_words(result, "full"))
+shown.table(ablation_view(result))
 
 # %%
 stage.figure("differences", figures.differences(result))
@@ -121,7 +121,8 @@ stage.figure("differences", figures.differences(result))
 
 # %%
 signs = compared(result)
-signs if len(signs) else "none: every difference has the sign of the paper's, and its interval leaves zero out"
+every_sign = "none: every difference has the sign of the paper's, and its interval leaves zero out"
+shown.table(signs) if len(signs) else every_sign
 
 # %% [markdown]
 # What to see: a row that stands here is no error of the table. The world is small, its teacher errs in known ways, and
@@ -158,7 +159,7 @@ def believable(a, b):
 
 # %%
 cases = [(([0.9, 0.8], [0.6, 0.6]), 2.5), (([0.7, 0.5], [0.6, 0.6]), 0.0), (([0.5, 0.5], [0.7, 0.6]), -1.5)]
-check_exercise(believable, cases)
+print(check_exercise(believable, cases))
 
 # %% [markdown]
 # ## Done
@@ -169,4 +170,4 @@ check_exercise(believable, cases)
 assert set(result.index) <= {"first stage", *RECIPES}
 assert all(0.0 <= value <= 1.0 for value in result[METRIC])
 stage.path("table.md").write_text(markdown(result, results), encoding="utf-8")
-stage.finish(rows=len(results), **{name: round(float(value), 4) for name, value in result[METRIC].items()})
+print(stage.finish(rows=len(results), **{name: round(float(value), 4) for name, value in result[METRIC].items()}))

@@ -35,6 +35,7 @@ from rrlib.chain.from_profile import listwise_of, pointwise_of
 from rrlib.chain.params import collect
 from rrlib.chain.run import begin
 from rrlib.evaluation import Routed, plan_experiment
+from rrlib.lesson import sentences, shown
 from rrlib.lesson.exercises import check_exercise
 from rrlib.lesson.plots import basics as plots
 from rrlib.lesson.plots import evaluation as figures
@@ -99,8 +100,8 @@ else:
 
 # %%
 points = pointwise_examples(examples, "pointwise", per_list, seed)
-print(POINT.replace("{query}", points[0].query.text).replace("{passage}", points[0].passages[0].text))
-print(format_target(points[0], "pointwise"))
+asked = POINT.replace("{query}", points[0].query.text).replace("{passage}", points[0].passages[0].text)
+shown.texts({"asked": asked, "to be written": format_target(points[0], "pointwise")})
 
 # %% [markdown]
 # ## Three trainings on the same data
@@ -146,7 +147,7 @@ else:
     with stage.timed("experiment"):
         result = stages.evaluation(config, systems, data, out)
 result.save(stage.path("experiment"))
-result
+shown.table(result.summary().set_index("system"))
 
 # %% [markdown]
 # ## Listwise against pointwise
@@ -158,11 +159,11 @@ result
 # %%
 costs = result.costs.set_index("system")[["calls", "requests", "tokens_in", "tokens_out", "seconds"]]
 ratios = costs.loc["pointwise"] / costs.loc["listwise"]
-costs.round(3)
+shown.table(costs.round(3))
 
 # %%
-print("pointwise over listwise:", {name: round(float(ratio), 2) for name, ratio in ratios.items()})
-against(result, "pointwise", ["listwise", "pointwise, no chain"])
+shown.say(sentences.ratio_words(costs, "pointwise", "listwise"))
+shown.table(against(result, "pointwise", ["listwise", "pointwise, no chain"]))
 
 # %% [markdown]
 # What to see: a pointwise chain is shorter than a listwise one, so fewer chains do not mean as many fewer tokens. And
@@ -184,7 +185,7 @@ against(result, "pointwise", ["listwise", "pointwise, no chain"])
 stage.figure("means", plots.means_with_intervals(result.rows(), metrics[0]))
 
 # %%
-against(result, "both: no-think", ["both: think", "listwise"])
+shown.table(against(result, "both: no-think", ["both: think", "listwise"]))
 
 # %% [markdown]
 # What to see: the two modes differ in nothing but the prompt. If the interval holds zero, this data cannot say that
@@ -202,8 +203,8 @@ routed = {name: systems[name] for name in names}
 routed["router"] = Routed("both: no-think", "both: think", k=stride, metric=metrics[0])
 routes = before.results["router"] if stored else stages.evaluation(config, routed, data, out)
 routes.save(stage.path("router"))
-print(routes.chosen("router"))
-routes
+shown.say(", ".join(f"{name} {value:g}" for name, value in routes.chosen("router").items()))
+shown.table(routes.summary().set_index("system"))
 
 # %% [markdown]
 # What to see: a router pays when it is better than the random choice. `routed` is the share of the queries that it sent
@@ -224,6 +225,7 @@ curve.save(stage.path("budgets"))
 headline = {row["system"]: row for row in curve.rows(metrics[0])}
 points = [{"budget": int(n.split()[1]), **row} for n, row in headline.items() if n.startswith("budget ")]
 levels = {"no limit": headline["listwise"]["mean"]}
+shown.say(sentences.knee_words(points, levels["no limit"]))
 stage.figure("budget", figures.budget_curve(points, metrics[0], levels))
 
 # %% [markdown]
@@ -246,12 +248,12 @@ else:
     changes = {"shuffled input": {"shuffle": seed}, f"fit {room} tokens": {"context": room, "fit": "window"}}
     variants.update({name: listwise_of(config, list_model, **change) for name, change in changes.items()})
     sturdy = stages.evaluation(config, variants, data, out)
-sturdy.save(stage.path("robustness"))
 
 # %%
+sturdy.save(stage.path("robustness"))
 windows = {name: sturdy.chosen(name).get("window") for name in sturdy.costs["system"]}
-print("passages in a window:", windows)
-sturdy
+shown.say(f"passages in a window: {', '.join(f'{n} with {name}' for name, n in windows.items() if n)}")
+shown.table(sturdy.summary().set_index("system"))
 
 # %% [markdown]
 # ## Exercise: what a point costs
@@ -270,7 +272,7 @@ def tokens_per_point(tokens, metric, base_tokens, base_metric):
 
 # %%
 cases = [((300, 0.75, 100, 0.70), 40.0), ((50, 0.6, 50, 0.5), 0.0), ((100, 0.4, 200, 0.5), 10.0)]
-check_exercise(tokens_per_point, cases)
+print(check_exercise(tokens_per_point, cases))
 
 # %% [markdown]
 # ## Done
@@ -283,4 +285,5 @@ assert sums[f"budget {min(p['budget'] for p in points)}"] <= sums["listwise"], "
 assert stored or {len(r.docids) for r in result.records("pointwise")} == {1}
 assert costs.loc["pointwise", "calls"] >= costs.loc["listwise", "calls"]
 means = {row["system"]: round(row["mean"], 4) for row in [*result.rows(metrics[0]), *curve.rows(metrics[0])]}
-stage.finish(seconds_ratio=round(float(ratios["seconds"]), 3), **{f"{metrics[0]} {n}": m for n, m in means.items()})
+means = {f"{metrics[0]} {name}": mean for name, mean in means.items()}
+print(stage.finish(seconds_ratio=round(float(ratios["seconds"]), 3), **means))

@@ -248,6 +248,13 @@ class Ranking:
     def __getitem__(self, index: int) -> RankedPassage:
         return self.results[index]
 
+    def _repr_html_(self) -> str:
+        """A table for notebooks: rank, id, and the beginning of the text."""
+        from html import escape
+
+        rows = "".join(f"<tr><td>{p.rank}<td>{escape(p.docid)}<td>{escape(p.text[:200])}" for p in self)
+        return f'<table style="text-align:left"><tr><th>rank<th>id<th>passage of query {escape(self.qid)}{rows}</table>'
+
     @property
     def reasoning(self) -> tuple[str, ...]:
         """The reasoning of each window, in the order asked (the last is the head of the list); of each sample."""

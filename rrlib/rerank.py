@@ -129,6 +129,15 @@ class Reranker:
             **self.strategy.settings(),
         }
 
+    def _repr_html_(self) -> str:
+        """Model, engine, style and strategy as a table for notebooks."""
+        from html import escape
+
+        names = ("model", "engine", "style", "strategy", "window", "stride", "depth")
+        given = self.settings()
+        rows = "".join(f"<tr><th>{name}<td>{escape(str(given[name]))}" for name in names)
+        return f'<table style="text-align:left">{rows}</table>'
+
     def rank(self, query: str | Query, docs: Any, doc_ids: Any = None, top_k: int | None = None) -> Ranking:
         """Rank a few texts for a query: a list of texts, a dict of id -> text, a table (rrlib.formats.objects).
 

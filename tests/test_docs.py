@@ -17,6 +17,8 @@ import yaml
 
 from rrlib.chain.params import load_profile
 from rrlib.cli import commands, main
+from rrlib.miniature.sketch import sketch
+from rrlib.miniature.teacher import ErrorRates
 from rrlib.strategies import STRATEGIES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -139,14 +141,27 @@ def test_no_word_of_the_glossary_is_explained_twice() -> None:
 
 
 @pytest.mark.parametrize("notebook", ["00_tour", "01_synthesis"])
-def test_the_world_is_drawn_alike_everywhere(notebook: str) -> None:
-    """The drawing of docs/world.md, byte for byte, and its sentences, word for word."""
-    page = text_of("world")
-    (drawing,) = fenced("world", "text")
-    text = "\n".join(_markdown(notebook))
-    assert drawing in text
-    for line in page.split("## In five lines")[1].split("```")[0].split("\n- ")[1:]:
-        assert " ".join(line.split()) in " ".join(text.split())
+def test_the_world_is_told_alike_everywhere_and_drawn_by_code(notebook: str) -> None:
+    """The sentences of docs/world.md, word for word; its drawing has the words of the notebooks' sketch."""
+    text = " ".join("\n".join(_markdown(notebook)).split())
+    for line in text_of("world").split("## In five lines")[1].split("```")[0].split("\n- ")[1:]:
+        assert " ".join(line.split()) in text
+    assert "world_drawing(sketch(" in (ROOT / "notebooks" / f"{notebook}.py").read_text(encoding="utf-8")
+    (drawing,), drawn, rates = fenced("world", "text"), sketch(), ErrorRates()
+    for name in (*drawn.rivals, drawn.concept, drawn.topic):
+        assert name in drawing
+    assert f"for {rates.systematic:.0%} of the pairs" in text and f"and {rates.wrong_belief:.0%} of its other" in text
+
+
+def test_ten_questions_name_the_sections_that_answer_them() -> None:
+    """Of 00 to 03 alone; each section is there, and asks or explains before the next one begins."""
+    page = " ".join(text_of("teaching").split("## Ten questions")[1].split("\n## ")[0].split())
+    questions = re.findall(r"(\d+)\. ([^?]+\?) \(`(\w+)`, \*([^*]+)\*\)", page)
+    assert [int(number) for number, *_ in questions] == list(range(1, 11))
+    assert {notebook for _, _, notebook, _ in questions} == {"00_tour", "01_synthesis", "02_sft", "03_rl"}
+    for _, question, notebook, section in questions:
+        headings = [line.lstrip("# ") for text in _markdown(notebook) for line in text.splitlines() if line[:2] == "##"]
+        assert section in headings, f"{question}: {notebook} has no section {section!r}"
 
 
 def _markdown(notebook: str) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -382,6 +383,7 @@ def test_exports(tmp_path: Path) -> None:
     assert data["baseline"] == "first" and data["table"][0]["p"] is None and data["table"][0]["source"] == "measured"
     assert len((tmp_path / "table.csv").read_text().splitlines()) == 1 + len(result.table)
     assert result.summary().shape[0] == len(result._repr_html_().split("<tr>")) - 1
+    assert "font-size:0.7em" in result._repr_html_() and ", " not in re.sub(r"<[^>]+>", "", result._repr_html_())
     assert result.wide("RR").loc["first", "b"] == pytest.approx(
         next(r["mean"] for r in result.rows("RR") if r["system"] == "first" and r["benchmark"] == "b")
     )

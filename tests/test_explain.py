@@ -22,7 +22,7 @@ from rrlib.prompts import format_response
 from rrlib.records import WindowRecord
 from rrlib.reward import MultiViewReward
 from rrlib.strategies import STRATEGIES, StrategySpec, drive, plan
-from rrlib.types import Passage
+from rrlib.types import Passage, Query
 
 SPECS = {"sliding": StrategySpec("sliding_window", 10, 5), "full": StrategySpec("full_list")}
 RELEVANCE = [int(i in (11, 17, 27)) for i in range(30)]
@@ -251,14 +251,41 @@ def test_a_bad_setting_says_why_and_keeps_the_picture() -> None:
 
 def test_the_players_buttons_step_and_stop_at_the_ends() -> None:
     panel = widgets.window_player(RELEVANCE, SPECS)
-    back, forward = panel.children[1].children
+    film, back, forward = panel.children[1].children
     back.click()
     assert panel.controls["step"].value == 0
     for _ in range(9):
         forward.click()
     assert panel.controls["step"].value == panel.controls["step"].max == 5
     back.click()
-    assert panel.controls["step"].value == 4
+    assert panel.controls["step"].value == film.value == 4
+    film.value = 2  # as it does while it plays
+    assert panel.controls["step"].value == 2 and "Step 2." in panel.words.value
+
+
+@pytest.mark.parametrize(
+    ("others", "words"),
+    [
+        (
+            (9, 10),
+            "</b>, carries 2 of 2, and leads to 1.000: the reward prefers the first, but the other",
+        ),
+        ((1, 11), "the reward cannot tell them apart"),
+        ((1, 2), "the reward prefers the second, and the list that follows agrees"),
+    ],
+)
+def test_two_rankings_are_compared_now_and_later(others: tuple[int, int], words: str) -> None:
+    panel = widgets.reward_explorer(others=others)
+    assert words in panel.words.value
+    assert f"The second ranking earns <b>{explain.outlook(others).total:.3f}</b>" in panel.words.value
+    assert ("but the other is better later" in panel.words.value) == (others == (9, 10))
+
+
+def test_the_query_is_shown_with_its_comparison() -> None:
+    panel = widgets.run_compare({"old": BEFORE, "new": AFTER}, QRELS, queries={"q1": Query("q1", "why <b>?")})
+    assert "<q>why &lt;b&gt;?</q>" in panel.words.value  # the best of three is q1
+    panel.controls["place"].value = 1
+    assert "<b>q2</b>" in panel.words.value and "<q>" not in panel.words.value
 
 
 def test_a_trace_escapes_texts_and_marks_what_is_cited() -> None:

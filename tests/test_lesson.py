@@ -12,7 +12,9 @@ import pytest
 from smoke_chain import ROOT, Chain
 
 from rrlib.cli import main
-from rrlib.lesson.copies import MARK, build_lesson, export_html, lesson_notebooks, question
+from rrlib.errors import InputError
+from rrlib.lesson.copies import MARK, build_lesson, lesson_notebooks, question
+from rrlib.lesson.pages import COMMAND, build_lessons, export_html, out_of_step, source_hash
 
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII="
 
@@ -101,6 +103,73 @@ def test_the_executed_chain_reads_offline(chain: Chain, tmp_path: Path) -> None:
         assert page.count("data:image/png;base64,") >= 1 and "<script" not in page
         assert not re.search(r"""(src|href)\s*=\s*["']https?:""", page)
         assert len(page) < 3_000_000
+
+
+LESSONS = ROOT / "docs" / "lessons"
+
+
+def test_every_lesson_shows_the_notebook_of_today() -> None:
+    """If this fails, run the command that it names: a notebook was changed and its page was not."""
+    assert out_of_step(LESSONS) == []
+
+
+@pytest.mark.parametrize("page", sorted(LESSONS.glob("*.html")), ids=lambda page: page.stem)
+def test_a_lesson_is_light_says_how_it_was_made_and_names_no_machine(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert page.stat().st_size < 1_000_000
+    assert re.search(rf"Notebook {page.stem[:2]}, executed with (the profile \w+|its default parameters)", text)
+    assert (
+        "<script" not in text
+        and "widget-state" not in text
+        and not re.search(r"""(src|href)\s*=\s*["']https?:""", text)
+    )
+    shown = re.sub(r"data:image/[^\"']+", "", text)
+    assert not re.search(r"/(root|tmp|home|work|Users)/", shown) and "Traceback" not in shown
+    if page.stem == "03_rl":
+        assert text.count('alt="') >= 5 and "$$" not in text  # formulas are pictures with their TeX beside them
+
+
+def test_a_page_that_is_missing_or_old_is_named_with_the_command(tmp_path: Path) -> None:
+    pages = [path.stem for path in lesson_notebooks()]
+    for name in pages[1:]:
+        kept = source_hash(lesson_notebooks()[pages.index(name)]) if name != pages[1] else "0"
+        (tmp_path / f"{name}.html").write_text(f'<head><meta name="rrlib-source" content="{kept}">')
+    missing, old = out_of_step(tmp_path)
+    assert missing == f"{pages[0]}.html is missing -> {COMMAND}"
+    assert old == f"{pages[1]}.html shows an older notebooks/{pages[1]}.ipynb -> {COMMAND}"
+
+
+def test_formulas_pictures_and_places_in_a_page(executed: Path, tmp_path: Path) -> None:
+    notebook = nbformat.read(executed, 4)
+    notebook.cells.append(nbformat.v4.new_markdown_cell(r"$$A_i = \frac{R_i}{2}$$"))
+    notebook.cells[1].outputs.append(nbformat.v4.new_output("stream", text="/a/deep/outputs/smoke/x.json"))
+    nbformat.write(notebook, executed)
+    page = export_html(executed, tmp_path, note="Made <here>.", source="abc").read_text(encoding="utf-8")
+    assert 'src="data:image/svg+xml;base64,' in page and r'alt="A_i = \frac{R_i}{2}"' in page and "$$" not in page
+    assert "Made &lt;here&gt;." in page and '<meta name="rrlib-source" content="abc">' in page
+    assert "/a/deep" not in page and "outputs/smoke/x.json" in page
+
+
+def test_lessons_are_made_of_a_finished_run_of_todays_notebooks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, executed: Path
+) -> None:
+    monkeypatch.setenv("RRLIB_OUTPUTS", str(tmp_path))
+    with pytest.raises(InputError, match=f"not finished -> .*{COMMAND}"):
+        build_lessons("smoke", tmp_path / "pages", echo=lambda _: None)
+    folder = tmp_path / "smoke" / "notebooks"
+    folder.mkdir(parents=True)
+    (tmp_path / "smoke" / "results.json").write_text('{"rows": [{"profile": "smoke"}]}')
+    monkeypatch.setattr("rrlib.lesson.pages._execute", lambda *_: executed)
+    with pytest.raises(InputError, match="no executed notebook"):
+        build_lessons("smoke", tmp_path / "pages", echo=lambda _: None)
+    (folder / "01_synthesis.ipynb").write_bytes(executed.read_bytes())
+    with pytest.raises(InputError, match=r"not notebooks/01_synthesis\.ipynb of today"):
+        build_lessons("smoke", tmp_path / "pages", echo=lambda _: None)
+
+
+@pytest.mark.parametrize("arguments", [[], ["a.ipynb", "--run", "smoke"]])
+def test_pages_are_of_notebooks_or_of_a_run(arguments: list[str]) -> None:
+    assert main(["html", *arguments]) == 2
 
 
 def test_the_repository_stays_small() -> None:

@@ -86,6 +86,14 @@ def test_short_lists(n: int, asked: int) -> None:
     assert sorted(result.run()["q1"]) == sorted(f"d{g}" for g in range(n))
 
 
+def test_a_ranking_and_its_reranker_show_themselves_in_a_notebook() -> None:
+    reranker = Reranker(Oracle(), window=2, stride=1, depth=7)  # type: ignore[arg-type]
+    html = reranker.rank("why", {"low": "gain 1", "<i>": "gain 9"})._repr_html_()
+    assert "<td>1<td>&lt;i&gt;<td>gain 9" in html and html.index("gain 9") < html.index("gain 1")
+    shown = reranker._repr_html_()
+    assert "<th>engine<td>oracle" in shown and "<th>window<td>2" in shown and "<th>depth<td>7" in shown
+
+
 def test_depth_keeps_the_tail_behind_the_head() -> None:
     candidates = make(50)
     order = rerank([candidates], depth=30).run()["q1"]

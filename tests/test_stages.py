@@ -6,7 +6,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import pandas as pd
 import pytest
 
 from rrlib.chain.from_profile import (
@@ -31,7 +30,6 @@ from rrlib.lesson.tables import (
     audition_table,
     consistencies,
     kept_and_dropped,
-    one_group,
     passages_table,
     split_sizes,
     verdicts_of,
@@ -193,15 +191,6 @@ def test_verdicts_are_shares_of_windows() -> None:
     ok, cut = WindowRecord("q", (0, 1)), WindowRecord("q", (0, 1), verdict="truncated")
     records = {"sft": [ok, cut], "rl": [ok]}
     assert verdicts_of(records) == {"sft": {"ok": 0.5, "truncated": 0.5}, "rl": {"ok": 1.0, "truncated": 0.0}}
-
-
-def test_the_group_shown_is_of_the_last_step_and_spreads_most() -> None:
-    rows = [(1, "a", 1.0), (1, "a", -1.0), (2, "a", 0.5), (2, "a", 0.5), (2, "b", 0.0), (2, "b", 1.3), (2, "c", 9.0)]
-    frame = pd.DataFrame(rows, columns=["step", "prompt", "multi_view_reward"])
-    group = one_group(frame, 2)
-    assert group["prompt"].tolist() == ["b", "b"] and group["reward"].tolist() == [0.0, 1.3]
-    with pytest.raises(InputError, match="no prompt has 3"):
-        one_group(frame, 3)
 
 
 @pytest.mark.parametrize(

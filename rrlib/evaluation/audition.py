@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,8 +31,11 @@ def audition(
     k: int = 10,
     engine: str = "transformers",
     engine_options: Mapping[str, Any] | None = None,
+    on_window: Callable[[WindowRecord], None] | None = None,
 ) -> pd.DataFrame:
     """Let a checkpoint rank one window of each query: one row a query, greedy, judged by the qrels.
+
+    on_window: told of every window as it is finished.
 
     Columns: qid, query, level (strict: valid, bad_list, bad_format), verdict (lenient), ndcg and recall at k over the
     window's passages, tokens, text (the response), order (docids), passages.
@@ -49,6 +52,7 @@ def audition(
         decoding=Decoding(max_new_tokens=max_new_tokens),
         **dict(engine_options or {}),
     )
+    reranker.on_window = on_window
     records = {record.qid: record for record in reranker.rerank(candidates).records}
     reranker.engine.close()
     think = get_style(style).think

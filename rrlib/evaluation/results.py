@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -245,7 +246,16 @@ class ExperimentResult:
         return root
 
     def _repr_html_(self) -> str:
-        return str(self.summary().to_html(index=False))
+        """The summary, small enough for a notebook's page, its intervals and p values on one line each."""
+        html = str(self.summary().to_html(index=False))
+        html = re.sub(r"(?<=[\d;]) (?=\[?[-+\d])|(?<=,) (?=[-+\d])", "&nbsp;", html)
+        for tag, style in (
+            ("table", "font-size:0.7em"),
+            ("th", "padding:0.2em 0.25em"),
+            ("td", "padding:0.2em 0.25em"),
+        ):
+            html = re.sub(rf"<{tag}(?=[ >])", f'<{tag} style="{style}"', html)
+        return html
 
 
 def _nan(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""What a class takes home: student copies of the notebooks, and executed notebooks as pages that read offline.
+"""What a class takes home: student copies of the notebooks.
 
 Student copies have no outputs and no solutions, show their widgets, and run wherever the library is installed, since
 paths come from the library. A folder that holds anything else is never written into.
@@ -15,15 +15,13 @@ from typing import Any
 
 from rrlib.chain.params import read_cells
 from rrlib.disk import write_json
-from rrlib.errors import InputError, MissingFileError
+from rrlib.errors import InputError
 from rrlib.resources import repository
 
 MARK = "LESSON.json"
 """In every folder that `build_lesson` made; only such a folder is ever written over."""
 
 _QUESTION = re.compile(r"\*\*The one question:\*\*\s*(.+?)\n\s*\n", re.DOTALL)
-_SCRIPT = re.compile(r"<script\b.*?</script>", re.DOTALL | re.IGNORECASE)
-_VIEW = "application/vnd.jupyter.widget-view+json"
 
 
 def lesson_notebooks(root: Path | None = None) -> list[Path]:
@@ -93,34 +91,3 @@ def _readme(lines: Sequence[str]) -> str:
             "",
         ]
     )
-
-
-def export_html(notebook: str | Path, folder: str | Path) -> Path:
-    """Write an executed notebook as one HTML file: pictures inside, no script, nothing fetched from anywhere.
-
-    Widgets are live only in Jupyter; the page says so in their place. Raises MissingFileError, and InputError for a
-    file that is no notebook or was not executed.
-    """
-    import nbformat
-    from nbconvert import HTMLExporter
-
-    source = Path(notebook)
-    if not source.is_file():
-        raise MissingFileError("no such notebook", path=source, remedy="executed ones are in outputs/<run>/notebooks/")
-    try:
-        content = nbformat.read(source, 4)
-    except Exception as error:  # nbformat raises several kinds, some of them json's
-        raise InputError(f"not a notebook: {error}", path=source, remedy="give an executed .ipynb") from error
-    code = [cell for cell in content.cells if cell.cell_type == "code"]
-    if not any(cell.get("outputs") for cell in code):
-        raise InputError("this notebook has no outputs", path=source, remedy="execute it first: rrlib run, or Jupyter")
-    content.metadata.pop("widgets", None)
-    for cell in code:
-        for output in cell.outputs:
-            if output.get("data", {}).pop(_VIEW, None) is not None:
-                output.data["text/plain"] = "(a widget: open the notebook in Jupyter to move it)"
-    body, _ = HTMLExporter(template_name="lab", embed_images=True).from_notebook_node(content)
-    target = Path(folder) / f"{source.stem}.html"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(_SCRIPT.sub("", body), encoding="utf-8")
-    return target

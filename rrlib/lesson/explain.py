@@ -6,6 +6,7 @@ lesson.plots.tour draws them, lesson.widgets lets a person move them, and both a
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from rrlib.engines.base import Request
 from rrlib.errors import EngineError, InputError
 from rrlib.metrics import Floats, ndcg
 from rrlib.records import WindowRecord
-from rrlib.reward import PAPER_WEIGHTS, MultiViewReward
+from rrlib.reward import PAPER_WEIGHTS, VIEWS, MultiViewReward, RewardRecord
 from rrlib.strategies import Permutation, Strategy, StrategySpec, Window
 from rrlib.training import objective
 
@@ -236,6 +237,20 @@ class Group:
     texts: list[str]
 
 
+def liveliness(records: Sequence[RewardRecord]) -> tuple[int, int, float]:
+    """How much a group has to show: the views in which its valid rollouts differ, how many different values of all
+    views there are, and the sum of the views' deviations.
+
+    A group that differs in its format alone has (0, 1, 0.0): there is no ranking in it to prefer to another.
+    """
+    valid = [record for record in records if record.level == "valid"]
+    if not valid:
+        return 0, 0, 0.0
+    views_GV = np.array([[getattr(record, view) for view in VIEWS] for record in valid], dtype=float).round(6)  # (G, V)
+    deviations = views_GV.std(axis=0)  # (V,)
+    return int((deviations > 1e-6).sum()), len({*map(tuple, views_GV.tolist())}), round(float(deviations.sum()), 9)
+
+
 def lively_group(
     reranker: Reranker,
     collection: Collection,
@@ -243,28 +258,28 @@ def lively_group(
     reward: MultiViewReward,
     count: int = 8,
     seed: int = 0,
-    tries: int = 12,
+    tries: int = 6,
 ) -> Group:
-    """The group whose rewards differ most, among the first `tries` windows that show a relevant passage, a query each.
+    """The liveliest group of `tries` windows, one a query: those whose greedy answer earned least, as far as they show
+    a relevant passage. A trained model answers most prompts alike, and such a group has nothing to show.
 
-    A trained model answers most prompts alike, and such a group has nothing to show. Raises InputError where no window
-    shows a relevant passage.
+    The same records and seed give the same group. Raises InputError where no window shows a relevant passage.
     """
-    first_useful: dict[str, WindowRecord] = {}  # qid -> its first window with a relevant passage
-    for record in records:
-        grades = collection.qrels.get(record.qid, {})
-        if any(grades.get(docid, 0) > 0 for docid in record.docids):
-            first_useful.setdefault(record.qid, record)
-    groups: list[tuple[float, Group]] = []
-    for record in list(first_useful.values())[:tries]:
-        relevance = labels_of(record.docids, collection.qrels[record.qid])
-        gold, query = gold_of(relevance), collection.queries[record.qid].text
-        texts = rollouts(reranker, query, [collection.corpus[d] for d in record.docids], count, seed)
-        totals = [scored.total for scored in reward.score_group(texts, relevance, gold)]
-        groups.append((float(np.std(totals)), Group(query, relevance, gold, texts)))
-    if not groups:
+    worst: dict[str, tuple[float, int, WindowRecord]] = {}  # qid -> reward, place in the log, window
+    for place, record in enumerate(records):
+        labels = labels_of(record.docids, collection.qrels.get(record.qid, {}))
+        if any(labels):
+            earned = reward.score(record.text or "", labels, gold_of(labels)).total
+            worst[record.qid] = min(worst.get(record.qid, (math.inf, place, record)), (earned, place, record))
+    if not worst:
         raise InputError("no window shows a relevant passage", remedy="rerank more queries first")
-    return max(groups, key=lambda pair: pair[0])[1]
+    chosen = [record for _, _, record in sorted(worst.values(), key=lambda window: window[:2])[:tries]]
+    windows = [(collection.queries[r.qid].text, [collection.corpus[d] for d in r.docids]) for r in chosen]
+    groups = []
+    for record, (query, _), texts in zip(chosen, windows, rollouts(reranker, windows, count, seed), strict=True):
+        relevance = labels_of(record.docids, collection.qrels[record.qid])
+        groups.append(Group(query, relevance, gold_of(relevance), texts))
+    return max(groups, key=lambda group: liveliness(reward.score_group(group.texts, group.relevance, group.gold)))
 
 
 def gold_of(relevance: Sequence[int]) -> list[int]:
@@ -279,19 +294,29 @@ def busiest(records: Sequence[WindowRecord], grades: Mapping[str, int]) -> Windo
     return max(records, key=lambda record: sum(label > 0 for label in labels_of(record.docids, grades)))
 
 
-def rollouts(reranker: Reranker, query: str, passages: Sequence[Passage], count: int = 8, seed: int = 0) -> list[str]:
-    """Answers of a reranker's model to one window, drawn at temperature 1: a group as GRPO sees it.
+def rollouts(
+    reranker: Reranker,
+    windows: Sequence[tuple[str, Sequence[Passage]]],
+    count: int = 8,
+    seed: int = 0,
+    temperature: float = 1.0,
+) -> list[list[str]]:
+    """Answers of a reranker's model to windows (query, passages): `count` for each, drawn as GRPO draws a group.
 
-    Raises EngineError when a call fails.
+    temperature: 0 is greedy. Windows are asked together, which costs far less. Raises EngineError when a call fails.
     """
-    decoding = replace(reranker.decoding, temperature=1.0, seed=seed)
-    messages = reranker.prompts.messages(query, passages)
-    prompt = reranker.prompts.render(query, passages) if reranker.prompts.tokenizer is not None else None
-    reranker.engine.submit([Request(i, messages, prompt) for i in range(count)], decoding)
+    decoding = replace(reranker.decoding, temperature=temperature, seed=seed)
+    requests: list[Request] = []
+    for query, passages in windows:
+        messages = reranker.prompts.messages(query, passages)
+        prompt = reranker.prompts.render(query, passages) if reranker.prompts.tokenizer is not None else None
+        first = len(requests)
+        requests += [Request(first + i, messages, prompt) for i in range(count)]
+    reranker.engine.submit(requests, decoding)
     answers: dict[int, str] = {}
-    while len(answers) < count:
+    while len(answers) < len(requests):
         for number, reply in reranker.engine.collect():
             if reply.error is not None:
                 raise EngineError(f"a rollout failed: {reply.error}")
             answers[number] = reply.text
-    return [answers[i] for i in range(count)]
+    return [[answers[w * count + i] for i in range(count)] for w in range(len(windows))]

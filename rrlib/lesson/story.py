@@ -74,6 +74,11 @@ def outcome(result: SynthesisResult, qid: str) -> tuple[RankingExample | None, s
     return example, f"{row['fate'].replace('_', ' ')}{value}; alpha {result.summary['alpha']:g}{why}"
 
 
+def counted(numbers: Mapping[Any, Any]) -> str:
+    """Counts in words, what is not known left out: `480 select, 193 rank`."""
+    return ", ".join(f"{value} {str(name).replace('_', ' ')}" for name, value in numbers.items() if value is not None)
+
+
 def prompt_sent(asked: Mapping[str, Sequence[Mapping[str, Any]]], step: str, chars: int = 3000) -> str:
     """What the teacher was sent first in a step; of a longer prompt the beginning and the end, `chars` in all."""
     records = asked.get(step) or ()

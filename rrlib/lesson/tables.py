@@ -98,20 +98,6 @@ def audition_table(auditions: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("checkpoint")
 
 
-def one_group(completions: pd.DataFrame, size: int) -> pd.DataFrame:
-    """The rollouts of the last step's prompt with the most different rewards (then: the widest spread): a row each.
-
-    completions: of rrlib.training.completions.read_completions. size: rollouts of a group.
-    """
-    last = completions[completions["step"] == completions["step"].max()]
-    groups = [group for _, group in last.groupby("prompt", sort=False) if len(group) >= size]
-    if not groups:
-        raise InputError(f"no prompt has {size} rollouts", remedy="give the number of rollouts of the training")
-    reward = next(c for c in last.columns if c.endswith("reward"))
-    widest = max(groups, key=lambda group: (group[reward].round(3).nunique(), float(group[reward].std())))
-    return widest.rename(columns={reward: "reward"}).head(size).reset_index(drop=True)
-
-
 def verdicts_of(records: Mapping[str, Sequence[WindowRecord]]) -> dict[str, dict[str, float]]:
     """System -> verdict -> share of its window records; verdicts that never came are left out."""
     shares = {
@@ -221,6 +207,19 @@ def climb_table(completions: pd.DataFrame, part: float = 0.2, draws: int = 2000,
         row = {"what": name, "first steps": round(before.mean(), 3), "last steps": round(after.mean(), 3)}
         rows.append({**row, "difference": gap, "it": climbed, "groups": f"{len(before)} and {len(after)}"})
     return pd.DataFrame(rows).set_index("what")
+
+
+def ablation_view(result: pd.DataFrame) -> pd.DataFrame:
+    """The table of the ablations as it is shown: a difference and its interval in one column, p as it is said.
+
+    result: of rrlib.studies.report.table.
+    """
+    table = result.rename(columns={"p (Holm)": "p_holm"}).assign(difference_low=result["low"])
+    rows = table.assign(difference_high=result["high"]).to_dict("records")
+    view = result[["nDCG@10", "seeds", "valid", "tokens"]].round({"nDCG@10": 3, "valid": 3, "tokens": 0})
+    view["difference"] = [in_words(row) for row in rows]
+    view["p (Holm)"] = [p_in_words(row) for row in rows]
+    return view.assign(**{"p (seeds)": result["p (seeds)"].round(4), "paper": result["paper"]})
 
 
 def window_traces(

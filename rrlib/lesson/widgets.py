@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets as w
 
 from rrlib.errors import InputError
-from rrlib.lesson.explain import advantages, citations, outlook, play_all
+from rrlib.lesson.explain import Outlook, advantages, citations, outlook, play_all
 from rrlib.lesson.plots import tour as lesson_plots
 from rrlib.responses import parse_lenient, parse_strict
 from rrlib.reward import MultiViewReward
@@ -25,7 +25,7 @@ from rrlib.strategies import StrategySpec
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from rrlib.types import Passage, Qrels
+    from rrlib.types import Passage, Qrels, Query
 
 _WIDE = {"description_width": "11em"}
 _FULL = w.Layout(width="auto", max_width="46em")
@@ -100,11 +100,15 @@ def _menu(options: Sequence[Any], name: str, **more: Any) -> w.Dropdown:
     return w.Dropdown(options=options, description=name, style=_WIDE, layout=_FULL, **more)
 
 
-def reward_explorer(places: Sequence[int] = (1, 11), size: int = 20, stride: int = 10) -> Panel:
-    """Drag relevant passages through a window; weights and p; the views, the total, and the window that follows."""
+def reward_explorer(
+    places: Sequence[int] = (1, 11), others: Sequence[int] = (9, 10), size: int = 20, stride: int = 10
+) -> Panel:
+    """Drag relevant passages through a window, in two rankings side by side; weights and p; the views, the totals, and
+    the window that follows. places, others: of the relevant passages in the first ranking and in the second."""
     controls: dict[str, w.Widget] = {
         f"place{i}": _slider(p, 1, size, f"relevant passage {i} at") for i, p in enumerate(places, 1)
     }
+    controls |= {f"other{i}": _slider(p, 1, size, f"in the second, {i} at") for i, p in enumerate(others, 1)}
     controls |= {
         "ndcg": _number(1.0, 0.0, 2.0, "weight of NDCG"),
         "recall": _number(0.2, 0.0, 2.0, "weight of Recall"),
@@ -114,24 +118,43 @@ def reward_explorer(places: Sequence[int] = (1, 11), size: int = 20, stride: int
 
     def draw(ndcg: float, recall: float, rbo: float, p: float, **at: int) -> tuple[Figure, str]:
         weights = {"ndcg": ndcg, "recall": recall, "rbo": rbo}
-        seen = outlook(list(at.values()), size, stride, weights, p)
-        views = ", ".join(f"{n} {v:.3f}" for n, v in zip(lesson_plots.NAMES.values(), seen.views, strict=True))
-        words = (
-            f"Reward <b>{seen.total:.3f}</b> ({views}). {len(seen.carried)} of {len(seen.places)} relevant passages "
-            f"are carried into the next window; ranked perfectly there, the list has NDCG@10 {seen.ndcg_after:.3f}."
+        first, second = (
+            outlook([place for name, place in at.items() if name.startswith(kind)], size, stride, weights, p)
+            for kind in ("place", "other")
         )
-        return lesson_plots.reward_window(seen, weights), words
+        views = ", ".join(f"{n} {v:.3f}" for n, v in zip(lesson_plots.NAMES.values(), first.views, strict=True))
+        words = (
+            f"Reward <b>{first.total:.3f}</b> ({views}). {len(first.carried)} of {len(first.places)} relevant passages "
+            f"are carried into the next window; ranked perfectly there, the list has NDCG@10 {first.ndcg_after:.3f}. "
+            f"The second ranking earns <b>{second.total:.3f}</b>, carries {len(second.carried)} of "
+            f"{len(second.places)}, and leads to {second.ndcg_after:.3f}: {_preferred(first, second)}."
+        )
+        return lesson_plots.reward_window([first, second], weights, ["first", "second"]), words
 
     return Panel("reward", controls, draw)
 
 
+def _preferred(first: Outlook, second: Outlook) -> str:
+    """Which of two rankings the reward prefers, and whether the list after the next window agrees."""
+    now, later = first.total - second.total, first.ndcg_after - second.ndcg_after
+    if abs(now) < 1e-9:
+        return "the reward cannot tell them apart"
+    prefers = f"the reward prefers the {'first' if now > 0 else 'second'}"
+    if abs(later) < 1e-9:
+        return f"{prefers}, and later it makes no difference"
+    return f"{prefers}, {'and the list that follows agrees' if now * later > 0 else 'but the other is better later'}"
+
+
 def window_player(relevance: Sequence[int], specs: Mapping[str, StrategySpec]) -> Panel:
-    """Step through strategies side by side on one list with a perfect ranker: calls, depth, and where passages stand.
+    """Step through strategies side by side on one list with a perfect ranker, or play them: calls, depth, places.
 
     relevance: label of each candidate, in first-stage order. specs: name -> strategy.
     """
     frames = play_all(relevance, specs)
     step = _slider(0, 0, max(len(played) for played in frames.values()) - 1, "step")
+    film = w.Play(value=0, min=0, max=step.max, interval=1000, description="play")
+    film.add_class("rr-play")
+    w.link((film, "value"), (step, "value"))
     back, forward = w.Button(description="back"), w.Button(description="forward")
     back.add_class("rr-back")
     forward.add_class("rr-forward")
@@ -151,7 +174,7 @@ def window_player(relevance: Sequence[int], specs: Mapping[str, StrategySpec]) -
             )
         return lesson_plots.player(frames, step, relevance), f"Step {step}. " + ". ".join(states) + "."
 
-    return Panel("player", {"step": step}, draw, rows=[step, w.HBox([back, forward])])
+    return Panel("player", {"step": step}, draw, rows=[step, w.HBox([film, back, forward])])
 
 
 def response_inspector(
@@ -250,9 +273,16 @@ def group_explorer(texts: Sequence[str], relevance: Sequence[int], gold: Sequenc
 
 
 def run_compare(
-    runs: Mapping[str, Mapping[str, Sequence[str]]], qrels: Qrels, k: int = 10, baseline: str | None = None
+    runs: Mapping[str, Mapping[str, Sequence[str]]],
+    qrels: Qrels,
+    k: int = 10,
+    baseline: str | None = None,
+    queries: Mapping[str, Query] | None = None,
 ) -> Panel:
-    """Compare two runs query by query. runs: name -> qid -> document ids, best first; queries: those of the qrels."""
+    """Compare two runs query by query. runs: name -> qid -> document ids, best first, of the queries of the qrels.
+
+    queries: their texts, shown below the figure where they are given.
+    """
     if len(runs) < 2:
         raise InputError(f"{len(runs)} run to compare", remedy="give two runs or more")
     names = list(runs)
@@ -269,6 +299,8 @@ def run_compare(
             f"Query <b>{html.escape(qid)}</b>: NDCG@{k} {old:.3f} with {html.escape(before)}, {new:.3f} with "
             f"{html.escape(after)} ({new - old:+.3f})."
         )
+        if queries is not None and qid in queries:
+            words += f" <q>{html.escape(queries[qid].text)}</q>"
         return lesson_plots.run_compare(runs[before], runs[after], qrels, qid, (before, after), k), words
 
     return Panel("compare", {"before": first, "after": second, "place": place}, draw)

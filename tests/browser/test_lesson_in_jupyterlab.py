@@ -78,6 +78,10 @@ def by_button(name: str) -> Callable[[Any], None]:
     return lambda panel: panel.locator(f"button.rr-{name}").press("Enter")
 
 
+def by_play() -> Callable[[Any], None]:
+    return lambda panel: panel.locator(".rr-play button").first.press("Enter")
+
+
 def by_typing(text: str) -> Callable[[Any], None]:
     def move(panel: Any) -> None:
         area = panel.locator("textarea")
@@ -95,9 +99,11 @@ MOVES: list[tuple[str, Callable[[Any], None], str]] = [
     ("reward", by_slider("p", "ArrowLeft", 2), "Reward"),
     ("reward", by_slider("ndcg", "ArrowLeft", 2), "Reward"),
     ("reward", by_slider("place1", "ArrowRight", 3), "2 of 2"),
+    ("reward", by_slider("other1", "ArrowLeft", 3), "the reward prefers"),
     ("player", by_slider("step", "ArrowRight"), "Step 1."),
     ("player", by_button("forward"), "Step 2."),
     ("player", by_button("back"), "Step 1."),
+    ("player", by_play(), "Step 2."),
     ("inspector", by_typing("<think> a </think> <answer> [1] > [2] </answer>"), "bad_list"),
     ("inspector", by_typing("[2] is best"), "bad_format"),
     ("trace", by_slider("step", "ArrowRight", 2), "2 of "),
@@ -178,7 +184,7 @@ def test_widgets_read_in_dark_and_light(theme: str, tour: Sheet) -> None:
 
 def test_the_executed_tour_reads_offline_as_html(tour: Sheet, lab: Lab, browser: Any, tmp_path: Path) -> None:
     """Saved in the browser, exported, opened again without a network: all pictures, and nothing is asked for."""
-    from rrlib.lesson.copies import export_html
+    from rrlib.lesson.pages import export_html
 
     saved = tour.save(lab)
     assert saved.stat().st_size < 1_000_000

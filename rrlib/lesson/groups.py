@@ -1,0 +1,109 @@
+"""The groups of a GRPO training as its kept completions hold them: the liveliest one, and what they all are like.
+
+Everything is read from the run's files, so the same run shows the same group.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rrlib.errors import InputError
+from rrlib.lesson.explain import liveliness
+from rrlib.reward import VIEWS, RewardRecord
+from rrlib.types import RankingExample
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from rrlib.training.data import Row
+
+
+@dataclass(frozen=True)
+class LivelyGroup:
+    """The rollouts of one prompt: a row each, with step, prompt, completion, reward, level, ndcg, recall, rbo and
+    advantage (views are nan where a rollout is no ranking); and a sentence that says how the group was chosen."""
+
+    rollouts: pd.DataFrame
+    chosen: str
+
+
+def rollouts_with_views(completions: pd.DataFrame) -> pd.DataFrame:
+    """The completions with a column for each view, and the reward's called `reward`.
+
+    completions: of rrlib.training.completions.read_completions.
+    """
+    views = [[float("nan") if v is None else float(v) for v in json.loads(row)] for row in completions["views"]]
+    named = {view: [row[place] for row in views] for place, view in enumerate(VIEWS)}
+    return completions.rename(columns={"multi_view_reward": "reward"}).drop(columns="views").assign(**named)
+
+
+def lively_group_of(completions: pd.DataFrame, size: int) -> LivelyGroup:
+    """The liveliest group of a whole training, by rrlib.lesson.explain.liveliness: its valid rollouts differ in most
+    views, then in most values, then by most; of equals the first drawn. size: rollouts of a group; smaller ones are
+    left out.
+
+    Raises InputError where no prompt has so many.
+    """
+    table = rollouts_with_views(completions)
+    groups = [group for _, group in table.groupby(["step", "prompt"], sort=False) if len(group) >= size]
+    if not groups:
+        raise InputError(f"no prompt has {size} rollouts", remedy="give the number of rollouts of the training")
+    lively = [liveliness(_records(group)) for group in groups]
+    spread = [float(group["reward"].std(ddof=0)) for group in groups]
+    best = max(range(len(groups)), key=lambda i: (lively[i], spread[i], -i))
+    rows = groups[best].head(size).reset_index(drop=True)
+    return LivelyGroup(rows, _chosen([views for views, _, _ in lively], spread, int(rows["step"].iloc[0])))
+
+
+def _records(group: pd.DataFrame) -> list[RewardRecord]:
+    return [
+        RewardRecord(row.reward, row.ndcg, row.recall, row.rbo, row.level)
+        for row in group[["reward", *VIEWS, "level"]].itertuples()
+    ]
+
+
+def _chosen(in_views: list[int], spread: Sequence[float], step: int) -> str:
+    """How many groups differ in what, and which of them is shown."""
+    groups, alike = len(in_views), sum(value <= 1e-6 for value in spread)
+    form = sum(views == 0 and value > 1e-6 for views, value in zip(in_views, spread, strict=True))
+    names = {3: "all three views", 2: "two views", 1: "one view"}
+    counts = ", ".join(f"{in_views.count(n)} in {name}" for n, name in names.items())
+    said = f"Of {groups} groups, the valid rollouts differ: {counts}. {form} differ in form alone, {alike} in nothing."
+    if max(in_views) == 0:
+        return f"{said} So no group shows two rankings; here is the one with the widest rewards, of update {step}."
+    return f"{said} Here is one with the most to show: of update {step}."
+
+
+def example_of(group: LivelyGroup, rows: Sequence[Row]) -> RankingExample:
+    """The example behind a group: the one whose prompt it answers. rows: of rrlib.training.grpo.encode_for_grpo.
+
+    Raises InputError where none has that prompt.
+    """
+    prompt = group.rollouts["prompt"].iloc[0]
+    for row in rows:
+        if row.prompt == prompt:
+            return row.example
+    raise InputError("the group's prompt is none of these examples", remedy="give the examples that were trained on")
+
+
+def rollout_table(group: LivelyGroup) -> pd.DataFrame:
+    """One row a rollout: level, the three views in a row, reward and advantage."""
+    columns = ["level", *VIEWS, "reward", "advantage"]
+    table = group.rollouts[columns].copy()
+    table.index = range(1, len(table) + 1)
+    table.index.name = "rollout"
+    numbers = columns[1:]
+    table[numbers] = table[numbers].astype(float).round(3)
+    return table
+
+
+def was_prompt(example: RankingExample, completions: pd.DataFrame, rows: Sequence[Row]) -> str:
+    """A sentence: whether an example was among the prompts that the training drew groups for."""
+    prompts = set(completions["prompt"])
+    asked = any(row.prompt in prompts for row in rows if row.example.query.qid == example.query.qid)
+    return (
+        f"This query was {'' if asked else 'not '}among the {len(prompts)} prompts that the training drew groups for."
+    )

@@ -1,0 +1,188 @@
+"""Executed notebooks as pages: one HTML file each that reads offline, and the lessons kept in docs/lessons.
+
+A page holds its pictures (in few colours, so that it stays small) and its formulas as pictures; no script, no state of
+a widget, and nothing that is fetched. A lesson's page also holds the hash of the notebook that it shows.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rrlib.chain.manifest import outputs_root
+from rrlib.chain.params import read_cells
+from rrlib.disk import hash_text, read_json
+from rrlib.errors import InputError, MissingFileError
+
+COMMAND = "make lessons"
+"""Makes docs/lessons anew."""
+
+_SCRIPT = re.compile(r"<script\b.*?</script>", re.DOTALL | re.IGNORECASE)
+_FORMULA = re.compile(r"\$\$(.+?)\$\$", re.DOTALL)
+_VIEW = "application/vnd.jupyter.widget-view+json"
+_SOURCE = re.compile(r'<meta name="rrlib-source" content="(\w+)">')
+_PLACE = re.compile(r"(?<![\w.])/(?:[\w.+-]+/)+(?=(?:outputs|notebooks|rrlib|params)/)")
+_COLOURS, _WIDEST = 64, 1000  # of a picture in a page: colours and pixels
+
+
+def export_html(notebook: str | Path, folder: str | Path, *, note: str = "", source: str = "") -> Path:
+    """Write an executed notebook as one HTML file: pictures inside, no script, nothing fetched from anywhere.
+
+    note: a sentence for the head of the page. source: hash of the notebook that is shown, kept in the page. Widgets
+    are live only in Jupyter; the page says so in their place. Raises MissingFileError, and InputError for a file that
+    is no notebook or was not executed.
+    """
+    from nbconvert import HTMLExporter
+
+    path = Path(notebook)
+    content = _executed(path)
+    content.metadata.pop("widgets", None)
+    for cell in content.cells:
+        if cell.cell_type == "markdown":
+            cell.source = _FORMULA.sub(lambda formula: _formula(formula[1]), cell.source)
+        for output in cell.get("outputs", ()):
+            _lighten(output)
+    body, _ = HTMLExporter(template_name="lab", embed_images=True).from_notebook_node(content)
+    page = _PLACE.sub("", _SCRIPT.sub("", body))
+    if source:
+        page = page.replace("<head>", f'<head><meta name="rrlib-source" content="{source}">', 1)
+    if note:
+        style = "margin:0;padding:0.8em 2em;background:#fff3c4;color:#000;font-family:sans-serif"
+        page = re.sub(r"(<body[^>]*>)", rf'\1<p style="{style}">{html.escape(note)}</p>', page, count=1)
+    target = Path(folder) / f"{path.stem}.html"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(page, encoding="utf-8")
+    return target
+
+
+def source_hash(notebook: str | Path) -> str:
+    """Hash of a notebook's cells, text and code, without outputs."""
+    return hash_text(*(f"{cell['cell_type']}\n{cell['source'].strip()}" for cell in read_cells(Path(notebook))))
+
+
+def build_lessons(run: str, folder: str | Path, *, echo: Callable[[str], None] = print) -> list[Path]:
+    """Write every notebook as a page: those of the chain as the finished run executed them, the others executed now.
+
+    run: name of a finished run below outputs/. Raises InputError where a notebook of the run is missing, or is not the
+    one in notebooks/, and what an execution raises.
+    """
+    from rrlib.lesson.copies import lesson_notebooks
+
+    done = outputs_root() / run
+    profile = _profile_of(done)
+    pages = []
+    for notebook in lesson_notebooks():
+        executed = done / "notebooks" / notebook.name
+        if notebook.stem == "00_tour" or notebook.stem[:2] > "04":
+            executed = _execute(notebook, outputs_root() / "lessons" / notebook.name, run, echo)
+            made = "its default parameters"
+        else:
+            _check_same(notebook, executed)
+            made = f"the profile {profile}"
+        note = (
+            f"Notebook {notebook.stem[:2]}, executed with {made}. Widgets are live only in Jupyter. "
+            f"Made from notebooks/{notebook.name} by `{COMMAND}`."
+        )
+        pages.append(export_html(executed, folder, note=note, source=source_hash(notebook)))
+        echo(f"{pages[-1].name}: {pages[-1].stat().st_size / 1e3:.0f} kB")
+    return pages
+
+
+def out_of_step(folder: str | Path) -> list[str]:
+    """A sentence for each notebook whose page is missing in the folder, or shows an older notebook; none if all fit."""
+    from rrlib.lesson.copies import lesson_notebooks
+
+    faults = []
+    for notebook in lesson_notebooks():
+        page = Path(folder) / f"{notebook.stem}.html"
+        kept = _SOURCE.search(page.read_text(encoding="utf-8")) if page.is_file() else None
+        if kept is None or kept[1] != source_hash(notebook):
+            what = "is missing" if kept is None else f"shows an older notebooks/{notebook.name}"
+            faults.append(f"{page.name} {what} -> {COMMAND}")
+    return faults
+
+
+def _executed(path: Path) -> Any:
+    """The notebook in a file. Raises as export_html does."""
+    import nbformat
+
+    if not path.is_file():
+        raise MissingFileError("no such notebook", path=path, remedy="executed ones are in outputs/<run>/notebooks/")
+    try:
+        content = nbformat.read(path, 4)
+    except Exception as error:  # nbformat raises several kinds, some of them json's
+        raise InputError(f"not a notebook: {error}", path=path, remedy="give an executed .ipynb") from error
+    if not any(cell.get("outputs") for cell in content.cells):
+        raise InputError("this notebook has no outputs", path=path, remedy="execute it first: rrlib run, or Jupyter")
+    return content
+
+
+def _lighten(output: Any) -> None:
+    """A widget becomes a sentence, a picture a smaller one."""
+    data = output.get("data", {})
+    if data.pop(_VIEW, None) is not None:
+        data["text/plain"] = "(a widget: open the notebook in Jupyter to move it)"
+    if "image/png" in data:
+        data["image/png"] = _smaller(data["image/png"])
+
+
+def _smaller(picture: str) -> str:
+    """A PNG in base64, in few colours and no wider than a page; as it was where that is smaller."""
+    from PIL import Image
+
+    image = Image.open(io.BytesIO(base64.b64decode(picture))).convert("RGB")
+    if image.width > _WIDEST:
+        image = image.resize((_WIDEST, round(image.height * _WIDEST / image.width)), Image.Resampling.LANCZOS)
+    out = io.BytesIO()
+    image.quantize(_COLOURS, dither=Image.Dither.NONE).save(out, "png", optimize=True)
+    coded = base64.b64encode(out.getvalue()).decode("ascii")
+    return min(picture, coded, key=len)
+
+
+def _formula(tex: str) -> str:
+    """A formula as a picture, its TeX as the text alternative: a page without scripts cannot set it."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.mathtext import math_to_image
+
+    out, flat = io.BytesIO(), " ".join(tex.split())
+    math_to_image(f"${flat}$", out, prop=FontProperties(size=14), format="svg")
+    coded = base64.b64encode(out.getvalue()).decode("ascii")
+    style = "max-width:100%;background:#fff"
+    return f'<img alt="{html.escape(flat, quote=True)}" style="{style}" src="data:image/svg+xml;base64,{coded}">'
+
+
+def _profile_of(run: Path) -> str:
+    """The profile that a finished run was made with. Raises InputError where the run is not finished."""
+    path = run / "results.json"
+    if not path.is_file():
+        raise MissingFileError("this run is not finished", path=path, remedy=f"rrlib run it first, or: {COMMAND}")
+    rows = read_json(path)
+    rows = rows["rows"] if isinstance(rows, dict) else rows
+    return str(rows[0]["profile"])
+
+
+def _check_same(notebook: Path, executed: Path) -> None:
+    """Raises InputError where an executed notebook is not the one in notebooks/ (parameters may differ)."""
+    if not executed.is_file():
+        raise MissingFileError("no executed notebook", path=executed, remedy=f"run the chain first, or: {COMMAND}")
+    cells = json.loads(executed.read_text(encoding="utf-8"))["cells"]
+    ran = [c for c in cells if "injected-parameters" not in c["metadata"].get("tags", [])]
+    mine = [cell["source"].strip() for cell in read_cells(notebook)]
+    if mine != ["".join(cell["source"]).strip() for cell in ran]:
+        raise InputError(f"it is not notebooks/{notebook.name} of today", path=executed, remedy=f"run again: {COMMAND}")
+
+
+def _execute(notebook: Path, target: Path, run: str, echo: Callable[[str], None]) -> Path:
+    """Execute a notebook that no stage reads, with its default parameters; those that share a run's folder name it."""
+    from rrlib.chain.papermill_engine import execute
+
+    parameters = {} if notebook.stem == "00_tour" else {"run": run}
+    echo(f"{notebook.name}: executing")
+    execute(notebook, target, parameters, echo=echo, live=False)
+    return target

@@ -1,0 +1,156 @@
+"""How a notebook shows source, answers and tables: on white, wrapped at words, no wider than the page.
+
+Each object has an HTML form for a notebook and a plain one for a terminal.
+"""
+
+from __future__ import annotations
+
+import html
+import inspect
+import re
+import textwrap
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+WIDTH = 850
+"""Pixels: what a table may take of a notebook's page."""
+
+_INTERVAL = re.compile(r"\[[-+]?[\d.]+, [-+]?[\d.]+\]")
+_WRAPPED = "white-space:pre-wrap;overflow-wrap:break-word;word-break:normal;max-width:56em;margin:0 0 1em 0"
+
+
+class Shown:
+    """HTML for a notebook, and the same in plain text."""
+
+    def __init__(self, html_form: str, plain: str) -> None:
+        self.html_form, self.plain = html_form, plain
+
+    def _repr_html_(self) -> str:
+        return self.html_form
+
+    def __repr__(self) -> str:
+        return self.plain
+
+
+def source(*things: Any) -> Shown:
+    """The lines of functions or classes as they stand in the library, highlighted, each below its full name.
+
+    Raises what inspect.getsource raises for something that has no source.
+    """
+    from pygments import highlight
+    from pygments.formatters import HtmlFormatter
+    from pygments.lexers import PythonLexer
+
+    style = "background:#fff;color:#000;border:1px solid #999;padding:0.6em;white-space:pre-wrap;line-height:1.35;"
+    style += "font-family:monospace;font-size:0.9em"
+    formatter = HtmlFormatter(noclasses=True, nowrap=True, style="default")
+    parts, plain = [], []
+    for thing in things:
+        name, text = f"{thing.__module__}.{thing.__qualname__}", textwrap.dedent(inspect.getsource(thing)).rstrip()
+        marked = highlight(text, PythonLexer(), formatter)
+        parts.append(f'<p style="margin:0"><b>{html.escape(name)}</b></p><pre style="{style}">{marked}</pre>')
+        plain.append(f"# {name}\n{text}")
+    return Shown("".join(parts), "\n\n".join(plain))
+
+
+def texts(by_name: Mapping[str, str], limit: int = 2000) -> Shown:
+    """Answers, each below its name, wrapped at words; of a longer one the first `limit` characters."""
+    cut = {
+        name: text if len(text) <= limit else f"{text[:limit]} [...]"
+        for name, text in ((name, text or "(nothing)") for name, text in by_name.items())
+    }
+    parts = [
+        f'<p style="margin:0"><b>{html.escape(name)}</b></p><p style="{_WRAPPED}">{html.escape(text)}</p>'
+        for name, text in cut.items()
+    ]
+    return Shown("".join(parts), "\n\n".join(f"{name}:\n{text}" for name, text in cut.items()))
+
+
+def table(frame: pd.DataFrame) -> Shown:
+    """A table no wider than WIDTH: texts left, numbers right, intervals on one line, many columns small."""
+    import pandas as pd
+
+    numbers = [pd.api.types.is_numeric_dtype(frame[column]) for column in frame]
+    frame = frame.assign(**{c: _alike(frame[c]) for c in frame if pd.api.types.is_float_dtype(frame[c])})
+    levels = frame.index.nlevels
+    heads = [*map(str, frame.index.names), *map(str, frame.columns)]
+    rights = [False] * levels + numbers
+    padding = ";padding:0.2em 0.25em" if len(heads) > 8 else ""
+
+    def cell(tag: str, value: Any, right: bool) -> str:
+        text = "" if value is None or value != value else str(value)
+        nowrap = ";white-space:nowrap" if right or _INTERVAL.search(text) else ";overflow-wrap:break-word"
+        return f'<{tag} style="text-align:{"right" if right else "left"}{nowrap}{padding}">{html.escape(text)}</{tag}>'
+
+    head = "".join(cell("th", name if name != "None" else "", right) for name, right in zip(heads, rights, strict=True))
+    rows = []
+    for key, values in zip(frame.index, frame.itertuples(index=False), strict=True):
+        keys = key if isinstance(key, tuple) else (key,)
+        cells = [cell("th", k, False) for k in keys]
+        cells += [cell("td", value, right) for value, right in zip(values, numbers, strict=True)]
+        rows.append(f"<tr>{''.join(cells)}</tr>")
+    style = f"max-width:{WIDTH}px;border-collapse:collapse;font-size:{'0.7em' if len(heads) > 8 else '0.9em'}"
+    body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
+    return Shown(f'<table class="dataframe" style="{style}">{body}</table>', frame.to_string())
+
+
+def _alike(column: pd.Series) -> list[str]:
+    """Numbers of one column with equally many decimals, at most three; empty where there is none."""
+    rounded = [round(float(value), 3) for value in column]
+    digits = max((len(str(value).partition(".")[2]) for value in rounded if value == value), default=0)
+    return [f"{value:.{digits}f}" if value == value else "" for value in rounded]
+
+
+def say(*sentences: str) -> None:
+    """Show sentences now, a paragraph each, wrapped at words (what is printed breaks within them)."""
+    from IPython.display import display
+
+    parts = [f'<p style="{_WRAPPED}">{html.escape(sentence)}</p>' for sentence in sentences]
+    display(Shown("".join(parts), "\n".join(sentences)))
+
+
+def both(*parts: Shown) -> Shown:
+    """Several of these, one below the other."""
+    return Shown("".join(part.html_form for part in parts), "\n\n".join(part.plain for part in parts))
+
+
+class Counting:
+    """A line that counts while something runs: `with Counting("windows", 120) as count`, then count() for each.
+
+    Rewritten at most every half second, and left at the end with what was counted and the seconds. Outside a notebook
+    it shows nothing.
+    """
+
+    def __init__(self, what: str, total: int = 0, every: float = 0.5) -> None:
+        self.what, self.total, self.every, self.n = what, total, every, 0
+        self._line: Any = None
+        self._begun = self._last = time.monotonic()
+
+    def __enter__(self) -> Counting:
+        from rrlib.lesson.plots.training import in_notebook
+
+        if in_notebook():
+            from IPython.display import display
+
+            self._line = display({"text/plain": self.what}, raw=True, display_id=True)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        done = f"{self.n} {self.what}" if self.n else self.what
+        self._write(f"{done}: {time.monotonic() - self._begun:.0f} s")
+
+    def __call__(self, *_: Any) -> None:
+        """One more; whatever is given with it is not looked at."""
+        self.n += 1
+        if time.monotonic() - self._last >= self.every:
+            self._last = time.monotonic()
+            self._write(f"{self.n} of {self.total} {self.what}" if self.total else f"{self.n} {self.what}")
+
+    def _write(self, line: str) -> None:
+        if self._line is not None:
+            self._line.update({"text/plain": line}, raw=True)

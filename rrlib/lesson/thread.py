@@ -1,0 +1,190 @@
+"""The red thread: one query from the teacher's answer over SFT and GRPO to the final list, from a run's own files.
+
+Every notebook picks it by the same rule from what 01 left, so all of them follow the same query, and a run that is
+repeated follows it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rrlib.engines.base import Decoding
+from rrlib.formats import Collection, read_examples
+from rrlib.lesson.explain import rollouts
+from rrlib.rerank import Reranker
+from rrlib.responses import parse_lenient, parse_strict
+from rrlib.reward import VIEWS, MultiViewReward, RewardRecord
+from rrlib.types import Candidates, RankingExample
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def thread_of(run_dir: str | Path) -> RankingExample:
+    """The example to follow through a run: of those that the filter kept, the one whose list agrees least with its own
+    labels, the first asked of equals. There the teacher has most to be corrected in.
+
+    Raises InputError where the run has no examples.
+    """
+    examples = read_examples(Path(run_dir) / "01_synthesis" / "teacher" / "examples.jsonl")
+    return min(examples, key=lambda example: float(example.meta.get("consistency", 1.0)))
+
+
+def chosen_words(example: RankingExample) -> str:
+    """A sentence: which query is followed, and why."""
+    value = example.meta.get("consistency")
+    if value is None:
+        return f"Followed is {example.query.qid}, the first example: none has a consistency."
+    return f"Followed is {example.query.qid}: of the kept lists it agrees least with its own labels (NDCG {value:.3f})."
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What one checkpoint answers to one window: greedily, and a group drawn at temperature 1 (empty if not asked)."""
+
+    greedy: str
+    drawn: list[str]
+
+
+def answers_of(
+    checkpoints: Mapping[str, str | Path],
+    example: RankingExample,
+    *,
+    count: int = 0,
+    seed: int = 0,
+    style: str = "reasonrank",
+    max_new_tokens: int = 512,
+    engine_options: Mapping[str, Any] | None = None,
+    on_answer: Callable[[str], None] | None = None,
+) -> dict[str, Answers]:
+    """Ask checkpoints (name -> folder) about an example's window: each once greedily, and `count` times at random, with
+    a seed. on_answer: told of each checkpoint's name when it has answered.
+
+    Raises InputError for a checkpoint that cannot be loaded, EngineError when a call fails.
+    """
+    window = [(example.query.text, example.passages)]
+    answers = {}
+    for name, checkpoint in checkpoints.items():
+        reranker = Reranker(
+            str(checkpoint),
+            "transformers",
+            style=style,
+            strategy="full_list",
+            depth=len(example.passages),
+            decoding=Decoding(max_new_tokens=max_new_tokens),
+            **dict(engine_options or {}),
+        )
+        ((greedy,),) = rollouts(reranker, window, 1, seed, temperature=0.0)
+        answers[name] = Answers(greedy, rollouts(reranker, window, count, seed)[0] if count else [])
+        reranker.engine.close()
+        if on_answer is not None:
+            on_answer(name)
+    return answers
+
+
+def stations(
+    example: RankingExample, answers: Mapping[str, str], reward: MultiViewReward, style: str = "reasonrank"
+) -> pd.DataFrame:
+    """One row a station, the teacher first: places of the relevant passages in its list, form, views, reward.
+
+    answers: station -> response. A response that cannot be read as a ranking has no views, and inference would keep
+    the order of the window, or mend it: those places are shown.
+    """
+    import pandas as pd
+
+    size = len(example.passages)
+    orders = {name: parse_lenient(text, size, style).order for name, text in answers.items()}
+    levels = {name: parse_strict(text, size, reward.think).level for name, text in answers.items()}
+    views = [float(value) for value in reward.views(_row(example.gold), example.relevance, example.gold)[0]]
+    total = float(reward.combine(reward.views(_row(example.gold), example.relevance, example.gold))[0])
+    rows: list[dict[str, Any]] = [
+        {"station": "teacher", **_places(example, example.gold), "form": "valid"}
+        | dict(zip(VIEWS, views, strict=True))
+        | {"reward": total}
+    ]
+    for name, text in answers.items():
+        record = reward.score(text, example.relevance, example.gold)
+        rows.append(
+            {"station": name, **_places(example, orders[name]), "form": levels[name]}
+            | {view: getattr(record, view) for view in VIEWS}
+            | {"reward": record.total}
+        )
+    frame = pd.DataFrame(rows).set_index("station")
+    numbers = [*VIEWS, "reward"]
+    frame[numbers] = frame[numbers].astype(float).round(3)
+    return frame
+
+
+def whole_list(
+    example: RankingExample, collection: Collection, checkpoints: Mapping[str, str | Path], settings: Mapping[str, Any]
+) -> pd.DataFrame | None:
+    """One row a system, the first stage first: places of the relevant passages in the example's whole list.
+
+    collection: of its split, with a first-stage run. settings: arguments of Reranker (engine, style, window, stride,
+    depth, decoding, options of the engine). None where the collection has no candidates of that query, as where the
+    examples were imported.
+    """
+    items = [item for item in collection.candidates(settings.get("depth")) if item.query.qid == example.query.qid]
+    if not items:
+        return None
+    lists = {}
+    for name, checkpoint in checkpoints.items():
+        reranker = Reranker(str(checkpoint), **settings)
+        ((_, docids),) = reranker.rerank(items).rankings.items()
+        reranker.engine.close()
+        lists[name] = docids
+    grades = collection.qrels.get(example.query.qid, {})
+    return final_lists(items[0], [docid for docid, grade in grades.items() if grade > 0], lists)
+
+
+def final_lists(candidates: Candidates, relevant: Sequence[str], lists: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+    """One row a system, the first stage first: places of the relevant passages in the whole list of one query."""
+    import pandas as pd
+
+    first_stage = [passage.docid for passage in candidates.passages]
+    rows = []
+    for name, docids in {"first stage": first_stage, **lists}.items():
+        places = [place for place, docid in enumerate(docids, 1) if docid in set(relevant)]
+        rows.append({"system": name, "relevant at": ", ".join(map(str, places)), "of": len(docids)})
+    return pd.DataFrame(rows).set_index("system")
+
+
+def in_words(table: pd.DataFrame, before: str, after: str) -> str:
+    """One sentence from `stations`: did the reward rise from one station to another, and is it above the teacher's?"""
+    first, last, teacher = (float(table.loc[name, "reward"]) for name in (before, after, "teacher"))
+    moved = "rises" if last > first else "falls" if last < first else "stays"
+    to = f"at {first:.3f}" if moved == "stays" else f"from {first:.3f} to {last:.3f}"
+    place = "above" if last > teacher else "below" if last < teacher else "equal to"
+    likeness = [table.loc[name, "rbo"] for name in (before, after)]
+    rbo = " and ".join("none" if value != value else f"{value:.3f}" for value in likeness)
+    return (
+        f"From {before} to {after} the reward of this window {moved} {to}; that is {place} the teacher's "
+        f"{teacher:.3f}. The likeness to the teacher's list (RBO) is {rbo}."
+    )
+
+
+def group_means(drawn: Mapping[str, Sequence[RewardRecord]]) -> pd.DataFrame:
+    """One row a checkpoint: mean, lowest and highest reward of the group it drew, and the share of valid answers."""
+    import pandas as pd
+
+    rows = []
+    for name, records in drawn.items():
+        rewards = [record.total for record in records]
+        valid = sum(record.level == "valid" for record in records) / len(records)
+        row = {"group of": name, "mean reward": sum(rewards) / len(rewards), "lowest": min(rewards)}
+        rows.append({**row, "highest": max(rewards), "valid": valid})
+    return pd.DataFrame(rows).set_index("group of").round(3)
+
+
+def _row(order: Sequence[int]) -> Any:
+    import numpy as np
+
+    return np.asarray([order], dtype=np.int64)
+
+
+def _places(example: RankingExample, order: Sequence[int]) -> dict[str, str]:
+    places = [place for place, item in enumerate(order, 1) if example.relevance[item] > 0]
+    return {"relevant at": ", ".join(map(str, places))}
