@@ -123,7 +123,7 @@ systems = {"first-stage": "first-stage", "random": "random", **models, **mixed, 
 # too long. What it will take is known then too: calls exactly, tokens as upper bounds.
 
 # %%
-plan_experiment(systems, data)
+shown.table(plan_experiment(systems, data))
 
 # %% [markdown]
 # ## One call
@@ -148,7 +148,7 @@ stage.figure("answers", plots.verdict_shares(verdicts_of(records)))
 # (`seconds` is the wall clock over all queries, `latency` what one query or window waits for):
 
 # %%
-result.costs.set_index(["benchmark", "system"]).round(3)
+shown.table(result.costs.set_index(["benchmark", "system"]).round(3))
 
 # %% [markdown]
 # ## Results
@@ -156,8 +156,8 @@ result.costs.set_index(["benchmark", "system"]).round(3)
 # **Predict:** which part of the way from the first stage to the oracle does each checkpoint go?
 
 # %%
-print(*result.notes, sep="\n")
-print({name: result.chosen(name, data[0].name) for name in mixed} or "no mixture: no validation queries, or not asked")
+mixtures = [f"{name}: {key} {value}" for name in mixed for key, value in result.chosen(name, data[0].name).items()]
+print(*result.notes, *(mixtures or ["no mixture: no validation queries, or not asked"]), sep="\n")
 result
 
 # %% [markdown]
