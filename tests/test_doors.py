@@ -56,11 +56,33 @@ def llama_index(reranker: Reranker, texts: list[str], top_n: int | None, query: 
     return [_row(node.node.get_content(), node.score or 0.0, node.metadata) for node in out], door
 
 
+def haystack(reranker: Reranker, texts: list[str], top_n: int | None, query: str) -> tuple[Rows, Any]:
+    from haystack import Document
+
+    from rrlib.adapters.haystack import ReasoningRanker
+
+    documents = [
+        Document(id=f"d{place}", content=text, score=-float(place), meta={"n": place, "deep": {"a": [place]}})
+        for place, text in enumerate(texts)
+    ]
+    door = ReasoningRanker(reranker, top_k=top_n)
+    out = door.run(query=query, documents=documents)["documents"]
+    assert [(document.score, len(document.meta)) for document in documents] == [
+        (-float(n), 2) for n in range(len(texts))
+    ]
+    assert all(document.id == f"d{document.meta['n']}" for document in out)
+    return [_row(document.content, document.score, document.meta) for document in out], door
+
+
 def _row(text: str, score: float, metadata: dict[str, Any]) -> tuple[str, float, float | None, dict[str, Any]]:
     return text, score, metadata.get("retrieval_score"), {k: metadata[k] for k in metadata if k != "retrieval_score"}
 
 
-DOORS: dict[str, Callable[..., tuple[Rows, Any]]] = {"langchain": langchain, "llama_index": llama_index}
+DOORS: dict[str, Callable[..., tuple[Rows, Any]]] = {
+    "langchain": langchain,
+    "llama_index": llama_index,
+    "haystack": haystack,
+}
 """A door each: it hands texts over, the i-th with score -i and metadata n = i, and gives back rows and the door."""
 
 
@@ -144,7 +166,11 @@ def test_a_probability_where_each_was_judged_by_itself(door: Any) -> None:
     ]
 
 
-LIBRARIES = {"langchain": ("langchain_core", "langchain"), "llama_index": ("llama_index", "llama-index")}
+LIBRARIES = {
+    "langchain": ("langchain_core", "langchain"),
+    "llama_index": ("llama_index", "llama-index"),
+    "haystack": ("haystack", "haystack"),
+}
 """Module of rrlib.adapters -> the library it needs, and the extra that brings it."""
 
 
