@@ -74,6 +74,24 @@ def haystack(reranker: Reranker, texts: list[str], top_n: int | None, query: str
     return [_row(document.content, document.score, document.meta) for document in out], door
 
 
+def pyterrier(reranker: Reranker, texts: list[str], top_n: int | None, query: str) -> tuple[Rows, Any]:
+    import pandas
+    import pyterrier
+
+    import rrlib
+
+    columns = ["qid", "query", "docno", "text", "score", "rank", "n", "deep"]
+    rows = [["1", query, f"d{n}", text, -float(n), n, n, {"a": [n]}] for n, text in enumerate(texts)]
+    frame = pandas.DataFrame(rows, columns=columns)
+    before = frame.copy(deep=True)
+    door = rrlib.pt.Reranker(reranker)
+    out = (door if top_n is None else door % top_n)(frame)
+    assert before.equals(frame) and pyterrier.Transformer in type(door).mro()
+    assert list(out["rank"]) == list(range(len(out))) and list(out["docno"]) == [f"d{n}" for n in out["n"]]
+    kept = ["retrieval_score", "n", "deep"]
+    return [_row(row["text"], row["score"], {k: row[k] for k in kept}) for row in out.to_dict("records")], door
+
+
 def _row(text: str, score: float, metadata: dict[str, Any]) -> tuple[str, float, float | None, dict[str, Any]]:
     return text, score, metadata.get("retrieval_score"), {k: metadata[k] for k in metadata if k != "retrieval_score"}
 
@@ -82,8 +100,13 @@ DOORS: dict[str, Callable[..., tuple[Rows, Any]]] = {
     "langchain": langchain,
     "llama_index": llama_index,
     "haystack": haystack,
+    "pyterrier": pyterrier,
 }
 """A door each: it hands texts over, the i-th with score -i and metadata n = i, and gives back rows and the door."""
+
+
+MANY = {"pyterrier"}
+"""The doors that take many questions at once."""
 
 
 @pytest.fixture(params=DOORS)
@@ -121,7 +144,6 @@ def test_an_empty_text_among_others(door: Any) -> None:
     ("answers", "reason"),
     [
         (["no list at all"] * 3, "no answer of 3 could be read"),
-        ([Reply(error="it broke")], "1 of 3 calls of the model failed: it broke"),
         ([Reply(error="it broke")] * 3, "every call failed; the last reason: it broke"),
     ],
 )
@@ -130,13 +152,26 @@ def test_what_is_not_the_models_order_is_an_error(door: Any, answers: list[Any],
         door(by_gain(*answers, window=4, stride=2), TEXTS, None, "q")
 
 
+@pytest.mark.parametrize("name", DOORS)
+def test_one_call_that_failed(name: str) -> None:
+    """An error where there is one question; among many it is counted, and said."""
+    reranker = by_gain(Reply(error="it broke"), window=4, stride=2)
+    if name not in MANY:
+        with pytest.raises(EngineError, match="1 of 3 calls of the model failed: it broke"):
+            DOORS[name](reranker, TEXTS, None, "q")
+        return
+    with pytest.warns(UnreadWarning, match="1 of 3 windows"):
+        _, made = DOORS[name](reranker, TEXTS, None, "q")
+    assert made.tally.failed == 1 and made.tally.last_error == "it broke"
+
+
 def test_a_window_that_could_not_be_read_is_counted_and_said(door: Any) -> None:
     with pytest.warns(UnreadWarning, match="1 of 3 windows"):
         rows, made = door(by_gain("no list at all", window=4, stride=2), TEXTS, None, "q")
     assert sorted(row[0] for row in rows) == sorted(TEXTS)
     assert made.tally.windows == 3 and made.tally.unread == {"no_answer": 1}
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UnreadWarning)
         assert door(by_gain(), TEXTS, None, "q")[1].tally.unread == {}
 
 
@@ -170,6 +205,7 @@ LIBRARIES = {
     "langchain": ("langchain_core", "langchain"),
     "llama_index": ("llama_index", "llama-index"),
     "haystack": ("haystack", "haystack"),
+    "pyterrier": ("pyterrier", "pyterrier"),
 }
 """Module of rrlib.adapters -> the library it needs, and the extra that brings it."""
 
