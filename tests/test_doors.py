@@ -206,6 +206,7 @@ LIBRARIES = {
     "llama_index": ("llama_index", "llama-index"),
     "haystack": ("haystack", "haystack"),
     "pyterrier": ("pyterrier", "pyterrier"),
+    "mcp": ("mcp", "mcp"),
 }
 """Module of rrlib.adapters -> the library it needs, and the extra that brings it."""
 

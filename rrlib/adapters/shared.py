@@ -13,7 +13,7 @@ from typing import Any
 from rrlib.errors import EngineError, MissingPackageError
 from rrlib.formats.objects import check_top_k, question_from
 from rrlib.ranking import judged_scores, why_unranked
-from rrlib.records import RerankResult, Tally
+from rrlib.records import RerankResult, Tally, WindowRecord
 from rrlib.rerank import Reranker
 from rrlib.types import Candidates, Passage, Query
 
@@ -56,15 +56,17 @@ class PlaceRanker:
         or no answer could be read: an order is not passed off as the model's that is the retriever's own.
         """
         check_top_k(top_n)
-        if not texts:
-            return []
+        return self.rank_with_windows(query, texts)[0][:top_n] if texts else []
+
+    def rank_with_windows(self, query: str, texts: Sequence[str]) -> tuple[list[Place], list[WindowRecord]]:
+        """As `rank`, all places, and what the model said in each window, in the order they finished."""
         asked = question(query, texts)
         result = self.reranker.rerank([asked])
         self._count(result)
         if (reason := why_unranked(result.records)) is not None:
             raise EngineError(reason)
         _warn(result)
-        return places(result, asked)[:top_n]
+        return places(result, asked), result.records
 
     def rank_all(self, questions: Sequence[Candidates]) -> list[list[Place]]:
         """The places of each question's texts, for many questions at once. Raises EngineError where the model ranked

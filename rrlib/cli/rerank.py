@@ -189,7 +189,7 @@ def rerank(
         budget=budget,
     )
     said = trained_settings(model), reranker.strategy.size, reranker.asks_model
-    with _standard_output(standard) as out:
+    with standard_output(standard) as out:
         try:
             code, line, stream = _write(reranker, candidates, output, out, tag, said, rewritten)
         finally:
@@ -289,7 +289,7 @@ def _engine_options(engine: str, **given: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def _standard_output(wanted: bool) -> Iterator[int | None]:
+def standard_output(wanted: bool) -> Iterator[int | None]:
     """The number of standard output for the run alone: what engines print goes to standard error meanwhile."""
     if not wanted:
         yield None

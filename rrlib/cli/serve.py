@@ -48,6 +48,9 @@ def serve(
     max_query_chars: Annotated[int, typer.Option(help="of a query")] = 10_000,
     max_requests: Annotated[int, typer.Option(help="waiting or worked on at the same time")] = 256,
     grace: Annotated[float, typer.Option(help="seconds that requests may take to finish at the end", min=0)] = 30.0,
+    mcp: Annotated[
+        bool, typer.Option("--mcp", help="no HTTP: an MCP server over standard input and output, with one tool")
+    ] = False,
 ) -> None:
     """Serve /v1/rerank (Cohere's form, as Jina and vLLM have it) and /rerank (TEI's) until Ctrl-C.
 
@@ -60,15 +63,16 @@ def serve(
     from rrlib.errors import InputError
     from rrlib.rerank import Reranker
 
-    _check_packages()
+    if mcp:
+        _check_mcp(host, port, api_key_env)
+    else:
+        _check_packages()
     if not model:
         raise InputError("--model is missing", remedy="name a folder or a hub name")
     if engine == "replay":
         raise InputError("recorded answers cannot be served", remedy="use another --engine")
     if engine == "openai" and base_url is None:
         raise InputError("--base-url is missing", remedy="write --base-url http://host:port/v1")
-    from rrlib.serve.guard import Limits
-    from rrlib.serve.server import Server
 
     given = {
         "dtype": dtype, "batch_size": batch_size, "max_model_len": max_model_len, "base_url": base_url,
@@ -84,6 +88,17 @@ def serve(
         )  # fmt: skip
 
     known_as = name or (Path(model).name if Path(model).expanduser().exists() else model)
+    if mcp:
+        from rrlib.adapters.mcp import make_server
+        from rrlib.cli.rerank import standard_output
+
+        with standard_output(True):  # what engines print while they load is none of the protocol
+            reranker = make()
+        make_server(reranker, known_as).run()
+        return
+    from rrlib.serve.guard import Limits
+    from rrlib.serve.server import Server
+
     server = Server(
         make, known_as, host=host, port=port, key=_client_key(api_key_env), grace=grace,
         limits=Limits(max_body_bytes, max_documents, max_query_chars, max_requests),
@@ -100,6 +115,16 @@ def _check_packages() -> None:
     missing = [package for package in PACKAGES if importlib.util.find_spec(package) is None]
     if missing:
         raise MissingPackageError(f"rrlib serve needs {', '.join(missing)} -> pip install 'rrlib[serve]'")
+
+
+def _check_mcp(host: str, port: int, api_key_env: str) -> None:
+    """Refuse options that would protect or place an HTTP server, and a missing library, before a model is loaded."""
+    import rrlib.adapters.mcp  # noqa: F401
+    from rrlib.errors import InputError
+
+    if (host, port, api_key_env) != ("127.0.0.1", 8000, ""):
+        remedy = "leave --host, --port and --api-key-env out: who starts the command is who may ask"
+        raise InputError("--mcp listens at no address", remedy=remedy)
 
 
 def _client_key(variable: str) -> str:
