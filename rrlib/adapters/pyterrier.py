@@ -25,10 +25,10 @@ class Reranker(pyterrier.Transformer):  # type: ignore[misc]
     """The rows of each query in the order of a reranker; all queries of a frame are worked on together.
 
     model, engine, options: of rrlib.Reranker; or model is one already made. text_field: the column of texts. Candidates
-    are taken in the order of `rank`, else of falling `score`, else as they stand. Every row and column stays: `score`
-    (in 0 to 1, see rrlib.adapters.shared.Place) and `rank` (from 0) are new, and the score before is in
-    `retrieval_score`. tally: as of rrlib.adapters.shared.PlaceRanker. Raises InputError for a query without text, and
-    EngineError where the model ranked nothing; single windows that failed keep their order, with a warning.
+    are taken in the order of `rank`, else of falling `score`, else as they stand. Every row and column stays. New are
+    `rank` (from 0) and `score` (n - rank for n rows, so that no evaluator can reorder ties); the score before is in
+    `retrieval_score`. Raises InputError for a query without text, and EngineError where the model ranked nothing;
+    single windows that failed or could not be read keep their order, are counted in `tally`, and warned of.
     """
 
     schematic: ClassVar = {"label": "rrlib Reranker", "help_url": None}  # for PyTerrier's drawings, without a look-up
@@ -59,10 +59,11 @@ class Reranker(pyterrier.Transformer):  # type: ignore[misc]
         questions = [
             question(frame["query"].iloc[rows[0]], [*texts.iloc[rows]], str(qid)) for qid, rows in rows_of.items()
         ]
-        rows, scores = [], []
+        rows: list[int] = []
+        scores: list[float] = []
         for places, own in zip(self._ranker.rank_all(questions), rows_of.values(), strict=True):
             rows += [own[place.index] for place in places]
-            scores += [place.score for place in places]
+            scores += [float(len(places) - rank) for rank in range(len(places))]
         ranked = frame.iloc[rows].reset_index(drop=True).assign(score=scores)
         return ranked.astype({"score": float}).assign(rank=ranked.groupby("qid", sort=False).cumcount() + FIRST)
 
