@@ -35,6 +35,7 @@ PAGES = (
     "architecture",
     "results",
     "serving",
+    "adapters",
     "many-machines",
     "install",
     "costs",
