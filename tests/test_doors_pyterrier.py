@@ -92,6 +92,17 @@ def test_texts_that_are_missing_and_documents_that_come_twice() -> None:
     assert len(frame) == 5 and list(frame["rank"]) == [0, 1, 2, 0, 1] and sorted(frame["docno"]) == list("aabcd")
 
 
+def test_many_queries_are_told_apart() -> None:
+    """Each with its own candidates, in one call of the reranker; those without any ask nothing."""
+    frame = pd.concat(
+        [RESULTS.iloc[: 1 + n % 8].assign(qid=f"q{n}", query=f"query {n}") for n in range(40)], ignore_index=True
+    )
+    door = rrlib.pt.Reranker(by_gain())
+    found = ranked(door(frame))
+    assert found == {f"q{n}": [f"d{place}" for place in BEST if place < 1 + n % 8] for n in range(40)}
+    assert door.tally.windows == 35 and len(door(frame.iloc[:0])) == 0  # one passage alone is not asked about
+
+
 def test_a_query_without_text_is_bad_input() -> None:
     with pytest.raises(InputError, match="'q1'"):
         rrlib.pt.Reranker(by_gain())(RESULTS.assign(query=" "))

@@ -38,13 +38,18 @@ class RerankSearch:
         own = re.sub(r"[^\w.-]+", "-", Path(str(settings["model"])).name) or "reranker"
         revision = hash_text(json.dumps(settings, sort_keys=True, default=str))[:12]
         self.mteb_model_meta = ModelMeta.create_empty({"name": name or f"rrlib/{own}", "revision": revision})
-        self._passages: dict[str, Passage] = {}
+        self._corpus: Any = []
+        self._row_of: dict[str, int] = {}
 
     def index(self, corpus: Any, **task: Any) -> None:
-        """Keep the texts of a corpus: rows with `id`, `text` and perhaps `title`."""
-        self._passages = {
-            str(row["id"]): Passage(str(row["id"]), row["text"] or "", row.get("title") or "") for row in corpus
-        }
+        """Note where each document stands. Rows have `id`, `text` and perhaps `title`; their texts are read when they
+        are candidates."""
+        self._corpus = corpus
+        self._row_of = {str(docid): row for row, docid in enumerate(corpus["id"])}
+
+    def _passage(self, docid: str) -> Passage:
+        row = self._corpus[self._row_of[docid]]
+        return Passage(docid, row["text"] or "", row.get("title") or "")
 
     def search(
         self,
@@ -64,11 +69,11 @@ class RerankSearch:
             raise InputError(f"the task {task_metadata.name} lists no candidates", remedy=remedy)
         texts = {str(row["id"]): _text(row) for row in queries}
         listed = {qid: list(dict.fromkeys(map(str, top_ranked.get(qid, ())))) for qid in texts}
-        unknown = [docid for docids in listed.values() for docid in docids if docid not in self._passages]
+        unknown = [docid for docids in listed.values() for docid in docids if docid not in self._row_of]
         if unknown:
             raise InputError(f"candidates of {task_metadata.name} are not in its corpus: {few(unknown)}")
         asked = [qid for qid in texts if listed[qid]]
-        questions = [question(texts[qid], [self._passages[docid] for docid in listed[qid]], qid) for qid in asked]
+        questions = [question(texts[qid], [self._passage(docid) for docid in listed[qid]], qid) for qid in asked]
         ranker = PlaceRanker(self.reranker)  # whose tally is this task's own
         self.tallies[task_metadata.name, hf_subset, hf_split] = ranker.tally
         results: dict[str, dict[str, float]] = {qid: {} for qid in texts}

@@ -6,6 +6,7 @@ A stack keeps what it handed over (ids, metadata, scores, duplicates): only plac
 from __future__ import annotations
 
 import warnings
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +23,7 @@ SCORE_BEFORE = "retrieval_score"
 
 
 class UnreadWarning(UserWarning):
-    """In some windows no answer of the model could be read, so they kept the order they had."""
+    """Some windows kept the order they had: their call failed, or no answer could be read."""
 
 
 def missing(error: ModuleNotFoundError, package: str, extra: str) -> ImportError:
@@ -60,13 +61,13 @@ class PlaceRanker:
 
     def rank_with_windows(self, query: str, texts: Sequence[str]) -> tuple[list[Place], list[WindowRecord]]:
         """As `rank`, all places, and what the model said in each window, in the order they finished."""
-        asked = question(query, texts)
-        result = self.reranker.rerank([asked])
+        result = self.reranker.rerank([question(query, texts)])
         self._count(result)
         if (reason := why_unranked(result.records)) is not None:
             raise EngineError(reason)
         _warn(result)
-        return places(result, asked), result.records
+        (order,) = result.rankings.values()
+        return places(order, result.records), result.records
 
     def rank_all(self, questions: Sequence[Candidates]) -> list[list[Place]]:
         """The places of each question's texts, for many questions at once. Raises EngineError where the model ranked
@@ -76,7 +77,11 @@ class PlaceRanker:
         if result.records and len(result.unread) == len(result.records):
             raise EngineError(why_unranked(result.records) or "")
         _warn(result)
-        return [places(result, asked) if asked.passages else [] for asked in questions]
+        windows = defaultdict(list)
+        for record in result.records:
+            windows[record.collection, record.qid].append(record)
+        keys = [(asked.collection, asked.query.qid) for asked in questions]
+        return [places(result.rankings.get(key, []), windows[key]) for key in keys]
 
     def _count(self, result: RerankResult) -> None:
         for record in result.records:
@@ -86,7 +91,7 @@ class PlaceRanker:
 def _warn(result: RerankResult) -> None:
     if result.unread:
         share = f"{len(result.unread)} of {len(result.records)} windows"
-        warnings.warn(f"{share} could not be read and kept the order they had", UnreadWarning, stacklevel=4)
+        warnings.warn(f"{share} failed or could not be read, and kept the order they had", UnreadWarning, stacklevel=4)
 
 
 def question(query: Any, texts: Sequence[str | Passage], qid: str = "") -> Candidates:
@@ -98,10 +103,8 @@ def question(query: Any, texts: Sequence[str | Passage], qid: str = "") -> Candi
     return question_from(Query(qid, query) if qid else query, passages)
 
 
-def places(result: RerankResult, asked: Candidates) -> list[Place]:
-    """The places of a question's texts in a result, best first."""
-    key = asked.collection, asked.query.qid
-    order = result.rankings[key]
-    own = [record for record in result.records if (record.collection, record.qid) == key]
-    scores = judged_scores(order, own) or [(len(order) - rank) / len(order) for rank in range(len(order))]
+def places(order: Sequence[str], windows: Sequence[WindowRecord]) -> list[Place]:
+    """The places that a question's ids name, best first, with their scores. windows: those of that question."""
+    n = len(order)
+    scores = judged_scores(order, windows) or [(n - rank) / n for rank in range(n)]
     return [Place(int(docid), score) for docid, score in zip(order, scores, strict=True)]
