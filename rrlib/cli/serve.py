@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 PACKAGES = ("fastapi", "uvicorn", "prometheus_client")
 """What the extra `serve` brings."""
+HTTP_ONLY = (
+    "host",
+    "port",
+    "api_key_env",
+    "max_body_bytes",
+    "max_documents",
+    "max_query_chars",
+    "max_requests",
+    "grace",
+)
+"""The options that mean nothing to a server over standard input and output."""
 
 
 def register(app: typer.Typer) -> None:
@@ -59,12 +72,13 @@ def serve(
       rrlib serve --model MODEL --engine vllm --host 127.0.0.1 --port 8000
       curl http://127.0.0.1:8000/health
     """
+    asked = dict(locals())
     from rrlib.engines import Decoding, make_engine
     from rrlib.errors import InputError
     from rrlib.rerank import Reranker
 
     if mcp:
-        _check_mcp(host, port, api_key_env)
+        _check_mcp(asked)
     else:
         _check_packages()
     if not model:
@@ -117,14 +131,16 @@ def _check_packages() -> None:
         raise MissingPackageError(f"rrlib serve needs {', '.join(missing)} -> pip install 'rrlib[serve]'")
 
 
-def _check_mcp(host: str, port: int, api_key_env: str) -> None:
-    """Refuse options that would protect or place an HTTP server, and a missing library, before a model is loaded."""
+def _check_mcp(asked: Mapping[str, Any]) -> None:
+    """Refuse options of an HTTP server, some of which protect it, and a missing library, before a model is loaded."""
     import rrlib.adapters.mcp  # noqa: F401
     from rrlib.errors import InputError
 
-    if (host, port, api_key_env) != ("127.0.0.1", 8000, ""):
-        remedy = "leave --host, --port and --api-key-env out: who starts the command is who may ask"
-        raise InputError("--mcp listens at no address", remedy=remedy)
+    defaults = inspect.signature(serve).parameters
+    idle = [name for name in HTTP_ONLY if asked[name] != defaults[name].default]
+    if idle:
+        flag = idle[0].replace("_", "-")
+        raise InputError(f"--mcp has no use for --{flag}", remedy="leave it out: who starts the command may ask")
 
 
 def _client_key(variable: str) -> str:
