@@ -38,7 +38,7 @@ log = WindowLog(path, settings) if path else None
 opened = time.process_time() - began
 found = 0
 for collection, qid, start, end in keys:
-    key = collection, qid, 0, tuple(range(start, end))
+    key = collection, qid, 0, tuple(range(start, end)), 0
     found += (log.get(key) if read else log.place(key)) is not None
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 print(json.dumps({"found": found, "opened": opened, "all": time.process_time() - began, "megabytes": peak}))

@@ -37,10 +37,12 @@ from rrlib.chain.results import SYSTEMS, result_rows, write_results
 from rrlib.chain.run import begin
 from rrlib.evaluation import Interpolated, plan_experiment
 from rrlib.formats import write_jsonl, write_run
+from rrlib.lesson import trust
 from rrlib.lesson.exercises import check_exercise
 from rrlib.lesson.plots import basics as plots
 from rrlib.lesson.plots import evaluation as figures
 from rrlib.lesson.plots import tour as lesson_plots
+from rrlib.lesson.plots import trust as trust_plots
 from rrlib.lesson.tables import against, length_table, length_verdicts, pool_holds, verdicts_of, window_traces
 from rrlib.strategies import plan, sliding_spans, sliding_window
 
@@ -69,6 +71,9 @@ top_p = 1.0  # of sampling: the likeliest tokens that together have this probabi
 top_k = 0  # of sampling: so many of the likeliest tokens (count; 0: all)
 metrics = ["nDCG@10", "R@5", "RR"]  # names of ir-measures; the first is the headline
 mix = True  # also mix the last checkpoint with the first stage (weight chosen on validation queries)
+samples = 3  # of each window, to see how far they agree (count, 2 or more)
+sample_temperature = 1.0  # of these samples (number above 0)
+trust_queries = 4  # queries whose windows are sampled, and asked again behind other reasoning (count; 0: all)
 resamples = 10000  # of bootstrap and randomisation test (count)
 
 # %% [markdown]
@@ -261,6 +266,60 @@ stage.figure("ceiling", figures.ceiling_and_gap(rows, metrics[0]))
 # What to see: the oracle stands at the ceiling, and the rest of the way is the reranker's to go. A ceiling of 1 says
 # that the candidates lack nothing that this metric counts, as where a collection was built around its relevant
 # passages (the embedded world's is). With a real first stage it is lower, and the line above the figure says by what.
+
+# %% [markdown]
+# ## How sure is it?
+#
+# The score of a reranked passage says its rank and nothing more. So the last checkpoint is asked each window several
+# times, with sampling, and the orders are fused by their reciprocal ranks. How far the samples agree becomes, by two
+# isotonic regressions on validation queries, the probability that a passage is relevant, and what to expect of a query.
+#
+# **Predict:** does the model know which of its lists are bad?
+
+# %%
+with stage.timed("samples"):
+    folder = stage.path("samples")
+    drawn = trust.draw(systems[last], data[0], folder, samples, sample_temperature, trust_queries, seed)
+sure = trust.sureness(drawn, metrics[0])
+print(sure.in_words())
+
+# %%
+probabilities = sure.calibrated.reliability if sure.calibrated else None  # a handful of queries may be too few
+stage.figure("confidence", trust_plots.confidence(probabilities, sure.curve, metrics[0]))
+
+# %% [markdown]
+# What to see: on the left, dots on the dashed line are probabilities that hold. On the right, a curve that rises says
+# that the surest queries are the better ones, so a system may leave the others unanswered; a level one says that
+# agreement knows nothing of quality. A handful of queries cannot show either: `docs/confidence.md` has 200.
+
+# %% [markdown]
+# ## Does the list follow from the reasoning?
+#
+# A reasoning that the list contradicts explains nothing. Where it can be read (a trial ranking, verdicts on passages),
+# it is held against the list: 1 is agreement in every pair that it tells apart, -1 in none. What cannot be read is
+# counted apart.
+#
+# **Predict:** which checkpoints write lists that follow from what they wrote before?
+
+# %%
+trust.follow_table(records, seed)
+
+# %% [markdown]
+# Agreement could be chance or habit. So the windows are asked again behind a reasoning that is not their own: none, the
+# same words shuffled, that of another query. `own` is the control. `tau` compares with the original list, `follows`
+# with the reasoning that was given.
+#
+# **Predict:** what does the list behind another query's reasoning look like, if the reasoning is decoration?
+
+# %%
+with stage.timed("asked again"):
+    again = trust.asked_again(systems[last], data[0], result.records(last, first), trust_queries, seed)
+print(trust.again_in_words(again))
+again.round(2)
+
+# %% [markdown]
+# What to see: where reasoning is decoration, `tau` stays near 1 in every row. Where it decides, lists behind another
+# query's reasoning have little to do with the original ones, and follow what they were given.
 
 # %% [markdown]
 # ## Exercise: the share of the gap closed

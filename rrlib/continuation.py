@@ -20,6 +20,13 @@ CLOSING = " </think> <answer>"
 """What closes a chain that has used up its budget; the model goes on from there."""
 
 
+def behind_chain(prompt: str, chain: str) -> str:
+    """A prompt whose chain of thought is given and closed, so that what follows is the list. An empty chain is what a
+    budget of 0 leaves."""
+    opened = prompt if begins_to_think(prompt) else prompt + "<think>"
+    return " ".join([opened, *([chain.strip()] if chain.strip() else [])]) + CLOSING
+
+
 @dataclass(frozen=True)
 class Continuation:
     """When and how answers of a style go on.
@@ -68,7 +75,7 @@ class Continuation:
         chain = reply.text if begun else "<think>" + reply.text
         if self.style.words is not None:
             prompt = asked.prompt + chain.rstrip() + " </think>"
-            onward = Request(number, prompt=prompt, key=asked.key, choices=self.style.words)
+            onward = Request(number, prompt=prompt, key=asked.key, choices=self.style.words, seed=asked.seed)
             return onward, _so_far(reply, onward, asked)
         if self.budget is None or before is not None or reply.finish_reason != "length":
             return None
@@ -77,7 +84,7 @@ class Continuation:
         else:
             prompt = asked.prompt + chain.rstrip("\ufffd").rstrip() + CLOSING
         room = self.decoding.max_new_tokens - self.budget
-        onward = Request(number, prompt=prompt, key=asked.key, max_new_tokens=room)
+        onward = Request(number, prompt=prompt, key=asked.key, max_new_tokens=room, seed=asked.seed)
         return onward, _so_far(reply, onward, asked)
 
     def score(self, reply: Reply) -> float | None:

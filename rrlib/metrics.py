@@ -1,4 +1,4 @@
-"""NDCG, recall and RBO of one ranking of one window, batched over rollouts with numpy.
+"""NDCG, recall, RBO and Kendall's tau of one ranking of one window, batched over rollouts with numpy.
 
 Collection metrics (means over queries, trec_eval's tie order) are ir-measures' business: rrlib.evaluation.metrics.
 Here a ranking is already a permutation, there are no ties, and a training step scores hundreds of them.
@@ -116,6 +116,20 @@ def _rbo(orders: Ints, gold: Ints, p: float) -> Floats:
     flat = enters + size * np.arange(count)[:, None]  # (G, P): a bin for each ranking and depth, counted in one go
     overlap = np.bincount(flat.ravel(), minlength=count * size).reshape(count, size).cumsum(axis=1)  # (G, P)
     return np.minimum(overlap @ _rbo_weights(size, p), 1.0)  # the sum of 20 twentieths is 1 + 2e-16
+
+
+def kendall(orders_GP: Orders, gold_P: Sequence[int] | Ints) -> Floats | float:
+    """Kendall's tau with the gold list: of all pairs, the share in its order less the share in the other, in [-1, 1].
+    Of one passage 1."""
+    orders, single = _check(orders_GP)
+    gold, _ = _check(gold_P)
+    if gold.shape[1] != orders.shape[1]:
+        raise InputError(f"a gold list of {gold.shape[1]} for rankings of {orders.shape[1]}")
+    first, second = np.triu_indices(orders.shape[1], 1)
+    if not len(first):
+        return _out(np.ones(len(orders)), single)
+    ranks = np.argsort(gold[0])[orders]  # (G, P): gold ranks, in the order of the ranking
+    return _out(np.asarray(np.sign(ranks[:, second] - ranks[:, first]).mean(axis=1)), single)
 
 
 @lru_cache(maxsize=256)

@@ -7,13 +7,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rrlib.formats.objects import check_top_k
-from rrlib.records import WindowRecord, is_unread
+from rrlib.records import WindowRecord
 from rrlib.types import Candidates
 
 
 @dataclass(frozen=True, slots=True)
 class RankedPassage:
-    """A passage at its new place. score: n - rank + 1, strictly decreasing, so no evaluator can reshuffle it."""
+    """A passage at its new place. score: n - rank + 1, strictly decreasing, so no evaluator can reshuffle it; it says
+    the rank and nothing more. How likely a passage is relevant: rrlib.evaluation.confidence."""
 
     rank: int
     score: float
@@ -66,7 +67,7 @@ class Ranking:
 
     @property
     def reasoning(self) -> tuple[str, ...]:
-        """The reasoning of each window, in the order asked (the last is the head of the list)."""
+        """The reasoning of each window, in the order asked (the last is the head of the list); of each sample."""
         return tuple(record.reasoning for record in self.windows)
 
     @property
@@ -98,9 +99,11 @@ def judged_scores(
     order: Sequence[str], records: Sequence[WindowRecord], *, log_odds: bool = False
 ) -> list[float] | None:
     """What the model thought of each document by itself, in the order of the ids: the probability of its word for
-    relevant, or its log-odds. None where it did not judge each for itself (every strategy but pointwise)."""
-    judged = {record.docids[0]: record.score for record in records if record.score is not None}
-    if not order or len(judged) != len(order):
+    relevant, or its log-odds. None where it did not judge each by itself, once (every strategy
+    but pointwise, and several samples)."""
+    scored = [(record.docids[0], record.score) for record in records if record.score is not None]
+    judged = dict(scored)
+    if not order or not len(judged) == len(scored) == len(order):
         return None
     chances = [judged[docid] for docid in order]
     if not log_odds:
@@ -115,6 +118,6 @@ def why_unranked(records: Sequence[WindowRecord]) -> str | None:
     failed = [record for record in records if record.error is not None]
     if failed:
         return f"{len(failed)} of {len(records)} calls of the model failed: {failed[-1].error}"
-    if records and all(is_unread(record) for record in records):
+    if records and all(record.unread for record in records):
         return f"the model ranked nothing: no answer of {len(records)} could be read ({records[-1].verdict})"
     return None

@@ -84,6 +84,7 @@ _WORD = r"(?:(?:passage|document|doc|id|p|d)[ _#:]*|#\s*)?"
 _ITEM = rf"(?:[\[(]\s*{_WORD}[0-9]+\s*[\])]?|(?<![\w.]){_WORD}[0-9]+\]?)(?![.\w]*[0-9])"
 _CHAIN = re.compile(rf"{_ITEM}(?:\s*[>=]\s*{_ITEM})+", re.IGNORECASE)
 """Identifiers with `>` or `=` between them; brackets may be lost."""
+_ARITHMETIC = re.compile(r"[0-9\s>=]*")
 _GROUP = rf"\[\s*{_WORD}[0-9]+(?:\s*[,;>]\s*{_WORD}[0-9]+)*\s*\]"
 _BRACKETS = re.compile(_GROUP, re.IGNORECASE)
 _RUN = re.compile(rf"{_GROUP}(?:[\s,;|>=]*{_GROUP})*", re.IGNORECASE)
@@ -109,7 +110,7 @@ def list_ids(answer: str, n: int) -> list[int] | None:
     there is neither. JSON is read by its identifiers or not at all, since a score is no identifier; nor are a numbered
     list's own numbers and counts (`the 20 passages`).
     """
-    text = _REMARK.sub("] ", _ARROW.sub(">", unicodedata.normalize("NFKC", answer).translate(_PLAIN)))
+    text = _plain(answer)
     chain = _longest([ids_in(m.group()) for m in _CHAIN.finditer(text)], n)
     if _OBJECT.search(answer) and not set(range(1, n + 1)) <= set(chain):
         return _json_ids(answer, n)
@@ -126,6 +127,18 @@ def list_ids(answer: str, n: int) -> list[int] | None:
         or ids_in(" ".join(_BARE.findall(text)))
         or None
     )
+
+
+def _plain(text: str) -> str:
+    """A text with one sort of brackets and arrows, and without remarks behind identifiers."""
+    return _REMARK.sub("] ", _ARROW.sub(">", unicodedata.normalize("NFKC", text).translate(_PLAIN)))
+
+
+def trial_lists(text: str) -> list[list[list[int]]]:
+    """Every list `[a] > [b] = [c]` of a text, in order: groups of equal identifiers, best first. Bare numbers with `>`
+    between them are arithmetic."""
+    chains = (match.group() for match in _CHAIN.finditer(_plain(text)))
+    return [[ids_in(group) for group in chain.split(">")] for chain in chains if not _ARITHMETIC.fullmatch(chain)]
 
 
 def ids_in(text: str) -> list[int]:

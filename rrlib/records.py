@@ -1,5 +1,5 @@
 """The window record, and its log: one JSON line for every finished window. It is the resume point, the audit, the
-latency record and, through the replay engine, a regression test. And what a run gives, with its records.
+latency record and, through the replay engine, a regression test. And what a reranking gives, with its records.
 
 Beside `LOG.jsonl` a small file `LOG.jsonl.asked` lists the windows that were sent out, so that after a kill the calls
 that were in flight (asked, never answered) can be counted; it is removed when a run ends.
@@ -20,8 +20,8 @@ from rrlib.errors import InputError
 from rrlib.formats import read_jsonl
 from rrlib.responses import Verdict
 
-Key = tuple[str, str, int, tuple[int, ...]]
-"""Where a window belongs: (collection, qid, pass, positions in the candidates, 0-based)."""
+Key = tuple[str, str, int, tuple[int, ...], int]
+"""Where a window belongs: (collection, qid, pass, positions in the candidates, sample), all numbers 0-based."""
 
 
 def record_key(row: Mapping[str, Any]) -> Key:
@@ -33,14 +33,16 @@ def record_key(row: Mapping[str, Any]) -> Key:
         if not (isinstance(start, int) and isinstance(end, int) and 0 <= start < end):
             raise ValueError(f"start {start!r} and end {end!r} are not a window")
         positions = tuple(range(start, end))
-    return str(row.get("collection") or ""), str(row["qid"]), int(row.get("pass") or 0), positions
+    collection, pass_no, sample = row.get("collection") or "", row.get("pass") or 0, row.get("sample") or 0
+    return str(collection), str(row["qid"]), int(pass_no), positions, int(sample)
 
 
 @dataclass(frozen=True, slots=True)
 class WindowRecord:
     """One finished window.
 
-    qid, collection, pass_no, positions: where it belongs (see Key). round: of its query, 0-based; windows of one round
+    qid, collection, pass_no, positions, sample: where it belongs (see Key). seed: the sample was drawn with, None for a
+    window that is asked once. round: of its query, 0-based; windows of one round
     may be asked at once. docids: as shown. order: 0-based permutation of docids, best first. prompt_hash: None where no
     prompt was made (replay). text: the raw answer, None where none came. verdict, repairs: of rrlib.responses.
     finish_reason: the engine's. tokens_in, tokens_out: of all calls for this window. seconds: as the window waited.
@@ -72,11 +74,18 @@ class WindowRecord:
     requests: int | None = None
     closed: bool = False
     settings: Mapping[str, Any] | None = None
+    sample: int = 0
+    seed: int | None = None
 
     @property
     def key(self) -> Key:
         """Where the window belongs."""
-        return self.collection, self.qid, self.pass_no, self.positions
+        return self.collection, self.qid, self.pass_no, self.positions, self.sample
+
+    @property
+    def unread(self) -> bool:
+        """Whether the window keeps the order it had: its call failed, or no list and no score is in the answer."""
+        return self.verdict not in (Verdict.OK, Verdict.REPAIRED) and self.score is None
 
     @property
     def start(self) -> int:
@@ -106,6 +115,8 @@ class WindowRecord:
         row |= {"start": self.start, "end": self.end}
         if self.positions != tuple(range(self.start, self.end)):
             row["positions"] = list(self.positions)
+        if self.sample or self.seed is not None:
+            row |= {"sample": self.sample, "seed": self.seed}
         row |= {"docids": list(self.docids)} | {name: getattr(self, name) for name in _ALWAYS}
         if self.logprobs is not None:
             row |= {"score": self.score, "logprobs": dict(self.logprobs)}
@@ -120,17 +131,18 @@ class WindowRecord:
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> WindowRecord:
         """Read a row of a log. Raises KeyError, TypeError or ValueError for what is none."""
-        collection, qid, pass_no, positions = record_key(row)
+        collection, qid, pass_no, positions, sample = record_key(row)
         given = {name: row[name] for name in (*_ALWAYS, *_SOMETIMES) if row.get(name) is not None}
         given |= {"order": tuple(row["order"]), "repairs": tuple(row.get("repairs") or ()), "verdict": row["verdict"]}
-        return cls(qid, positions, tuple(row["docids"]), collection=collection, pass_no=pass_no, **given)
+        place: dict[str, Any] = {"collection": collection, "pass_no": pass_no, "sample": sample}
+        return cls(qid, positions, tuple(row["docids"]), **place, **given)
 
 
 _ALWAYS = (
     "prompt_hash", "text", "reasoning", "verdict", "repairs", "order", "tokens_in", "tokens_out", "finish_reason",
     "seconds", "retries", "error",
 )  # fmt: skip
-_SOMETIMES = ("score", "logprobs", "round", "requests", "closed", "settings")
+_SOMETIMES = ("score", "logprobs", "round", "requests", "closed", "settings", "seed")
 
 
 def read_records(path: str | Path) -> list[WindowRecord]:
@@ -162,16 +174,11 @@ class Tally:
     def take(self, record: WindowRecord) -> None:
         """Count one finished window."""
         self.windows += 1
-        if is_unread(record):
+        if record.unread:
             self.unread[record.verdict] += 1
             if record.error:
                 self.failed += 1
                 self.last_error = record.error
-
-
-def is_unread(record: WindowRecord) -> bool:
-    """Whether a window keeps the order it had: its call failed, or no list and no score is in the answer."""
-    return record.verdict not in (Verdict.OK, Verdict.REPAIRED) and record.score is None
 
 
 @dataclass
@@ -188,8 +195,8 @@ class RerankResult:
 
     @property
     def unread(self) -> list[WindowRecord]:
-        """The windows that keep the order they had."""
-        return [record for record in self.records if is_unread(record)]
+        """The windows that keep the order they had: their call failed, or no list and no score is in the answer."""
+        return [record for record in self.records if record.unread]
 
     def run(self, collection: str = "") -> dict[str, list[str]]:
         """The rankings of one collection: qid -> document ids, as `rrlib.formats.write_run` takes them."""
@@ -252,10 +259,10 @@ class WindowLog:
         settings = row.get("settings") or {}
         if settings is not self.settings:
             self._check_settings(settings)
-        collection, qid, pass_no, positions = parts
+        collection, qid, pass_no, positions, sample = parts
         if (same := self._same.get(positions)) is None:
             same = self._same[positions] = positions
-        key = sys.intern(collection), sys.intern(qid), pass_no, same
+        key = sys.intern(collection), sys.intern(qid), pass_no, same, sample
         if key in self._failed:
             self.retried.add((collection, qid))
             self._failed.discard(key)
@@ -328,5 +335,5 @@ class WindowLog:
 
 def _short(key: Key) -> list[Any]:
     """A key by the ends and the number of its positions: what stands in a line of the list of asked windows."""
-    collection, qid, pass_no, positions = key
-    return [collection, qid, pass_no, positions[0], positions[-1], len(positions)]
+    collection, qid, pass_no, positions, sample = key
+    return [collection, qid, pass_no, positions[0], positions[-1], len(positions), *([sample] if sample else [])]

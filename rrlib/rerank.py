@@ -9,7 +9,7 @@ import asyncio
 import inspect
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,8 @@ from rrlib.prompts import PromptBuilder, get_style
 from rrlib.ranking import Ranking
 from rrlib.records import RerankResult, Tally, WindowRecord
 from rrlib.resources import model_hash
+from rrlib.sampling import SampledSpec, check_sampling, sampling_for
 from rrlib.scheduler import Finished, Progress, Run
-from rrlib.strategies import StrategySpec
 from rrlib.types import Candidates, Query
 
 
@@ -40,6 +40,8 @@ class Reranker:
     budget: reasoning tokens (0 or more; None: no limit of its own). A chain that is longer is closed there and the
     answer still asked for, within decoding.max_new_tokens in all; the prompt must be known (a tokenizer).
     style, window, stride, max_passage_tokens: None is what the checkpoint was trained with (rrlib.engines.trained).
+    samples, fuse: each window is asked so often, with sampling, and the orders are fused by `rrf` (None) or `borda`
+    (rrlib.sampling); a seed of the decoding that is None is 0 then. None: once, or as recorded answers were drawn.
     retry_failed: on resume, ask windows again whose call had failed. engine_options: see rrlib.engines.make_engine.
     """
 
@@ -62,16 +64,21 @@ class Reranker:
         retry_failed: bool = True,
         progress: bool = False,
         budget: int | None = None,
+        samples: int | None = None,
+        fuse: str | None = None,
         **engine_options: Any,
     ) -> None:
         asked = {"style": style, "window": window, "stride": stride, "max_passage_tokens": max_passage_tokens}
         chosen = settings_for(model, strategy, asked)
         self.style = get_style(chosen["style"])
-        self.strategy = StrategySpec(strategy, chosen["window"], chosen["stride"], passes, best)
+        drawn = sampling_for(getattr(model, "recorded_sampling", {}), samples, fuse)
+        self.strategy = SampledSpec(strategy, chosen["window"], chosen["stride"], passes, best, *drawn)
         if depth is not None and depth < 0:
             raise InputError(f"depth {depth}", remedy="give 0 or more")
         self.depth, self.max_passage_tokens = depth, int(chosen["max_passage_tokens"])
         self.decoding = decoding or Decoding()
+        if drawn[0] > 1 and self.decoding.seed is None:
+            self.decoding = replace(self.decoding, seed=0)
         self.log_path, self.fresh, self.retry_failed, self.progress = log, fresh, retry_failed, progress
         if (self.style.words is not None) != (self.strategy.name == "pointwise"):
             raise InputError(
@@ -82,6 +89,8 @@ class Reranker:
         own = list(inspect.signature(Reranker.__init__).parameters)[1:-1]
         self.engine = engine_from(model, engine, engine_options, own)
         self.asks_model = getattr(self.engine, "asks_model", True)  # an engine of one's own need not say so
+        if self.asks_model:
+            check_sampling(*drawn, self.decoding.temperature)
         tokenizer = getattr(self.engine, "tokenizer", None)
         if tokenizer is not None and not self.style.raw and not getattr(tokenizer, "chat_template", True):
             remedy = "name an instruct checkpoint, or put its chat_template.jinja beside its tokenizer"
@@ -119,6 +128,7 @@ class Reranker:
             "max_passage_tokens": self.max_passage_tokens,
             "decoding": asdict(self.decoding),
             **limits,
+            **self.strategy.settings(),
         }
 
     def rank(self, query: str | Query, docs: Any, doc_ids: Any = None, top_k: int | None = None) -> Ranking:

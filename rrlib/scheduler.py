@@ -28,7 +28,8 @@ from rrlib.errors import EngineError, InputError
 from rrlib.pieces import PreparedPrompts
 from rrlib.prompts import PromptBuilder, PromptStyle
 from rrlib.records import Key, Tally, WindowLog, WindowRecord
-from rrlib.strategies import Answer, Strategy, StrategySpec, Window, plan
+from rrlib.sampling import SampledSpec, seed_of
+from rrlib.strategies import Answer, Strategy, Window, plan
 from rrlib.templates import whole_response
 from rrlib.types import Candidates, Passage
 
@@ -45,7 +46,7 @@ class Settings(Protocol):
     engine: Engine
     asks_model: bool
     style: PromptStyle
-    strategy: StrategySpec
+    strategy: SampledSpec
     depth: int | None
     decoding: Decoding
     continuation: Continuation
@@ -91,7 +92,8 @@ class _Job:
     kept: list[WindowRecord | int] = field(default_factory=list)  # its windows: records, or their places in the log
 
     def key(self, window: Window) -> Key:
-        return self.candidates.collection, self.candidates.query.qid, window.pass_no, window.positions
+        qid, sample = self.candidates.query.qid, window.sample or 0
+        return self.candidates.collection, qid, window.pass_no, window.positions, sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +257,7 @@ class Run:
         """The request for a window, and the hash of its prompt; an engine that asks no model gets the key alone."""
         self.last_id += 1
         prompts, key, query = self.owner.prompts, job.key(window), job.candidates.query
+        seed = None if window.sample is None else seed_of(self.owner.decoding.seed, key)
         if not self.owner.asks_model:
             return Request(self.last_id, key=key), None
         passages = [job.head[i] for i in window.items]
@@ -262,7 +265,7 @@ class Run:
         messages = prompts.messages(query.text, passages)
         shown = prompt if prompt is not None else "\n".join(message["content"] for message in messages)
         digest = hashlib.sha256(shown.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-        return self.owner.continuation.begin(Request(self.last_id, messages, prompt, ids, key)), digest
+        return self.owner.continuation.begin(Request(self.last_id, messages, prompt, ids, key, seed=seed)), digest
 
     def _onward(self, sent: _Sent, reply: Reply) -> _Sent | None:
         """What is asked next to go on with an answer, and None where it is complete."""
@@ -312,6 +315,8 @@ class Run:
             logprobs={word: round(value, 6) for word, value in reply.logprobs.items()} if window.score else None,
             requests=reply.extra.get("requests"),
             closed=bool(reply.extra.get("closed")),
+            sample=window.sample or 0,
+            seed=sent.request.seed,
         )
         place = self.log.append(record) if self.log is not None else None
         self._take(sent.job, sent.window, record, place)
@@ -330,7 +335,9 @@ class Run:
         self.counts[f"verdict_{record.verdict}"] += 1
         if self.owner.on_window is not None:
             self.owner.on_window(record)
-        job.answers[window_index] = record.score if job.windows[window_index].score else record.order
+        window = job.windows[window_index]
+        lost = window.sample is not None and record.unread  # the order that it kept is no vote among samples
+        job.answers[window_index] = record.score if window.score else None if lost else record.order
         if self.bar is not None:
             self.bar.update(1)
         if len(job.answers) == len(job.windows):

@@ -30,12 +30,14 @@ class Window:
     pass_no: 0-based pass over the list; what is one, each strategy says. No two windows of a query have the same
     pass_no and positions: they are the window's key in logs and replays (rrlib.records.Key).
     score: asks for a number, the higher the better, of its one passage.
+    sample: which of several samples of the same window, 0-based (rrlib.sampling); None where it is asked once.
     """
 
     items: tuple[int, ...]
     positions: tuple[int, ...]
     pass_no: int = 0
     score: bool = False
+    sample: int | None = None
 
 
 Strategy = Generator[list[Window], Sequence[Answer], tuple[int, ...]]

@@ -19,7 +19,7 @@ PACKAGE = ROOT / "rrlib"
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "types"),
     ("disk", "gguf", "lora", "checkpoints", "resources", "doctor"),
-    ("formats", "metrics", "templates", "prompts", "pieces", "reading", "responses", "strategies"),
+    ("formats", "metrics", "templates", "prompts", "pieces", "reading", "responses", "strategies", "sampling"),
     ("reward", "records", "ranking", "retrieval"),
     ("engines",),
     ("continuation", "scheduler", "rerank"),

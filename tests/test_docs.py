@@ -36,6 +36,8 @@ PAGES = (
     "results",
     "serving",
     "adapters",
+    "confidence",
+    "faithfulness",
     "many-machines",
     "install",
     "costs",

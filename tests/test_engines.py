@@ -76,6 +76,17 @@ def test_transformers_samples_by_seed(tiny: str) -> None:
     assert len(texts) > 1
 
 
+def test_a_request_with_a_seed_of_its_own_is_sampled_by_it(tiny: str) -> None:
+    engine, hot = make_engine("transformers", tiny), Decoding(max_new_tokens=20, temperature=1.0, seed=3)
+
+    def text(number: int, seed: int) -> str:
+        engine.submit([Request(number, prompt="the fox", seed=seed)], hot)
+        return engine.collect()[0][1].text
+
+    assert text(1, 5) == text(2, 5)  # whatever its number
+    assert len({text(1, seed) for seed in range(4)}) > 1
+
+
 def test_transformers_refuses_what_does_not_fit(tiny: str) -> None:
     engine = make_engine("transformers", tiny)
     reply = ask(engine, ["the fox " * 3000], Decoding(max_new_tokens=10))[0]
@@ -217,6 +228,16 @@ def serve() -> Iterator[Any]:
 
 def over(server: Server, **options: Any) -> Reranker:
     return Reranker(make_engine("openai", "m", base_url=server.url, **options), window=10, stride=5)
+
+
+def test_a_server_is_told_the_seed_of_each_sample(serve: Any) -> None:
+    server = serve()
+    engine = make_engine("openai", "m", base_url=server.url)
+    warm = Decoding(temperature=0.7, seed=7)
+    result = Reranker(engine, window=10, stride=5, samples=3, decoding=warm).rerank([make(20)])
+    assert result.run()["q1"][:5] == [f"d{g}" for g in range(19, 14, -1)]
+    seeds = [request["seed"] for _, request in server.seen]
+    assert len(set(seeds)) == len(seeds) == 9 and set(seeds) == {record.seed for record in result.records}
 
 
 @pytest.mark.parametrize("where", ["content", "reasoning_content", "reasoning"])

@@ -99,6 +99,9 @@ HOW: dict[str, How] = {
     "rrlib serve": Tested(
         "tests/test_serve.py::test_the_command_serves_until_it_is_told_to_end", ('"serve"', '"--model"')
     ),
+    "rrlib confidence windows.jsonl --qrels qrels.txt --output calibration.json": Tested(
+        "tests/test_confidence.py::test_the_command_fits_applies_and_refuses", ('"confidence"', '"--qrels"')
+    ),
     "rrlib demo": Tested("tests/test_light.py::test_the_demo_prints_what_the_readme_shows", ('"demo"',)),
     "make run": Made(("venv", "requirements.lock", "rrlib run params/miniature.yaml"), (".ci/run", CHAIN)),
     "make test": Made(("ruff check", "ruff format --check", "mypy rrlib", "-m pytest")),

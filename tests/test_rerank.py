@@ -246,12 +246,12 @@ def test_overlong_windows_are_refused_before_work_starts() -> None:
 def test_a_record_is_the_row_it_was_read_from() -> None:
     least = {"qid": "q", "start": 2, "end": 4, "docids": ["c", "d"], "order": [1, 0], "verdict": "ok"}
     record = WindowRecord.from_json(least)
-    assert record.key == ("", "q", 0, (2, 3)) and (record.start, record.end) == (2, 4) and record.text is None
+    assert record.key == ("", "q", 0, (2, 3), 0) and (record.start, record.end) == (2, 4) and record.text is None
     docids = list("abcd")
     record.replay_onto(docids)
     assert docids == ["a", "b", "d", "c"] and record.ranked_docids == ("d", "c")
     spread = {**record.to_json(), "end": 6, "positions": [2, 5], "round": 1, "score": None, "logprobs": {"no": -0.5}}
-    spread |= {"requests": 1, "closed": True, "settings": {"model": "m"}}
+    spread |= {"requests": 1, "closed": True, "settings": {"model": "m"}, "sample": 3, "seed": 11}
     again = WindowRecord.from_json(spread)
     assert json.loads(json.dumps(again.to_json())) == json.loads(json.dumps(spread))
     assert list(again.to_json())[:4] == ["qid", "pass", "start", "end"] and again.positions == (2, 5)

@@ -8,7 +8,6 @@ from typing import Annotated
 from rrlib import __version__
 from rrlib.adapters.shared import PlaceRanker, missing
 from rrlib.errors import EngineError, InputError
-from rrlib.records import is_unread
 from rrlib.rerank import Reranker
 
 try:
@@ -61,7 +60,7 @@ def make_server(reranker: Reranker, name: str = "rrlib") -> MCPServer:
             raise ToolError(str(error)) from error
         return Reranked(
             results=[RankedText(index=p.index, score=p.score, text=passages[p.index]) for p in places[:top_n]],
-            unread_windows=sum(map(is_unread, windows)),
+            unread_windows=sum(window.unread for window in windows),
             reasoning=[window.reasoning for window in windows] if return_reasoning else [],
         )
 

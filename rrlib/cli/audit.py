@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from rrlib.evaluation.faithfulness import Compared, Faithfulness
+    from rrlib.responses import Parsed
 
 
 def register(app: typer.Typer) -> None:
@@ -20,11 +25,13 @@ def register(app: typer.Typer) -> None:
         ] = None,
         as_json: Annotated[bool, typer.Option("--json", help="print JSON and nothing else")] = False,
     ) -> None:
-        """Count the verdicts of a log: ok, repaired by kind, no answer, truncated, empty, failed.
+        """Count the verdicts of a log: ok, repaired by kind, no answer, truncated, empty, failed; and say whether the
+        lists follow from the reasoning, where that can be read.
 
         Example: rrlib audit outputs/log.jsonl
         """
         from rrlib.errors import InputError
+        from rrlib.evaluation.faithfulness import faithfulness
         from rrlib.formats import read_jsonl
         from rrlib.records import record_key
         from rrlib.responses import Parsed, Verdict, parse_lenient
@@ -32,12 +39,16 @@ def register(app: typer.Typer) -> None:
 
         rows: list[dict[str, Any]] = []
         read: list[Parsed] = []
+        chains: list[Compared] = []
         for line, row in read_jsonl(log):
             rows.append(row)
             text = row.get("text")
             if prompt is None and "verdict" in row:
                 verdict: Any = str(row["verdict"])  # a log made elsewhere may hold words of its own
-                read.append(Parsed((), verdict, tuple(row.get("repairs") or ())))
+                order = tuple(row.get("order") or ())
+                reasoning = str(row.get("reasoning") or "")
+                read.append(Parsed(order, verdict, tuple(row.get("repairs") or ()), reasoning))
+                chains += _chain(row, line, read[-1])
                 continue
             try:
                 n = len(row["order"]) if "order" in row else int(row.get("num_passages") or len(record_key(row)[3]))
@@ -47,12 +58,15 @@ def register(app: typer.Typer) -> None:
                 read.append(Parsed((), Verdict.FAILED))
             else:
                 read.append(parse_lenient(text, n, prompt or "reasonrank", row.get("finish_reason") or None))
+                chains += _chain(row, line, read[-1])
         if not rows:
             raise InputError("no window records", path=log, remedy="give a window log")
-        counted = table(read)
+        counted, followed = table(read), faithfulness(chains)
         if as_json:
             body = {r.kind: {"count": r.count, "share": r.share} for r in counted}
-            typer.echo(json.dumps({"log": str(log), "windows": len(rows), "responses": body}))
+            typer.echo(
+                json.dumps({"log": str(log), "windows": len(rows), "responses": body, "reasoning": _json(followed)})
+            )
             return
         typer.echo(f"{len(rows)} windows of {log}")
         for r in counted:
@@ -62,3 +76,43 @@ def register(app: typer.Typer) -> None:
         middle, late = len(rows) // 2, min(len(rows) - 1, int(0.95 * len(rows)))
         typer.echo(f"  output tokens p50 {tokens[middle]}, p95 {tokens[late]}")
         typer.echo(f"  seconds a window p50 {seconds[middle]:.3f}, p95 {seconds[late]:.3f}")
+        for said in _lines(followed):
+            typer.echo(f"  {said}")
+
+
+def _chain(row: Mapping[str, Any], line: int, read: Parsed) -> list[Compared]:
+    """The chain of a record of two passages or more, held against its answer."""
+    from rrlib.evaluation.faithfulness import compare
+    from rrlib.responses import Verdict
+
+    if len(read.order) < 2:
+        return []
+    query = f"{row.get('collection') or ''} {row['qid']}" if "qid" in row else str(line)
+    answered = read.verdict in (Verdict.OK, Verdict.REPAIRED)
+    return [compare(query, read.reasoning, read.order if answered else None)]
+
+
+def _json(followed: Faithfulness) -> dict[str, Any]:
+    """The part of the JSON object on the reasoning."""
+    body: dict[str, Any] = {"compared": followed.compared, "queries": followed.queries}
+    body["said"] = {str(said): count for said, count in followed.counts.items()}
+    for name, value in (("agreement", followed.agreement), ("follows", followed.follows)):
+        body[name] = None if value is None else {"mean": value.mean, "low": value.low, "high": value.high}
+    return body
+
+
+def _lines(followed: Faithfulness) -> list[str]:
+    """What is said of the reasoning, where there is any."""
+    from rrlib.evaluation.faithfulness import Said
+
+    if not set(followed.counts) - {Said.NO_CHAIN, Said.NO_ANSWER}:
+        return []
+    lines = ["reasoning: " + ", ".join(f"{said} {followed.counts[said]}" for said in Said if followed.counts.get(said))]
+    if followed.agreement is None or followed.follows is None:
+        return [*lines, "no list could be held against its reasoning"]
+    mean, share = followed.agreement, followed.follows
+    return [
+        *lines,
+        f"lists agree with it by {mean.mean:.3f} [{mean.low:.3f}, {mean.high:.3f}] (1: in all pairs, -1: in none); "
+        f"{share.mean:.1%} [{share.low:.1%}, {share.high:.1%}] contradict it nowhere; {followed.queries} queries",
+    ]

@@ -76,6 +76,11 @@ def rerank(
     top_p: Annotated[float, typer.Option(help="nucleus sampling")] = 1.0,
     top_k: Annotated[int, typer.Option(help="0 is off")] = 0,
     seed: Annotated[int | None, typer.Option(help="sampling seed")] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(help="samples of each window, fused (see `rrlib confidence`); default: 1, or as recorded"),
+    ] = None,
+    fuse: Annotated[str | None, typer.Option(help="how samples are fused: rrf (default) or borda")] = None,
     base_url: Annotated[
         list[str] | None,
         typer.Option(help="server of the openai engine, http://host:port/v1; again for more servers of the same model"),
@@ -119,6 +124,7 @@ def rerank(
     from rrlib.errors import InputError
     from rrlib.prompts import get_style
     from rrlib.rerank import Reranker
+    from rrlib.sampling import check_sampling
     from rrlib.strategies import StrategySpec
 
     if output is None:
@@ -134,6 +140,7 @@ def rerank(
     get_style(chosen["style"])
     if not replay:  # recorded answers bring their own
         StrategySpec(strategy, chosen["window"], chosen["stride"], passes, best)
+        check_sampling(samples or 1, fuse or "rrf", temperature)
     if depth < 1 or chosen["max_passage_tokens"] < 1:
         raise InputError("--depth or --max-passage-tokens is out of range", remedy="give 1 or more")
     decoding = Decoding(max_new_tokens, temperature, top_p, top_k, seed)
@@ -187,6 +194,8 @@ def rerank(
         retry_failed=retry_failed,
         progress=not quiet,
         budget=budget,
+        samples=samples,
+        fuse=fuse,
     )
     said = trained_settings(model), reranker.strategy.size, reranker.asks_model
     with standard_output(standard) as out:

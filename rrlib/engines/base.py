@@ -53,6 +53,7 @@ class Request:
     key: where this window belongs, for engines that look answers up (rrlib.records.Key).
     max_new_tokens: a limit of this request alone. stop: strings at which generation ends; they are not in the text.
     choices: generate nothing, but give the log-probability of each of these continuations of `prompt`.
+    seed: of this request's sampling; None is that of the decoding.
     """
 
     id: int
@@ -63,6 +64,7 @@ class Request:
     max_new_tokens: int | None = None
     stop: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
+    seed: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

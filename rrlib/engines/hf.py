@@ -168,8 +168,11 @@ class TransformersEngine:
         # A stop string of one token (the tags of most chat models) ends like an end token; others cost a search a step.
         ends = [ids[0] for text in stop if len(ids := self._ids(text)) == 1]
         search = {"stop_strings": list(stop), "tokenizer": self.tokenizer} if len(ends) < len(stop) else {}
-        if decoding.seed is not None:
-            torch.manual_seed(decoding.seed + batch[0].request.id)
+        seed = None if decoding.seed is None else decoding.seed + batch[0].request.id
+        if batch[0].request.seed is not None:
+            seed = batch[0].request.seed
+        if seed is not None:
+            torch.manual_seed(seed)
         began = time.perf_counter()
         rows = self._new_tokens([item.ids for item in batch], batch[0].limit, self._eos + ends, decoding, search)
         seconds = time.perf_counter() - began

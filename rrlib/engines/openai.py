@@ -69,6 +69,8 @@ class OpenAIEngine:
         try:
             if request.max_new_tokens is not None:
                 decoding = replace(decoding, max_new_tokens=request.max_new_tokens)
+            if request.seed is not None:
+                decoding = replace(decoding, seed=request.seed)
             outcome = await self.servers.ask(lambda client: _asked(client, request, decoding))
         except FatalCallError as error:
             outcome = error

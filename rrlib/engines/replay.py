@@ -1,9 +1,9 @@
 """Answers from a file: a recorded run is a regression test, and a window log replays to the same run.
 
 One JSON object a line: `{"qid": "...", "start": 80, "end": 100, "text": "..."}` (0-based, end exclusive), optionally
-`positions` (windows that are not contiguous), `pass`, `collection`, `finish_reason`, `error` and `logprobs` (windows
-that were scored). A window that the file lacks keeps its order and is counted. The `settings` of a window log (style,
-window, stride, passage limit) are the defaults of its replay.
+`positions` (windows that are not contiguous), `pass`, `sample`, `collection`, `finish_reason`, `error` and `logprobs`
+(windows that were scored). A window that the file lacks keeps its order and is counted. The `settings` of a window log
+(style, window, stride, passage limit, samples) are the defaults of its replay.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ class ReplayEngine:
         self.replies: dict[Key, Reply] = {}
         self.recorded: dict[str, Any] = {}  # style, window, stride and passage limit, where the records say them
         self.recorded_strategy: str | None = None
+        self.recorded_sampling: dict[str, Any] = {}  # samples and fusion, where windows were asked several times
         self.used = 0
         self._done: list[tuple[int, Reply]] = []
         for line, row in read_jsonl(responses):
@@ -60,11 +61,12 @@ class ReplayEngine:
             if text is not None and not isinstance(text, str):
                 raise InputError("`text` is not a string", path=responses, line=line, remedy="quote the raw response")
             if key in self.replies:
+                sample = f", sample {key[4]}," if key[4] else ""
                 raise InputError(
-                    f"query {key[1]}: window {key[3][0]}-{key[3][-1] + 1} of pass {key[2]} is there twice",
+                    f"query {key[1]}: window {key[3][0]}-{key[3][-1] + 1} of pass {key[2]}{sample} is there twice",
                     path=responses,
                     line=line,
-                    remedy="keep one record a window, or give each its `pass`",
+                    remedy="keep one record a window, or give each its `pass` or `sample`",
                 )
             failed = row.get("error") if text is None or row.get("error") else None
             self.replies[key] = Reply(
@@ -80,6 +82,7 @@ class ReplayEngine:
             if isinstance(settings, dict) and not self.recorded:
                 self.recorded = valid_settings(settings)
                 self.recorded_strategy = settings.get("strategy")
+                self.recorded_sampling = {name: settings[name] for name in ("samples", "fuse") if name in settings}
         if not self.replies:
             raise InputError("no window records", path=responses, remedy="give a file of recorded responses")
 

@@ -109,7 +109,7 @@ class VLLMEngine:
                     top_p=decoding.top_p,
                     top_k=max(decoding.top_k, 0),
                     max_tokens=new,
-                    seed=decoding.seed,
+                    seed=decoding.seed if request.seed is None else request.seed,
                     stop=list(request.stop) or None,
                 )
                 name = str(request.id)
