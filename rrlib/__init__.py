@@ -23,11 +23,16 @@ _HOME = {
     "Reranker": "rrlib.rerank",
 }
 
+_ROOMS = {"pt": "rrlib.adapters.pyterrier"}
+"""Short names of modules: `rrlib.pt.Reranker`."""
+
 __all__ = ["Candidates", "Passage", "Query", "RankingExample", "Reranker", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
     """Import a re-exported name on first use (PEP 562)."""
+    if name in _ROOMS:
+        return import_module(_ROOMS[name])
     home = _HOME.get(name)
     if home is None:
         raise AttributeError(f"module 'rrlib' has no attribute {name!r}")

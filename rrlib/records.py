@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from rrlib.disk import JsonLines, Lock, cut_torn_tail, differences
 from rrlib.errors import InputError
 from rrlib.formats import read_jsonl
 from rrlib.responses import Verdict
-from rrlib.types import Candidates
 
 Key = tuple[str, str, int, tuple[int, ...], int]
 """Where a window belongs: (collection, qid, pass, positions in the candidates, sample), all numbers 0-based."""
@@ -202,68 +201,6 @@ class RerankResult:
     def run(self, collection: str = "") -> dict[str, list[str]]:
         """The rankings of one collection: qid -> document ids, as `rrlib.formats.write_run` takes them."""
         return {qid: docs for (name, qid), docs in self.rankings.items() if name == collection}
-
-
-@dataclass(frozen=True, slots=True)
-class RankedPassage:
-    """A passage at its new place. score: n - rank + 1, strictly decreasing, so no evaluator can reshuffle it; it says
-    the rank and nothing more. How likely a passage is relevant: rrlib.evaluation.confidence."""
-
-    rank: int
-    score: float
-    docid: str
-    text: str
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """The ranking of one query: passages best first, and what the model said in each window (nothing where that was not
-    asked for). qid, collection: whose ranking it is."""
-
-    results: tuple[RankedPassage, ...]
-    windows: tuple[WindowRecord, ...]
-    qid: str = ""
-    collection: str = ""
-
-    @classmethod
-    def of(
-        cls, order: Sequence[str], candidates: Candidates, windows: Sequence[WindowRecord], top_k: int | None = None
-    ) -> Ranking:
-        """Of the ids best first, the candidates that they name, and what the model said; the best top_k alone."""
-        texts = {passage.docid: passage.text for passage in candidates.passages}
-        ranked = [RankedPassage(r, len(order) - r + 1.0, docid, texts[docid]) for r, docid in enumerate(order, 1)]
-        return cls(tuple(ranked[:top_k]), tuple(windows), candidates.query.qid, candidates.collection)
-
-    @property
-    def docids(self) -> list[str]:
-        """The document ids, best first."""
-        return [passage.docid for passage in self.results]
-
-    def __iter__(self) -> Iterator[RankedPassage]:
-        return iter(self.results)
-
-    def __len__(self) -> int:
-        return len(self.results)
-
-    def __getitem__(self, index: int) -> RankedPassage:
-        return self.results[index]
-
-    def _repr_html_(self) -> str:
-        """A table for notebooks: rank, id, and the beginning of the text."""
-        from html import escape
-
-        rows = "".join(f"<tr><td>{p.rank}<td>{escape(p.docid)}<td>{escape(p.text[:200])}" for p in self)
-        return f'<table style="text-align:left"><tr><th>rank<th>id<th>passage of query {escape(self.qid)}{rows}</table>'
-
-    @property
-    def reasoning(self) -> tuple[str, ...]:
-        """The reasoning of each window, in the order asked (the last is the head of the list); of each sample."""
-        return tuple(record.reasoning for record in self.windows)
-
-    @property
-    def verdicts(self) -> tuple[str, ...]:
-        """The verdict of each window, in the order asked."""
-        return tuple(record.verdict for record in self.windows)
 
 
 _REMEDY = "use another --log, or --fresh to begin anew"

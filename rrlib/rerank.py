@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,7 +21,8 @@ from rrlib.errors import InputError
 from rrlib.formats.objects import candidates_from, check_top_k, question_from
 from rrlib.pieces import PreparedPrompts
 from rrlib.prompts import PromptBuilder, get_style
-from rrlib.records import Ranking, RerankResult, Tally, WindowRecord
+from rrlib.ranking import Ranking
+from rrlib.records import RerankResult, Tally, WindowRecord
 from rrlib.resources import model_hash
 from rrlib.sampling import SampledSpec, check_sampling, sampling_for
 from rrlib.scheduler import Finished, Progress, Run
@@ -148,6 +150,11 @@ class Reranker:
         question = question_from(query, docs, doc_ids)
         (finished,) = self._run([question], Progress(Counter(), Tally()), keep=True)
         return Ranking.of(finished.docids, question, finished.windows, top_k)
+
+    async def rank_async(self, query: str | Query, docs: Any, doc_ids: Any = None, top_k: int | None = None) -> Ranking:
+        """`rank` in a thread, so that an event loop goes on meanwhile. Calls at the same time wait for each other. A
+        task that is cancelled leaves at once, and its windows are still asked to the end."""
+        return await asyncio.to_thread(self.rank, query, docs, doc_ids, top_k)
 
     def rerank(self, candidates: Iterable[Candidates]) -> RerankResult:
         """Rerank many queries. Raises InputError for a query given twice or texts too long for the model.

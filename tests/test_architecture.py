@@ -20,7 +20,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "types"),
     ("disk", "gguf", "lora", "checkpoints", "resources", "doctor"),
     ("formats", "metrics", "templates", "prompts", "pieces", "reading", "responses", "strategies", "sampling"),
-    ("reward", "records", "retrieval"),
+    ("reward", "records", "ranking", "retrieval"),
     ("engines",),
     ("continuation", "scheduler", "rerank"),
     ("synthesis", "training", "evaluation", "miniature"),

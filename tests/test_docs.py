@@ -37,6 +37,7 @@ PAGES = (
     "architecture",
     "results",
     "serving",
+    "adapters",
     "confidence",
     "faithfulness",
     "many-machines",

@@ -24,7 +24,7 @@ def row_of(name: str, *options: str) -> tuple[dict[str, Any], str]:
 
 
 def test_a_window_costs_less_when_its_passages_are_prepared() -> None:
-    row, table = row_of("overhead", "--queries", "2", "--repeats", "2", "--limit", "128")
+    row, table = row_of("overhead", "--queries", "2", "--repeats", "2", "--limit", "512")
     assert row["name"] == "overhead" and 0 < row["value"] < row["before"], table
 
 

@@ -20,7 +20,7 @@ def rerank(
         Path | None,
         typer.Option(
             help="reranked run, TREC format: a file takes its place at the end; into a pipe, or - for standard "
-            "output, each query goes as it is finished"
+            "output, each query goes as it is finished. With --requests, NAME.jsonl: the requests in their new order"
         ),
     ] = None,
     queries: Annotated[Path | None, typer.Option(help="queries, TSV or JSONL")] = None,
@@ -131,6 +131,9 @@ def rerank(
         raise InputError("--output is missing", remedy="name the run file to write")
     if (run is None) == (requests is None):
         raise InputError("give --run or --requests, one of them")
+    rewritten = requests if output.name.endswith((".jsonl", ".jsonl.gz")) else None
+    if requests is None and output.name.endswith((".jsonl", ".jsonl.gz")):
+        raise InputError("--output ends in .jsonl", remedy="give --requests, whose form that is, or name a run file")
     replay = engine == "replay"
     asked = {"style": prompt, "window": window, "stride": stride, "max_passage_tokens": max_passage_tokens}
     chosen = settings_for(model, strategy, asked, warn=False)
@@ -195,9 +198,9 @@ def rerank(
         fuse=fuse,
     )
     said = trained_settings(model), reranker.strategy.size, reranker.asks_model
-    with _standard_output(standard) as out:
+    with standard_output(standard) as out:
         try:
-            code, line, stream = _write(reranker, candidates, output, out, tag, said)
+            code, line, stream = _write(reranker, candidates, output, out, tag, said, rewritten)
         finally:
             reranker.engine.close()
     for note in notes:
@@ -295,7 +298,7 @@ def _engine_options(engine: str, **given: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def _standard_output(wanted: bool) -> Iterator[int | None]:
+def standard_output(wanted: bool) -> Iterator[int | None]:
     """The number of standard output for the run alone: what engines print goes to standard error meanwhile."""
     if not wanted:
         yield None
@@ -316,16 +319,19 @@ def _write(
     number: int | None,
     tag: str,
     said: tuple[Mapping[str, Any], int, bool],
+    rewritten: Path | None = None,
 ) -> tuple[int, str, Any]:
     """Rerank and write the run, if anything was reranked: the exit code, the last line, and what was counted.
 
     A file is written at the end, in the order of the candidates, and takes its place in one step. Into a pipe a query
     goes as it is finished, as soon as it is certain that there is a run. number: of standard output, where that is it.
+    rewritten: the request file that is written in its new order instead, at the end.
     """
-    from rrlib.formats import write_run
+    from rrlib.formats import write_reranked, write_run
     from rrlib.formats.trec import RunPipe
 
-    piped = number is not None or (output.exists() and not output.is_file() and output.suffix != ".gz")
+    a_pipe = number is not None or (output.exists() and not output.is_file() and output.suffix != ".gz")
+    piped = a_pipe and rewritten is None
     rankings: dict[str, list[str]] = {item.query.qid: [] for item in candidates if not item.collection}
     waiting: list[str] = []
     stream = reranker.stream(candidates, windows=False)
@@ -336,7 +342,9 @@ def _write(
             while piped and waiting and stream.tally.windows and outcome(stream, *said)[0] != NOTHING_RANKED:
                 pipe.write(waiting[0], rankings.pop(waiting.pop(0)))
         code, line = outcome(stream, *said)
-        if code != NOTHING_RANKED and not piped:
+        if code != NOTHING_RANKED and rewritten is not None:
+            write_reranked(output, rewritten, rankings)
+        elif code != NOTHING_RANKED and not piped:
             write_run(output, rankings, tag)
         while code != NOTHING_RANKED and piped and waiting:
             pipe.write(waiting[0], rankings.pop(waiting.pop(0)))

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 PACKAGES = ("fastapi", "uvicorn", "prometheus_client")
 """What the extra `serve` brings."""
+HTTP_ONLY = (
+    "host",
+    "port",
+    "api_key_env",
+    "max_body_bytes",
+    "max_documents",
+    "max_query_chars",
+    "max_requests",
+    "grace",
+)
+"""The options that mean nothing to a server over standard input and output."""
 
 
 def register(app: typer.Typer) -> None:
@@ -48,6 +61,9 @@ def serve(
     max_query_chars: Annotated[int, typer.Option(help="of a query")] = 10_000,
     max_requests: Annotated[int, typer.Option(help="waiting or worked on at the same time")] = 256,
     grace: Annotated[float, typer.Option(help="seconds that requests may take to finish at the end", min=0)] = 30.0,
+    mcp: Annotated[
+        bool, typer.Option("--mcp", help="no HTTP: an MCP server over standard input and output, with one tool")
+    ] = False,
 ) -> None:
     """Serve /v1/rerank (Cohere's form, as Jina and vLLM have it) and /rerank (TEI's) until Ctrl-C.
 
@@ -56,19 +72,21 @@ def serve(
       rrlib serve --model MODEL --engine vllm --host 127.0.0.1 --port 8000
       curl http://127.0.0.1:8000/health
     """
+    asked = dict(locals())
     from rrlib.engines import Decoding, make_engine
     from rrlib.errors import InputError
     from rrlib.rerank import Reranker
 
-    _check_packages()
+    if mcp:
+        _check_mcp(asked)
+    else:
+        _check_packages()
     if not model:
         raise InputError("--model is missing", remedy="name a folder or a hub name")
     if engine == "replay":
         raise InputError("recorded answers cannot be served", remedy="use another --engine")
     if engine == "openai" and base_url is None:
         raise InputError("--base-url is missing", remedy="write --base-url http://host:port/v1")
-    from rrlib.serve.guard import Limits
-    from rrlib.serve.server import Server
 
     given = {
         "dtype": dtype, "batch_size": batch_size, "max_model_len": max_model_len, "base_url": base_url,
@@ -84,6 +102,17 @@ def serve(
         )  # fmt: skip
 
     known_as = name or (Path(model).name if Path(model).expanduser().exists() else model)
+    if mcp:
+        from rrlib.adapters.mcp import make_server
+        from rrlib.cli.rerank import standard_output
+
+        with standard_output(True):  # what engines print while they load is none of the protocol
+            reranker = make()
+        make_server(reranker, known_as).run()
+        return
+    from rrlib.serve.guard import Limits
+    from rrlib.serve.server import Server
+
     server = Server(
         make, known_as, host=host, port=port, key=_client_key(api_key_env), grace=grace,
         limits=Limits(max_body_bytes, max_documents, max_query_chars, max_requests),
@@ -100,6 +129,18 @@ def _check_packages() -> None:
     missing = [package for package in PACKAGES if importlib.util.find_spec(package) is None]
     if missing:
         raise MissingPackageError(f"rrlib serve needs {', '.join(missing)} -> pip install 'rrlib[serve]'")
+
+
+def _check_mcp(asked: Mapping[str, Any]) -> None:
+    """Refuse options of an HTTP server, some of which protect it, and a missing library, before a model is loaded."""
+    import rrlib.adapters.mcp  # noqa: F401
+    from rrlib.errors import InputError
+
+    defaults = inspect.signature(serve).parameters
+    idle = [name for name in HTTP_ONLY if asked[name] != defaults[name].default]
+    if idle:
+        flag = idle[0].replace("_", "-")
+        raise InputError(f"--mcp has no use for --{flag}", remedy="leave it out: who starts the command may ask")
 
 
 def _client_key(variable: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from rrlib.formats.collection import DATA_KINDS, Collection, DataKind, read_collection
 from rrlib.formats.examples import example_from_json, example_to_json, read_examples, write_examples
-from rrlib.formats.requests import make_candidates, read_requests, write_requests
+from rrlib.formats.requests import make_candidates, read_requests, write_requests, write_reranked
 from rrlib.formats.textio import TextLines, open_text, read_jsonl, write_jsonl, write_lines
 from rrlib.formats.texts import read_corpus, read_queries
 from rrlib.formats.trec import (
@@ -47,6 +47,7 @@ __all__ = [
     "write_lines",
     "write_qrels",
     "write_requests",
+    "write_reranked",
     "write_run",
     "write_scored_run",
 ]

@@ -1,7 +1,8 @@
 """Queries and passages out of Python objects: what a person hands to `Reranker.rank`, or what is wanted instead.
 
-Read are a list (tuple, array, series, generator) of texts, of Passages or of dicts, a dict of id -> text, and a table
-(pandas, polars, pyarrow) with a column of texts. Nothing is guessed: what can be read in two ways is refused.
+Read are a list (tuple, array, series, generator) of texts, of Passages, of dicts, or of things with `doc_id` and
+`text`; a dict of id -> text; and a table (pandas, polars, pyarrow) with a column of texts. Nothing is guessed: what can
+be read in two ways is refused.
 """
 
 from __future__ import annotations
@@ -118,6 +119,8 @@ def _passage(row: Any, number: int, n: int) -> tuple[str | None, Passage]:
         return row.docid, row
     if isinstance(row, str):
         return None, Passage(str(number), str(row))
+    if hasattr(row, "doc_id") and hasattr(row, "text"):  # a Document of the package rerankers
+        row = {"text": row.text} if row.doc_id is None else {"doc_id": row.doc_id, "text": row.text}
     if not isinstance(row, Mapping):
         raise InputError(f"document {number} of {n} is {kind(row)}", remedy=_WANTED)
     key = next((key for key in TEXT_KEYS if key in row), None)

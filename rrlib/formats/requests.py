@@ -125,7 +125,7 @@ def _request(row: dict[str, Any], collection: str, path: str | Path, line: int) 
             line=line,
             remedy='a line reads: {"query": {"qid", "text"}, "candidates": [{"docid", "score", "doc"}]}',
         )
-    qid = as_id(query.get("qid", query.get("_id", query.get("id"))), "the query id (qid)", path, line)
+    qid = _qid(query, path, line)
     check_id(qid, "query id", path, line)
     text = record_text(query, f"query ({qid!r})", path, line, QUERY_TEXT_KEYS)
     passages: list[Passage] = []
@@ -140,6 +140,10 @@ def _request(row: dict[str, Any], collection: str, path: str | Path, line: int) 
         return Candidates(Query(qid, text), tuple(passages), all_scores, collection)
     except InputError as error:
         raise InputError(error.message, path=path, line=line, remedy=error.remedy) from None
+
+
+def _qid(query: Mapping[str, Any], path: str | Path, line: int) -> str:
+    return as_id(query.get("qid", query.get("_id", query.get("id"))), "the query id (qid)", path, line)
 
 
 def _candidate(candidate: object, qid: str, path: str | Path, line: int) -> tuple[Passage, float | None]:
@@ -184,3 +188,33 @@ def write_requests(path: str | Path, requests: Sequence[Candidates]) -> Path:
         }
 
     return write_jsonl(path, (row(request) for request in requests))
+
+
+def write_reranked(path: str | Path, source: str | Path, rankings: Mapping[str, Sequence[str]]) -> Path:
+    """Write a request file once more, its candidates in a new order, as rank_llm writes results.
+
+    rankings: query id -> all its document ids, best first. Whatever else a query, a candidate or its `doc` holds stays;
+    a `doc` that is a string becomes the `text` of one. The score becomes n - rank + 1, so that no evaluator can reorder
+    ties; the score before is `retrieval_score`. Raises InputError for a source that is no request file, or has another
+    query or document than the rankings.
+    """
+    return write_jsonl(path, (_reranked(row, rankings, source, line) for line, row in read_jsonl(source)))
+
+
+def _reranked(
+    row: dict[str, Any], rankings: Mapping[str, Sequence[str]], path: str | Path, line: int
+) -> dict[str, Any]:
+    row = _as_rank_llm(row)
+    qid = _request(row, "", path, line).query.qid
+    candidates = {as_id(candidate["docid"], "a document id", path, line): candidate for candidate in row["candidates"]}
+    order = rankings.get(qid, ())
+    if sorted(order) != sorted(candidates):
+        message, remedy = "its documents are not those that were ranked", "give the rankings of this very file"
+        raise InputError(f"query {qid}: {message}", path=path, line=line, remedy=remedy)
+    ranked = []
+    for rank, docid in enumerate(order, 1):
+        candidate = candidates[docid]
+        before = {} if candidate.get("score") is None else {"retrieval_score": candidate["score"]}
+        doc = {"text": candidate["doc"]} if isinstance(candidate["doc"], str) else candidate["doc"]
+        ranked.append({**candidate, "doc": doc, **before, "score": float(len(order) - rank + 1)})
+    return {**row, "candidates": ranked}

@@ -20,6 +20,7 @@ from starlette.requests import Request
 from rrlib.errors import EngineError, InputError
 from rrlib.pieces import PreparedPrompts
 from rrlib.prompts import PromptBuilder
+from rrlib.ranking import why_unranked
 from rrlib.records import RerankResult, WindowRecord
 from rrlib.rerank import Reranker
 from rrlib.serve.guard import ClientLeft, Refused
@@ -106,7 +107,8 @@ class Desk:
         except EngineError as error:
             raise Refused(503 if self.slots.state == "stopping" else 502, str(error)) from error
         self.done(result.records)
-        _check_answered(result)
+        if (reason := why_unranked(result.records)) is not None:
+            raise Refused(502, reason)  # an order is not passed off as the model's that is the client's own
         return result
 
 
@@ -126,16 +128,6 @@ def _check_whole(prompts: PromptBuilder, candidates: Candidates) -> None:
         if prompts.cut:
             limit = prompts.max_passage_tokens
             raise Refused(422, f"text {place} has more than {limit} tokens: shorten it, or leave truncate: false out")
-
-
-def _check_answered(result: RerankResult) -> None:
-    """Refuse to pass an order off as the model's that is the client's own, in a part or in all."""
-    failed = [record for record in result.records if record.error is not None]
-    if failed:
-        raise Refused(502, f"{len(failed)} of {len(result.records)} calls of the model failed: {failed[-1].error}")
-    if result.records and len(result.unread) == len(result.records):
-        verdict = result.records[-1].verdict
-        raise Refused(502, f"the model ranked nothing: no answer of {len(result.records)} could be read ({verdict})")
 
 
 async def _attended(waiting: Awaitable[T], request: Request) -> T:

@@ -6,13 +6,13 @@ place in the request, from 0.
 
 from __future__ import annotations
 
-import math
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag
 
+from rrlib.ranking import judged_scores
 from rrlib.records import RerankResult, WindowRecord
 from rrlib.types import Candidates, Passage, Query
 
@@ -95,11 +95,10 @@ def scores_of(result: RerankResult, *, raw: bool = False) -> list[float]:
     Where every document was judged for itself (the pointwise strategy) it is the probability of the word for relevant;
     raw: its log-odds. Else it only says the rank: (n - rank + 1) / n, in 0 to 1; raw: n - rank + 1.
     """
-    order, n = order_of(result), len(order_of(result))
-    judged = {int(record.docids[0]): record.score for record in result.records if record.score is not None}
-    if n and len(judged) == n:
-        chances = [min(max(judged[place], 1e-9), 1 - 1e-9) for place in order]
-        return [math.log(p / (1 - p)) if raw else judged[place] for p, place in zip(chances, order, strict=True)]
+    (ranking,) = result.rankings.values()
+    n, judged = len(ranking), judged_scores(ranking, result.records, log_odds=raw)
+    if judged is not None:
+        return judged
     return [float(n - rank) if raw else (n - rank) / n for rank in range(n)]
 
 
