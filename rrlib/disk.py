@@ -78,15 +78,15 @@ def check_output(path: Path, what: str, *, appended: bool = False) -> None:
     target = path.resolve()
     if target.is_dir():
         raise InputError(f"the {what} is a folder", path=path, remedy="name a file in it")
-    special = target.exists() and not target.is_file()
+    special = path.exists() and not path.is_file()  # the path as given: that of a shell's `>(...)` leads nowhere
     if special and appended:
         raise InputError(f"the {what} is a pipe or a device", path=path, remedy="name a file: it is read on resume")
     try:
         if special:
-            full = target.stat().st_rdev == Path("/dev/full").stat().st_rdev if target.is_char_device() else False
+            full = path.stat().st_rdev == Path("/dev/full").stat().st_rdev if path.is_char_device() else False
             if full:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            if not os.access(target, os.W_OK):
+            if not os.access(path, os.W_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
             return
         target.parent.mkdir(parents=True, exist_ok=True)

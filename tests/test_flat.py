@@ -123,6 +123,19 @@ def test_standard_output_gets_the_run_and_nothing_else(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-m", "rrlib", *words, "-"], cwd=ROOT, capture_output=True)
     assert done.returncode == 0 and done.stdout == (tmp_path / "out.trec").read_bytes() and b"wrote -" in done.stderr
     assert main(["rerank", "--run", str(run), "--model", "m", "--output", "-"]) == 2  # the answers need a place
+    assert main(["rerank", "--run", str(run), "--model", "m", "--output", "/dev/null"]) == 2  # here too
+
+
+def test_the_shell_may_put_a_command_in_the_place_of_the_output(tmp_path: Path) -> None:
+    import shlex
+
+    run, responses = write_replay(tmp_path)
+    words = [*PIPED, "--run", str(run), "--responses", str(responses), "--output"]
+    assert main([*words, str(tmp_path / "out.trec")]) == 0
+    command = shlex.join([sys.executable, "-m", "rrlib", *words])
+    script = f"{command} >(cat > {shlex.quote(str(tmp_path / 'got'))}); code=$?; wait $!; exit $code"
+    subprocess.run(["bash", "-c", script], cwd=ROOT, check=True, capture_output=True)
+    assert (tmp_path / "got").read_bytes() == (tmp_path / "out.trec").read_bytes()
 
 
 def test_a_pipe_gets_each_query_at_once_and_nothing_where_nothing_is_reranked(tmp_path: Path) -> None:

@@ -147,8 +147,8 @@ def rerank(
     if len(tag.split()) != 1 or tag != tag.strip():
         raise InputError(f"--tag {tag!r} is empty or holds a blank", remedy="a column of a run is one word")
     standard = str(output) in ("-", "/dev/stdout")
-    if standard and log is None and not replay:
-        raise InputError("--log is missing", remedy="name a file that keeps the answers: standard output does not")
+    if (standard or _is_pipe(output)) and log is None and not replay:
+        raise InputError("--log is missing", remedy="name a file that keeps the answers: a pipe does not")
     log_path = log if log is not None else None if replay else Path(f"{output}.log.jsonl")
     if log_path is not None:
         check_output(log_path, "window log", appended=True)
@@ -310,6 +310,11 @@ def standard_output(wanted: bool) -> Iterator[int | None]:
     finally:
         os.dup2(own, 1)
         os.close(own)
+
+
+def _is_pipe(output: Path) -> bool:
+    """Whether it is there and no file: a named pipe, a shell's `>(...)`, /dev/null."""
+    return output.exists() and not (output.is_file() or output.is_dir()) and output.suffix != ".gz"
 
 
 def _write(
