@@ -148,7 +148,8 @@ stage.figure("answers", plots.verdict_shares(verdicts_of(records)))
 # (`seconds` is the wall clock over all queries, `latency` what one query or window waits for):
 
 # %%
-shown.table(result.costs.set_index(["benchmark", "system"]).round(3))
+costs = result.costs.set_index(["benchmark", "system"])
+shown.table(costs[[name for name in costs if not name.endswith("_all") and name != "requests"]].round(3))
 
 # %% [markdown]
 # ## Results
@@ -156,7 +157,7 @@ shown.table(result.costs.set_index(["benchmark", "system"]).round(3))
 # **Predict:** which part of the way from the first stage to the oracle does each checkpoint go?
 
 # %%
-mixtures = [f"{name}: {key} {value}" for name in mixed for key, value in result.chosen(name, data[0].name).items()]
+mixtures = [f"{name}: weight {result.chosen(name, data[0].name).get('weight')}" for name in mixed]
 print(*result.notes, *(mixtures or ["no mixture: no validation queries, or not asked"]), sep="\n")
 result
 
