@@ -147,6 +147,8 @@ def rerank(
     if len(tag.split()) != 1 or tag != tag.strip():
         raise InputError(f"--tag {tag!r} is empty or holds a blank", remedy="a column of a run is one word")
     standard = str(output) in ("-", "/dev/stdout")
+    if not standard:
+        check_output(output, "output")
     if (standard or _is_pipe(output)) and log is None and not replay:
         raise InputError("--log is missing", remedy="name a file that keeps the answers: a pipe does not")
     log_path = log if log is not None else None if replay else Path(f"{output}.log.jsonl")
@@ -155,8 +157,6 @@ def rerank(
         for other, name in ((responses, "--responses"), (output, "--output")):
             if other is not None and log_path.resolve() == other.resolve():
                 raise InputError(f"--log and {name} are the same file", remedy="name another --log")
-    if not standard:
-        check_output(output, "output")
     more = _more_options(engine, engine_option or [])
     if engine in ("transformers", "vllm", "numpy") and model:
         _check_model(model)
