@@ -28,6 +28,20 @@ _FORMULA = re.compile(r"\$\$(.+?)\$\$", re.DOTALL)
 _VIEW = "application/vnd.jupyter.widget-view+json"
 _SOURCE = re.compile(r'<meta name="rrlib-source" content="(\w+)">')
 _PLACE = re.compile(r"(?<![\w.])/(?:[\w.+-]+/)+(?=(?:outputs|notebooks|rrlib|params)/)")
+_STYLE = """\
+body { max-width: 60em; margin: 1em auto; padding: 0 1em; background: #fff; color: #000; font: 15px/1.5 sans-serif }
+.note { padding: 0.8em 1em; background: #fff3c4 }
+.cell { margin: 0.6em 0 }
+.prompt { color: #777; font: 11px monospace }
+.input_area { background: #f5f5f5; border: 1px solid #ddd; padding: 0 0.8em; overflow-x: auto }
+pre, code { font: 13px/1.4 monospace }
+.output_area { overflow-x: auto }
+.output_area pre { white-space: pre-wrap; overflow-wrap: break-word }
+.anchor-link { display: none }
+img { max-width: 100% }
+table { border-collapse: collapse }
+th, td { padding: 0.2em 0.5em; border-bottom: 1px solid #ddd }
+"""
 _COLOURS, _WIDEST = 64, 1000  # of a picture in a page: colours and pixels
 
 
@@ -39,6 +53,7 @@ def export_html(notebook: str | Path, folder: str | Path, *, note: str = "", sou
     is no notebook or was not executed.
     """
     from nbconvert import HTMLExporter
+    from pygments.formatters import HtmlFormatter
 
     path = Path(notebook)
     content = _executed(path)
@@ -48,13 +63,14 @@ def export_html(notebook: str | Path, folder: str | Path, *, note: str = "", sou
             cell.source = _FORMULA.sub(lambda formula: _formula(formula[1]), cell.source)
         for output in cell.get("outputs", ()):
             _lighten(output)
-    body, _ = HTMLExporter(template_name="lab", embed_images=True).from_notebook_node(content)
-    page = _PLACE.sub("", _SCRIPT.sub("", body))
-    if source:
-        page = page.replace("<head>", f'<head><meta name="rrlib-source" content="{source}">', 1)
-    if note:
-        style = "margin:0;padding:0.8em 2em;background:#fff3c4;color:#000;font-family:sans-serif"
-        page = re.sub(r"(<body[^>]*>)", rf'\1<p style="{style}">{html.escape(note)}</p>', page, count=1)
+    body, _ = HTMLExporter(template_name="basic", embed_images=True).from_notebook_node(content)
+    mark = f'<meta name="rrlib-source" content="{source}">' if source else ""
+    head = f'{mark}<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{path.stem}</title>'
+    style = _STYLE + re.sub(r" */\*.*?\*/", "", HtmlFormatter().get_style_defs(".highlight"))
+    said = f'<p class="note">{html.escape(note)}</p>' if note else ""
+    body = _PLACE.sub("", _SCRIPT.sub("", body))
+    page = f'<!DOCTYPE html>\n<html lang="en"><head>{head}<style>\n{style}\n</style></head>\n'
+    page += f"<body>{said}\n{body}\n</body></html>\n"
     target = Path(folder) / f"{path.stem}.html"
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(page, encoding="utf-8")
