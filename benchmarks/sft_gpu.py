@@ -33,11 +33,11 @@ import measure
 import torch
 
 from rrlib.errors import InputError
+from rrlib.patches import tamed_trl
 from rrlib.plans.shapes import SHAPES, Shape, flops_per_token
 from rrlib.plans.training import GIB, device_memory, plan_sft
 from rrlib.training.config import SFTSettings
 from rrlib.training.launch import Launch
-from rrlib.training.patches import tamed_trl
 from rrlib.training.sft import sft_config
 
 LENGTHS = (4096, 8192, 16384, 23552)

@@ -196,7 +196,7 @@ def test_sharded_weights_train_sft_as_one_process_does_also_when_interrupted(
 def test_sharded_weights_and_reference_train_grpo_as_one_process_does(
     examples: list[RankingExample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """TRL alone would leave the reference of the second process to chance: see rrlib.training.patches."""
+    """TRL alone would leave the reference of the second process to chance: see rrlib.patches."""
     one, record = recorded(examples, tmp_path, monkeypatch)
     sharded(monkeypatch, record)
     two = train(GRPO, examples, RERANKER, tmp_path / "two", reward=REWARD, launch=Launch(2, "fsdp2"), echo=silent)

@@ -84,7 +84,7 @@ def test_an_object_that_answers_every_name_does_not_stop_vllm() -> None:
     """numba's llvmlite has one; whoever ranks with BM25 first has loaded it."""
     from llvmlite.binding import ffi
 
-    from rrlib.engines.vllm import hide_inner_names
+    from rrlib.patches import hide_inner_names
 
     hide_inner_names()
     hide_inner_names()  # a second engine

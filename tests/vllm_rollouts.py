@@ -15,10 +15,10 @@ from pathlib import Path
 
 from rrlib.formats import read_collection
 from rrlib.miniature import build
+from rrlib.patches import prepare_vllm
 from rrlib.reward import MultiViewReward
 from rrlib.training.config import GRPOSettings
 from rrlib.training.grpo import train_grpo
-from rrlib.training.patches import prepare_vllm
 from rrlib.types import RankingExample
 
 SETTINGS = GRPOSettings(

@@ -11,6 +11,7 @@ from rrlib.engines.base import Decoding, Reply, Request
 from rrlib.engines.checkpoints import check_checkpoint
 from rrlib.engines.inflight import CacheRoom
 from rrlib.errors import EngineError, InputError, MissingPackageError
+from rrlib.patches import hide_inner_names
 from rrlib.resources import resolve
 
 
@@ -212,25 +213,3 @@ def _in_a_line(error: Exception) -> str:
     if callable(errors) and (first := errors()[0]):
         return " ".join([*map(str, first.get("loc", ())), str(first.get("msg", ""))]).splitlines()[0]
     return (str(error) or type(error).__name__).splitlines()[0]
-
-
-def hide_inner_names() -> None:
-    """At its start on a CPU, vLLM asks every object of every loaded module for `__dict__`. llvmlite's library object,
-    there as soon as anything has imported numba (bm25s does), takes that for a C function and hands out a wrapper, on
-    which vLLM fails (`'_lib_fn_wrapper' object has no attribute 'get'`)."""
-    try:
-        from llvmlite.binding import ffi
-    except ImportError:
-        return
-    library = type(ffi.lib)
-    if getattr(library, "_rrlib_hides", False):
-        return
-    look_up = library.__getattr__
-
-    def attribute(self: Any, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return look_up(self, name)
-
-    library.__getattr__ = attribute
-    library._rrlib_hides = True

@@ -4,6 +4,6 @@ Thin over TRL's trainers; what is ours are the checks before work starts and the
 defaults are wrong for this method and some are wrong in silence.
 """
 
-from rrlib.training.patches import hush_triton
+from rrlib.patches import hush_triton
 
 hush_triton()

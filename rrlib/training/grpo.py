@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from rrlib.engines.graphs import GraphDecoder
 from rrlib.errors import InputError
+from rrlib.patches import prepare_vllm
 from rrlib.prompts import PromptBuilder, format_response
 from rrlib.resources import resolve
 from rrlib.reward import MultiViewReward
 from rrlib.training.config import GRPOSettings, world_size
 from rrlib.training.data import Encoded, Limits, encode_examples, load_tokenizer, model_length
-from rrlib.training.patches import prepare_vllm
 from rrlib.training.resume import TrainResult
 from rrlib.training.rollouts import check_prefix, graphed_rollouts, shared_prefix_logprobs, shared_prefix_rollouts
 from rrlib.training.schedule import batches

