@@ -48,7 +48,7 @@ from rrlib.synthesis.domains import table_of_recipes
 from rrlib.synthesis.export import data_card, examples_of
 from rrlib.synthesis.pipeline import follow
 from rrlib.synthesis.results import JOURNAL
-from rrlib.synthesis.teacher.progress import ProgressLine
+from rrlib.synthesis.teacher.progress import ProgressBar
 
 # %% [markdown]
 # Every number that a profile may change stands in the next cell, and nowhere else. The defaults are the smoke profile.
@@ -268,7 +268,7 @@ stage.figure("alpha", figures.choice_curves(choices, threshold)) if len(choices)
 # and how long it will take. With `import_from`, the released examples go through the same filter into the same files.
 
 # %%
-result = stages.synthesis(config, collection, client, out, alpha=threshold, progress=ProgressLine())
+result = stages.synthesis(config, collection, client, out, alpha=threshold, progress=ProgressBar())
 stage.data_kind = result.summary["data_kind"] if import_from else stage.data_kind
 examples = examples_of(result)
 counts = {name: story.counted(result.summary[name]) for name in ("answers", "account")}

@@ -34,7 +34,7 @@ from rrlib.synthesis.results import JOURNAL, RESULTS
 from rrlib.synthesis.sources.items import CollectionSource
 from rrlib.synthesis.teacher.ask import Usage
 from rrlib.synthesis.teacher.prices import Price, price_for
-from rrlib.synthesis.teacher.progress import ProgressLine
+from rrlib.synthesis.teacher.progress import ProgressBar, spent
 
 
 class Believer(Teacher):
@@ -165,30 +165,28 @@ def test_prices_of_a_profile() -> None:
         price_for("nobody", [1])
 
 
-def test_progress_says_how_far_how_dear_and_how_long() -> None:
+def test_progress_says_how_far_how_dear_and_how_long(monkeypatch: pytest.MonkeyPatch) -> None:
     usage = Usage(calls=1236, retries=3, failed=1, cached=2, usd=0.42, possible_usd=0.08)
-    line = ProgressLine.line(412, 1200, usage, 38.7)
-    assert line == (
-        "412/1,200 queries, 1,236 calls (3 tried again, 1 failed), 2 from the cache, $0.4200 so far (at most $0.5000), "
-        "31.9 calls/s, 1:14 to go"
-    )
-    assert "done in 1:02:03" in ProgressLine.line(5, 5, Usage(calls=5), 3723.0) and "$" not in ProgressLine.line(
-        1, 5, Usage(), 1.0
-    )
-    assert "0:50 to go" in ProgressLine.line(500, 1000, Usage(calls=400), 10.0, stored=400), "the rate of this run"
-    now, out = 0.0, io.StringIO()
-    show = ProgressLine(every=1.0, stream=out, clock=lambda: now)
-    for done in range(1, 11):
-        now += 0.3
-        show(done, 10, Usage(calls=done))
-    shown = out.getvalue().splitlines()
-    assert 3 <= len(shown) <= 5 and shown[-1].startswith("10/10")
-    now, out = 0.0, io.StringIO()
-    resumed = ProgressLine(every=0.0, stream=out, clock=lambda: now)
-    for done in range(1, 9):  # six are stored, and gone through in no time; the next take two seconds each
+    assert spent(usage) == ("1,236 calls (3 tried again, 1 failed), 2 from the cache, $0.4200 (at most $0.5000)")
+    assert "$" not in spent(Usage())
+    now, out = 1000.0, io.StringIO()
+    monkeypatch.setattr("time.time", lambda: now)
+    show = ProgressBar(file=out, mininterval=0.0, ascii=True)
+    for done in range(1, 11):  # six are stored, and gone through in no time; the next take two seconds each
         now += 0.001 if done <= 6 else 2.0
-        resumed(done, 10, Usage(calls=max(0, done - 6)))
-    assert out.getvalue().splitlines()[-1].endswith("0.5 calls/s, 0:04 to go")
+        show(done, 10, Usage(calls=max(0, done - 6)))
+    lines = out.getvalue().strip().split("\r")
+    (eighth,) = (line for line in lines if "8/10" in line)
+    assert "00:04<00:04" in eighth and "2.00s/query" in eighth, "the rate of this run"
+    assert "10/10" in lines[-1] and "4 calls" in lines[-1] and out.getvalue().endswith("\n"), "closed"
+
+
+def test_progress_in_a_log_is_a_line_now_and_then() -> None:
+    out = io.StringIO()
+    show = ProgressBar(file=out)
+    for done in range(1, 101):
+        show(done, 100, Usage(calls=done))
+    assert 1 <= len(out.getvalue().strip().split("\r")) <= 3
 
 
 IMPORTED = """

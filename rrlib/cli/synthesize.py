@@ -71,7 +71,7 @@ def synthesize(
     from rrlib.resources import load_callable
     from rrlib.synthesis.pipeline import synthesize as run
     from rrlib.synthesis.sources.items import Shard
-    from rrlib.synthesis.teacher.progress import ProgressLine
+    from rrlib.synthesis.teacher.progress import ProgressBar
 
     if bool(teacher) == bool(base_url):
         raise InputError("give --base-url and --model, or --teacher", remedy="a server, or module:callable")
@@ -108,7 +108,7 @@ def synthesize(
         style=style,
         budget=budget,
         cache=cache,
-        progress=None if quiet else ProgressLine(),
+        progress=None if quiet else ProgressBar(),
         **settings,
     )
     typer.echo(report(result.summary))
