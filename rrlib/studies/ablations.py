@@ -26,7 +26,7 @@ from rrlib.evaluation.metrics import per_query
 from rrlib.formats import Collection, read_collection, read_examples, read_jsonl, read_run
 from rrlib.prompts import get_style
 from rrlib.records import WindowRecord, read_records
-from rrlib.resources import repository, resolve
+from rrlib.resources import profile_path, resolve
 from rrlib.responses import valid_share
 from rrlib.reward import PAPER_WEIGHTS
 from rrlib.training.config import as_stored
@@ -337,6 +337,5 @@ def read_results(path: str | Path) -> list[Result]:
 
 def setting_of(profile: str | Path) -> Setting:
     """What all rows share: the values of a profile of the chain (a name in params/, or a path)."""
-    path = Path(profile)
-    loaded = load_profile(path if path.suffix in (".yaml", ".yml") else repository() / "params" / f"{profile}.yaml")
+    loaded = load_profile(profile_path(profile))
     return Setting({stage: loaded.parameters(stage) for stage in STAGES})

@@ -38,7 +38,7 @@ from rrlib.evaluation.results import ExperimentResult
 from rrlib.evaluation.systems import RandomOrder
 from rrlib.formats import read_collection
 from rrlib.prompts import get_style
-from rrlib.resources import repository
+from rrlib.resources import profile_path, repository
 from rrlib.studies.real_pages import write_pages
 from rrlib.studies.real_rows import (
     COLLECTIONS,
@@ -147,9 +147,7 @@ def _without_model(args: argparse.Namespace, folder: Path) -> _Asked:
 
 def _config(profile: str) -> Config:
     """04_evaluation of a profile: a file, or the name of one in params/."""
-    path = Path(profile)
-    path = path if path.suffix == ".yaml" else repository() / "params" / f"{profile}.yaml"
-    return config_of(load_profile(path), "04_evaluation")
+    return config_of(load_profile(profile_path(profile)), "04_evaluation")
 
 
 def _with_model(args: argparse.Namespace) -> _Asked:

@@ -1,0 +1,90 @@
+"""Trains a pointwise reranker on the labels that the listwise one learns from: the rows `pointwise` of the real table.
+
+    python -m rrlib.studies.pointwise --collection entailmentbank --first-stage ai2-25 --set lora_rank=16 \\
+        --set learning_rate=1e-3 --set epochs=0.3 --output outputs/pointwise
+    python -m rrlib.studies.real model --system 'pointwise no reasoning' --checkpoint outputs/pointwise/checkpoint ...
+
+A passage is an example: the train split's candidates as retrieved, with the human label and, in the style `pointwise`,
+what the human chain says of it (the paper compares with Rank1, which reasons on each passage alone: section 5.5).
+Killed and run again, it goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+
+from rrlib.chain import stages
+from rrlib.chain.from_profile import config_of
+from rrlib.chain.params import Config, load_profile
+from rrlib.errors import InputError, RRLibError
+from rrlib.formats import read_collection
+from rrlib.prompts import POINT_STYLES
+from rrlib.resources import profile_path, resolve
+from rrlib.studies.real import DEPTH, collections_folder
+from rrlib.studies.real_rows import COLLECTIONS, FirstStageName
+from rrlib.synthesis.human import human_examples
+from rrlib.synthesis.sources.windows import Windowing
+from rrlib.training.mix import pointwise_examples
+from rrlib.training.resume import TrainResult
+
+
+def settings(profile: str, style: str, seed: int, changes: Sequence[str]) -> Config:
+    """The parameters of 02_sft of a profile, with `name=value` changes (YAML values). Raises InputError for others."""
+    values = config_of(load_profile(profile_path(profile)), "02_sft").as_dict()
+    for change in changes:
+        name, _, value = change.partition("=")
+        if name not in values or not value:
+            raise InputError(f"--set {change}", remedy=f"use name=value with one of {', '.join(values)}")
+        values[name] = type(values[name])(yaml.safe_load(value))
+    return Config("02_sft", {**values, "style": style, "seed": seed})
+
+
+def train(args: argparse.Namespace) -> TrainResult:
+    """Train, or go on, or hand back what is there."""
+    config = settings(args.profile, args.style, args.seed, args.set)
+    collection = read_collection(collections_folder(args.data) / args.collection, "train", first_stage=args.first_stage)
+    whole = Windowing(size=args.depth, stride=args.depth, depth=args.depth)
+    lists = human_examples(collection, windowing=whole, seed=args.seed, limit=args.limit or None)
+    examples = pointwise_examples(lists, args.style, args.per_list, args.seed)
+    relevant = sum(example.relevance[0] for example in examples)
+    print(f"{len(examples)} passages of {len(lists)} queries, {relevant} of them relevant")
+    return stages.sft(config, examples, resolve(config.model), args.output)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    out = argparse.ArgumentParser(prog="python -m rrlib.studies.pointwise", description="Train a pointwise reranker.")
+    out.add_argument("--collection", required=True, choices=[*COLLECTIONS])
+    out.add_argument("--first-stage", required=True, choices=[*FirstStageName])
+    out.add_argument("--profile", default="smollm2-135m", help="a name in params/, or a YAML file")
+    out.add_argument("--style", default="pointwise_nothink", choices=[*POINT_STYLES])
+    out.add_argument("--per-list", type=int, default=8, help="passages a query, half of them relevant; 0: all")
+    out.add_argument("--depth", type=int, default=DEPTH, help="candidates of a query that are drawn from")
+    out.add_argument("--limit", type=int, default=0, help="only so many queries (0: all)")
+    out.add_argument("--seed", type=int, default=7)
+    out.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a parameter of notebook 02")
+    out.add_argument("--data", help="folder of the collections ($RRLIB_REALDATA/collections)")
+    out.add_argument("--output", required=True, help="folder of the training")
+    return out
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train and return the exit code: 0, 1 (it failed), 2 (bad input)."""
+    args = parser().parse_args(argv)
+    try:
+        result = train(args)
+    except RRLibError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, InputError) else 1
+    numbers: dict[str, Any] = stages.metrics_of(result)
+    print(f"{result.checkpoint}: {result.seconds:.0f} s, " + ", ".join(f"{k} {v:g}" for k, v in numbers.items()))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
