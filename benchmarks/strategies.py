@@ -27,10 +27,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 
-from rrlib.cli.strategies import compared
 from rrlib.evaluation.significance import bootstrap_interval
 from rrlib.evaluation.tables import align
 from rrlib.metrics import ndcg
+from rrlib.plans.strategies import compared
 from rrlib.strategies import Answer, StrategySpec, Window, counted
 from rrlib.types import Interval
 

@@ -30,6 +30,8 @@
 # ## Set-up
 
 # %%
+import pandas as pd
+
 from rrlib.chain import stages
 from rrlib.chain.from_profile import listwise_of, pointwise_of
 from rrlib.chain.params import collect
@@ -40,6 +42,7 @@ from rrlib.lesson.exercises import check_exercise
 from rrlib.lesson.plots import basics as plots
 from rrlib.lesson.plots import evaluation as figures
 from rrlib.lesson.tables import against
+from rrlib.plans.strategies import cells, cost_rows
 from rrlib.prompts import POINT, format_target
 from rrlib.studies.stored import stored_experiments
 from rrlib.training.mix import both_modes, pointwise_examples
@@ -231,6 +234,31 @@ stage.figure("budget", figures.budget_curve(points, metrics[0], levels))
 # %% [markdown]
 # What to see: a chain that is closed before it has judged the passages leaves the list to a guess. Where is the knee,
 # the smallest budget that costs no quality? Between nothing and the knee, tokens are written and buy nothing.
+
+# %% [markdown]
+# ## Windows are one strategy of several
+#
+# The paper slides a window over the list. Other strategies put other questions to the same model
+# (`rrlib.strategies`; [docs/strategies.md](../docs/strategies.md) has their sources and what is known of their
+# quality). Their costs can be counted before a model is asked. *calls*: windows of one query. *rounds*: how many of
+# them wait for each other. *shown*: passages in all of them, which the tokens read follow. *right*: how many of the
+# best a perfect ranker is sure to put at the head. First the costs where the answers confirm the first stage, then,
+# *(random)*, those of a perfect ranker on a list in random order.
+#
+# **Predict:** which strategy has the fewest rounds but one? What does it pay for them?
+
+# %%
+head, *lines = cells(cost_rows(depth, window, stride))
+head[-2:] = [f"{word} (random)" for word in head[-2:]]
+table = pd.DataFrame(lines, columns=head).set_index("strategy")
+table.to_csv(stage.path("strategies.csv"))
+shown.table(table)
+
+# %% [markdown]
+# What to see: `full_list` and `pointwise` take one round, and look at each passage once, so an error is final.
+# `top_down` waits for few rounds too, as long as the first stage is good; with a list in random order it asks more, and
+# waits longer. A sliding window pays with rounds, for each window waits for the one before it; many queries at once
+# hide that (`rrlib.scheduler`), a single user feels it.
 
 # %% [markdown]
 # ## Does the input order matter? And a smaller context?

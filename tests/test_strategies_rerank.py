@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from rrlib.cli import main
-from rrlib.cli.strategies import cells, compared, cost_rows
 from rrlib.engines import Decoding, Reply, Request
 from rrlib.engines.replay import ReplayEngine
 from rrlib.errors import InputError
 from rrlib.formats import read_run
+from rrlib.plans.strategies import cells, compared, cost_rows
 from rrlib.prompts import format_response
 from rrlib.records import read_records
 from rrlib.rerank import Reranker
