@@ -34,8 +34,9 @@ class Reranker:
 
     model: a folder, a hub name, a `.gguf` file, `package:module/folder`, or an engine already made.
     style: a prompt style (rrlib.prompts.WINDOW_STYLES; POINT_STYLES with strategy `pointwise`, where a passage's score
-    is the probability of the word for relevant, of both words). depth: how many candidates are reranked; the tail keeps
-    its place behind them. passes, best: of rrlib.strategies.StrategySpec.
+    is the probability of the word for relevant, of both words). strategy: of rrlib.strategies; None is `pointwise` for
+    a checkpoint that was trained to judge one passage, else `sliding_window`. depth: how many candidates are reranked;
+    the tail keeps its place behind them. passes, best: of rrlib.strategies.StrategySpec.
     log: a JSONL file that keeps every window and from which a killed run goes on.
     budget: reasoning tokens (0 or more; None: no limit of its own). A chain that is longer is closed there and the
     answer still asked for, within decoding.max_new_tokens in all; the prompt must be known (a tokenizer).
@@ -51,7 +52,7 @@ class Reranker:
         engine: str = "transformers",
         *,
         style: str | None = None,
-        strategy: str = "sliding_window",
+        strategy: str | None = None,
         window: int | None = None,
         stride: int | None = None,
         passes: int = 1,
@@ -72,7 +73,7 @@ class Reranker:
         chosen = settings_for(model, strategy, asked)
         self.style = get_style(chosen["style"])
         drawn = sampling_for(getattr(model, "recorded_sampling", {}), samples, fuse)
-        self.strategy = SampledSpec(strategy, chosen["window"], chosen["stride"], passes, best, *drawn)
+        self.strategy = SampledSpec(chosen["strategy"], chosen["window"], chosen["stride"], passes, best, *drawn)
         if depth is not None and depth < 0:
             raise InputError(f"depth {depth}", remedy="give 0 or more")
         self.depth, self.max_passage_tokens = depth, int(chosen["max_passage_tokens"])

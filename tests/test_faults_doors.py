@@ -544,6 +544,15 @@ def test_a_checkpoint_says_how_it_is_asked(name: str, tmp_path: Path, caplog: py
     assert caplog.text == ""
 
 
+def test_a_judge_of_one_passage_is_asked_about_one_passage(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_trained(tmp_path, "pointwise_nothink", 1, 64)
+    settings = Reranker(named(tmp_path)).settings()
+    expected = {"strategy": "pointwise", "style": "pointwise_nothink", "max_passage_tokens": 64}
+    assert {key: settings[key] for key in expected} == expected and caplog.text == ""
+    with pytest.raises(InputError, match="the others a listwise one"):
+        Reranker(named(tmp_path), strategy="sliding_window", style="pointwise_nothink")
+
+
 @pytest.mark.parametrize(
     ("asked", "warned", "stride"),
     [

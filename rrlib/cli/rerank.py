@@ -39,12 +39,12 @@ def rerank(
         ),
     ] = None,
     strategy: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="sliding_window, full_list, pointwise, top_down, setwise or tournament; `rrlib strategies` says "
-            "what each costs"
+            help="sliding_window (default), full_list, pointwise (of a checkpoint trained so), top_down, setwise, "
+            "tournament; `rrlib strategies` says what each costs"
         ),
-    ] = "sliding_window",
+    ] = None,
     window: Annotated[
         int | None, typer.Option(help="passages a window; default: the checkpoint's own, else 20")
     ] = None,
@@ -139,7 +139,7 @@ def rerank(
     chosen = settings_for(model, strategy, asked, warn=False)
     get_style(chosen["style"])
     if not replay:  # recorded answers bring their own
-        StrategySpec(strategy, chosen["window"], chosen["stride"], passes, best)
+        StrategySpec(chosen["strategy"], chosen["window"], chosen["stride"], passes, best)
         check_sampling(samples or 1, fuse or "rrf", temperature)
     if depth < 1 or chosen["max_passage_tokens"] < 1:
         raise InputError("--depth or --max-passage-tokens is out of range", remedy="give 1 or more")

@@ -38,7 +38,7 @@ def serve(
     name: Annotated[str, typer.Option(help="the model's name for clients; default: its folder or hub name")] = "",
     api_key_env: Annotated[str, typer.Option(help="environment variable with the key that clients must send")] = "",
     prompt: Annotated[str | None, typer.Option(help="prompt style, as in rrlib rerank")] = None,
-    strategy: Annotated[str, typer.Option(help="as in rrlib rerank")] = "sliding_window",
+    strategy: Annotated[str | None, typer.Option(help="as in rrlib rerank")] = None,
     window: Annotated[int | None, typer.Option(help="passages a window; default: the checkpoint's own")] = None,
     stride: Annotated[int | None, typer.Option(help="passages it moves; default: the checkpoint's own")] = None,
     passes: Annotated[int, typer.Option(help="passes over the list")] = 1,

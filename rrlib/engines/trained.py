@@ -68,23 +68,27 @@ def _valid(name: str, value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= (2 if name == "window" else 1)
 
 
-def settings_for(model: Any, strategy: str, asked: Mapping[str, Any], *, warn: bool = True) -> dict[str, Any]:
-    """The settings of a reranking: what is asked for, else what the checkpoint was trained with, else USUAL.
+def settings_for(model: Any, strategy: str | None, asked: Mapping[str, Any], *, warn: bool = True) -> dict[str, Any]:
+    """The settings of a reranking: what is asked for, else what the checkpoint was trained with, else USUAL; and under
+    `strategy` the one asked for, else `pointwise` for a checkpoint that judges one passage, else `sliding_window`.
 
     model: a checkpoint, or an engine of one; recorded answers bring what they were recorded with.
     asked: some of USUAL's names; None is not asked. warn: log where other ones are asked for than it was trained with.
     Raises InputError for answers that were recorded with another strategy: their windows would be taken for others.
     """
     recorded, with_strategy = getattr(model, "recorded", None), getattr(model, "recorded_strategy", None)
+    model_name = getattr(model, "model", model)
+    trained = recorded or trained_settings(model_name)
+    judges = not recorded and trained.get("style") in POINT_STYLES
+    strategy = strategy or ("pointwise" if judges else "sliding_window")
     if with_strategy is not None and with_strategy != strategy:
         raise InputError(
-            f"{model.model} was recorded with the strategy {with_strategy}, and is asked with {strategy}",
+            f"{model_name} was recorded with the strategy {with_strategy}, and is asked with {strategy}",
             remedy=f"replay it with --strategy {with_strategy}",
         )
-    model = getattr(model, "model", model)
-    trained = recorded or trained_settings(model)
     if strategy == "pointwise" or trained.get("style") in POINT_STYLES:  # a judge of one passage has no window
-        trained = {"max_passage_tokens": trained["max_passage_tokens"]} if "max_passage_tokens" in trained else {}
+        names = ("style", "max_passage_tokens") if strategy == "pointwise" and judges else ("max_passage_tokens",)
+        trained = {name: trained[name] for name in names if name in trained}
     chosen = {name: trained.get(name, USUAL[name]) if asked.get(name) is None else asked[name] for name in USUAL}
     if asked.get("stride") is None and "stride" in trained and chosen["window"] != trained["window"]:
         chosen["stride"] = max(int(chosen["window"]) // 2, 1)
@@ -93,5 +97,5 @@ def settings_for(model: Any, strategy: str, asked: Mapping[str, Any], *, warn: b
         was = ", ".join(f"{name} {trained[name]}" for name in other)
         now = ", ".join(f"{name} {asked[name]}" for name in other)
         begun = "recorded" if recorded else "trained"
-        _LOGGER.warning("%s was %s with %s, and is asked with %s", model, begun, was, now)
-    return chosen
+        _LOGGER.warning("%s was %s with %s, and is asked with %s", model_name, begun, was, now)
+    return chosen | {"strategy": strategy}

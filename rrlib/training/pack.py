@@ -19,8 +19,10 @@ from typing import Any, NamedTuple
 
 from rrlib import gguf
 from rrlib.disk import read_json, write_json
+from rrlib.engines.trained import trained_settings
 from rrlib.errors import InputError
 from rrlib.lora import WEIGHTS
+from rrlib.prompts import POINT_STYLES, get_style
 from rrlib.resources import PACKAGE, SMOLLM2, model_hash, resolve
 
 LEAST_SHARE = 0.9
@@ -223,7 +225,8 @@ def _source(
         stages[name] = {"hash": manifest.get("hash"), "parameters": parameters, "metrics": metrics}
     evaluated = (read_json(run / "04_evaluation" / "manifest.json") or {}).get("match", {}).get("parameters", {})
     info = (read_json(place.parent / "result.json") or {}).get("info", {})
-    settings = {"style": info.get("style"), **evaluated, **(stages[stage]["parameters"] if stages else {})}
+    beside = {**trained_settings(place), **({"style": info["style"]} if info.get("style") else {})}
+    settings = {**beside, **evaluated, **(stages[stage]["parameters"] if stages else {})}
     if rows is None:
         results = (read_json(run / "results.json") or {}).get("rows", []) if stages else []
         rows = [row for row in results if row["system"] in ("first-stage", _SYSTEMS.get(stage))]
@@ -236,7 +239,7 @@ def _source(
         "share": round(packed.share, 6),
         "weakest": {"weight": packed.weakest[0], "share": round(packed.weakest[1], 6)},
         "profile": next((row["profile"] for row in rows), run.name if stages else ""),
-        "seed": settings.get("seed"),
+        "seed": settings.get("seed", next((row["seed"] for row in rows if "seed" in row), None)),
         "use": {key: settings[key] for key in _USE if settings.get(key)},
         "stages": stages,
         "results": [dict(row) for row in rows],
@@ -265,6 +268,14 @@ def base_license(base: str) -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("license:")), "")
 
 
+def _called(style: str) -> str:
+    """What a checkpoint of a prompt style is, for its card."""
+    if style not in POINT_STYLES:
+        return "A listwise reasoning reranker (method: ReasonRank, arXiv 2508.07050)"
+    without = "" if get_style(style).think else " without reasoning"
+    return f"A pointwise reranker, which judges one passage at a time{without},"
+
+
 def card(source: Mapping[str, Any], folder: Path, data: str) -> str:
     """The text of README.md, with the header that hubs read; source: SOURCE.json's content; folder: of the adapter."""
     base, use = str(source["base"]), dict(source["use"])
@@ -280,7 +291,7 @@ def card(source: Mapping[str, Any], folder: Path, data: str) -> str:
     arguments = "".join(f", {key}={value!r}" for key, value in use.items())
     lines = [
         "---", *head, "---", "", f"# {folder.name}", "",
-        "A listwise reasoning reranker (method: ReasonRank, arXiv 2508.07050) as an adapter: the change that training "
+        f"{_called(str(use.get('style', 'reasonrank')))} as an adapter: the change that training "
         f"made to the linear weights of its base, at rank {source['rank']}. It holds {source['share']:.2%} of that "
         f"change, least in `{source['weakest']['weight']}` ({source['weakest']['share']:.2%}).",
         "",
