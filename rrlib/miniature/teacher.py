@@ -180,6 +180,11 @@ class SimulatedTeacher:
         return (other, "random", now) if random_error else (truth, "", False)
 
 
+def faultless_teacher(folder: str | Path, *, seed: int) -> SimulatedTeacher:
+    """The teacher without errors of any kind, over the same folder."""
+    return SimulatedTeacher(folder, seed=seed, **{rate.name: 0.0 for rate in fields(ErrorRates)})
+
+
 def _world_of(folder: Path) -> World:
     path = folder / "SOURCE.json"
     if not path.is_file():

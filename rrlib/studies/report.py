@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from rrlib.evaluation.paired import in_words, means_in_words, paired_rows, sets_of
 from rrlib.evaluation.significance import paired_t
-from rrlib.studies.ablations import FIRST_STAGE, METRIC, PAPER_FIRST_STAGE, RECIPES, Result
+from rrlib.studies.recipes import FIRST_STAGE, PAPER_FIRST_STAGE, RECIPES
+from rrlib.studies.rows import METRIC, Result, mean
 from rrlib.studies.stored import stored_rows
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def row_means(results: Sequence[Result]) -> dict[str, dict[int, float]]:
     """Row -> seed -> mean, rows in the order of the table."""
     order = [FIRST_STAGE, *RECIPES]
     names = sorted({r.row for r in results}, key=lambda row: order.index(row) if row in order else len(order))
-    return {name: {r.seed: _mean(r.values) for r in results if r.row == name} for name in names}
+    return {name: {r.seed: mean(r.values) for r in results if r.row == name} for name in names}
 
 
 def per_query_table(results: Sequence[Result]) -> pd.DataFrame:
@@ -141,7 +142,7 @@ def steps_table(results: Sequence[Result]) -> pd.DataFrame:
         values = {name: {"": [rows[name].values[q] for q in queries]} for name in (FIRST_STAGE, "no RL", "full")}
         by_row = {row["system"]: row for row in paired_rows(values, "no RL")}
         line: dict[str, Any] = {"seed": seed, FIRST_STAGE: by_row[FIRST_STAGE]["mean"]}
-        line |= {"backbone": _mean(rows["backbone"].values), "SFT": by_row["no RL"]["mean"]}
+        line |= {"backbone": mean(rows["backbone"].values), "SFT": by_row["no RL"]["mean"]}
         line |= {"SFT+GRPO": by_row["full"]["mean"], "GRPO adds": in_words(by_row["full"])}
         line |= {"p, SFT": by_row[FIRST_STAGE]["p"], "p, GRPO": by_row["full"]["p"]}
         lines.append(line | {"valid after SFT": rows["no RL"].valid, "n": len(queries)})
@@ -202,10 +203,6 @@ def stored_page() -> str:
     """The stored rows as Markdown, as in docs/ablations.md."""
     results = stored_rows()
     return steps_markdown(steps_table(results)) + "\n" + markdown(table(results), results)
-
-
-def _mean(values: Mapping[str, float]) -> float:
-    return sum(values.values()) / len(values)
 
 
 if __name__ == "__main__":
