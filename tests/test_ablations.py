@@ -6,18 +6,23 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import yaml
 from scipy import stats
 from smoke_chain import Chain
 
 from rrlib.engines.base import Decoding
 from rrlib.errors import InputError
+from rrlib.evaluation.significance import paired_t_power
 from rrlib.formats import read_collection
 from rrlib.lesson.plots.ablations import differences, seed_dots
 from rrlib.metrics import ndcg
 from rrlib.miniature import faultless_teacher
+from rrlib.resources import repository
 from rrlib.studies import report
 from rrlib.studies.ablations import Table
+from rrlib.studies.make import keep, main
 from rrlib.studies.recipes import PAPER_ROWS, RECIPES, TEACHER_ROWS
 from rrlib.studies.report import compared, markdown, steps_markdown, steps_table, stored_page, table
 from rrlib.studies.rows import Result, judged, read_results
@@ -272,6 +277,70 @@ def test_a_finished_run_gives_the_rows_that_it_made(chain: Chain, tmp_path: Path
         Table(tmp_path, setting_of("miniature"), say=lambda text: None).take(chain.run)
     with pytest.raises(InputError, match="not finished"):
         maker.take(tmp_path)
+
+
+def test_rows_of_equal_and_of_unequal_updates_are_never_one_sample() -> None:
+    unequal = [dataclasses.replace(made_up("no filter", seed, 0.1), examples=115) for seed in (1, 2)]
+    results = [made_up("full", seed, 0.0) for seed in (1, 2)] + unequal
+    made = table(results, resamples=500)
+    assert made.loc["no filter", "updates"] == pytest.approx(1.15) and made.loc["full", "updates"] == 1.0
+    equal = dataclasses.replace(made_up("no filter", 2, -0.1), equal_updates=True, setting="y", graded={"q": 0.25})
+    for both in ([*results, equal], [equal, *results]):
+        made = table(both, resamples=500)
+        assert made.loc["no filter", "n"] == 40 and made.loc["no filter", "difference"] < 0
+        assert made.loc["no filter", "updates"] == 1.0 and made.loc["no filter", "graded"] == 0.25
+        assert made["graded"].isna().sum() == 1
+        assert "| 100% | 0.250 |" in markdown(made, both)
+        assert report.row_means(both)["no filter"].keys() == {2}
+
+
+def test_power_is_what_scipy_and_simulation_say() -> None:
+    rng = np.random.default_rng(0)
+    gaps = rng.normal(0.02, 0.01, size=(20_000, 3))
+    found = float((stats.ttest_1samp(gaps, 0.0, axis=1).pvalue < 0.05).mean())
+    assert paired_t_power(0.02, 0.01, 3) == pytest.approx(found, abs=0.01)
+    assert paired_t_power(0.0, 0.01, 3) == pytest.approx(0.05)
+    assert paired_t_power(0.02, 0.0045, 3) > 0.9 and paired_t_power(0.02, 0.001, 3) == pytest.approx(1.0)
+    results = [made_up("full", seed, 0.0) for seed in (1, 2, 3)]
+    results += [made_up("no RL", seed, shift) for seed, shift in ((1, -0.1), (2, -0.11), (3, -0.12))]
+    (row,) = report.power_table([*results, made_up("no SFT", 1, -0.1)]).to_dict("records")
+    assert (
+        row["seeds"] == 3 and row["deviation"] == pytest.approx(0.01) and row["power"] == pytest.approx(found, abs=0.01)
+    )
+    enough = int(row["seeds for 80%"])
+    assert paired_t_power(0.02, 0.01, enough) >= 0.8 > paired_t_power(0.02, 0.01, enough - 1)
+    with pytest.raises(InputError):
+        paired_t_power(0.02, 0.0, 3)
+
+
+def test_finished_rows_are_kept_beside_the_stored_ones(filled: tuple[Table, list[Result]], tmp_path: Path) -> None:
+    maker, results = filled
+    stored = tmp_path / "rows.jsonl"
+    assert len(keep(maker, stored)) == len(results) == len(read_results(stored))
+    assert all("there already" in line for line in keep(maker, stored)) and len(read_results(stored)) == len(results)
+    older = dataclasses.asdict(results[0]) | {"graded": {}}
+    stored.write_text(json.dumps(older) + "\n")  # a row of before, when graded values were not kept
+    keep(maker, stored)
+    assert read_results(stored)[0] == results[0] and len(read_results(stored)) == len(results)
+    other = Table(maker.folder, maker.setting.changed("01_synthesis", alpha=0.9), say=lambda text: None)
+    with pytest.raises(InputError, match="no finished rows"):
+        keep(other, stored)
+    assert main(["--output", str(tmp_path)]) == 2  # neither to make nor to keep
+
+
+def test_the_page_is_written_between_its_marks(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    report.main(["--write", str(page)])
+    assert page.read_text() == f"before\n{report.BEGIN}\n\n{stored_page().strip()}\n\n{report.END}\nafter\n"
+    page.write_text("no marks")
+    with pytest.raises(InputError, match="no place"):
+        report.write_page(page)
+
+
+def test_the_profile_makes_the_papers_rows() -> None:
+    profile = yaml.safe_load((repository() / "params" / "ablations.yaml").read_text())
+    assert profile["05_ablations"]["rows"] == ["first stage", *PAPER_ROWS]
 
 
 def test_steps_are_judged_seed_by_seed() -> None:

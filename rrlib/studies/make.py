@@ -26,7 +26,8 @@ from rrlib.studies.stored import ROWS
 
 
 def keep(maker: Table, stored: Path) -> list[str]:
-    """Append the finished rows of a table to the stored ones; a sentence for each. What is there stays.
+    """Append the finished rows of a table to the stored ones; a sentence for each. What is there stays, unless it is the
+    same without graded values.
 
     Raises InputError where the table has none, or where the stored full recipe was made with other settings.
     """
@@ -35,11 +36,11 @@ def keep(maker: Table, stored: Path) -> list[str]:
         raise InputError("no finished rows of these settings", path=maker.path, remedy="make some with --rows")
     if any(result.row == FULL and result.setting != maker.key for result in before):
         raise InputError("the stored full recipe has other settings", path=stored, remedy="name its profile by --base")
-    there = {(result.row, result.seed, result.setting) for result in before}
+    there = {(result.row, result.seed, result.setting): result for result in before}
     said = []
     for result in finished:
-        name = f"{result.row}, seed {result.seed}"
-        if (result.row, result.seed, result.setting) in there:
+        name, known = f"{result.row}, seed {result.seed}", there.get((result.row, result.seed, result.setting))
+        if known is not None and (known.graded or not result.graded or known.values != result.values):
             said.append(f"{name}: there already")
             continue
         append_jsonl(stored, asdict(result), sort_keys=True)
