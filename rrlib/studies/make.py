@@ -26,8 +26,8 @@ from rrlib.studies.stored import ROWS
 
 
 def keep(maker: Table, stored: Path) -> list[str]:
-    """Append the finished rows of a table to the stored ones; a sentence for each. What is there stays, unless it is the
-    same without graded values.
+    """Append the finished rows of a table to the stored ones; a sentence for each. What is there stays, unless it is
+    the same without graded values.
 
     Raises InputError where the table has none, or where the stored full recipe was made with other settings.
     """
