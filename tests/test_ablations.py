@@ -313,9 +313,11 @@ def test_power_is_what_scipy_and_simulation_say() -> None:
         paired_t_power(0.02, 0.0, 3)
 
 
-def test_finished_rows_are_kept_beside_the_stored_ones(filled: tuple[Table, list[Result]], tmp_path: Path) -> None:
-    maker, results = filled
-    stored = tmp_path / "rows.jsonl"
+def test_finished_rows_are_kept_beside_the_stored_ones(setting: Setting, tmp_path: Path) -> None:
+    maker, stored = Table(tmp_path, setting, say=lambda text: None), tmp_path / "stored.jsonl"
+    made = (dataclasses.replace(made_up(row, 3, 0.0), setting=maker.key_of(row)) for row in ("full", "no filter"))
+    results = [dataclasses.replace(result, graded=result.values) for result in made]
+    maker.path.write_text("".join(json.dumps(dataclasses.asdict(result)) + "\n" for result in results))
     assert len(keep(maker, stored)) == len(results) == len(read_results(stored))
     assert all("there already" in line for line in keep(maker, stored)) and len(read_results(stored)) == len(results)
     older = dataclasses.asdict(results[0]) | {"graded": {}}
