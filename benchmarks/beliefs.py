@@ -40,10 +40,7 @@ from rrlib.miniature import SimulatedTeacher, build
 from rrlib.records import WindowRecord
 from rrlib.rerank import Reranker
 from rrlib.responses import valid_share
-from rrlib.strategies import drive, full_list, sliding_window
-from rrlib.synthesis.domains import recipe_for
-from rrlib.synthesis.prompts import rank_messages
-from rrlib.synthesis.rank import read_ranking
+from rrlib.studies.teacher import teacher_ranking
 from rrlib.types import Candidates
 
 METRIC, WINDOW, STRIDE = "nDCG@10", 10, 5
@@ -78,26 +75,6 @@ class TagAdded:
     def close(self) -> None:
         """Close the engine."""
         self.engine.close()
-
-
-def teacher_orders(
-    teacher: SimulatedTeacher, test: Collection, asked: Sequence[Candidates], full: bool
-) -> dict[str, list[str]]:
-    """query -> documents as the teacher ranks them. What cannot be read keeps its order, as at inference."""
-    orders = {}
-    for candidates in asked:
-        recipe = recipe_for(str(test.metadata[candidates.query.qid]["domain"]))
-
-        def ask(window: Any, candidates: Any = candidates, recipe: Any = recipe) -> tuple[int, ...]:
-            passages = [candidates.passages[i] for i in window.items]
-            reply = teacher.answer(rank_messages(recipe, candidates.query.text, passages), Decoding(4096))
-            ranking = read_ranking(reply.text, len(passages), reasoning=reply.reasoning)
-            return ranking.gold or tuple(range(len(passages)))
-
-        n = len(candidates.passages)
-        order = drive(full_list(n) if full else sliding_window(n, WINDOW, STRIDE), ask)
-        orders[candidates.query.qid] = [candidates.passages[i].docid for i in order]
-    return orders
 
 
 def believed(records: Sequence[WindowRecord], test: Collection, teacher: SimulatedTeacher) -> dict[str, float]:
@@ -152,8 +129,11 @@ def table(queries: int, seed: int, checkpoints: Mapping[str, str], tokens: int) 
 
     print(f"| system | {' | '.join(COLUMNS)} |\n" + "|---" * (len(COLUMNS) + 1) + "|")
     show("first stage", {c.query.qid: [p.docid for p in c.passages] for c in asked}, [""] * len(COUNTED))
+    kept = replace(test, run={qid: hits for qid, hits in (test.run or {}).items() if qid in qrels})
     for name, full in (("teacher, windows", False), ("teacher, full list", True)):
-        show(name, teacher_orders(teacher, test, asked, full), [""] * len(COUNTED))
+        sizes = {"window": WINDOW, "stride": STRIDE, "depth": 30}
+        made = teacher_ranking(teacher, kept, Decoding(4096), **sizes, full=full)
+        show(name, {qid: [hit.docid for hit in hits] for qid, hits in made.run.items()}, [""] * len(COUNTED))
     for name, model in {BACKBONE: MODEL, TAGGED: MODEL, **checkpoints, TRAINED: RERANKER}.items():
         show(name, *said_by(name, model, test, asked, teacher, tokens))
     return rows

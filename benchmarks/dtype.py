@@ -25,7 +25,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from rrlib.chain.from_profile import grpo_settings, sft_settings
 from rrlib.doctor import training_dtype
 from rrlib.reward import MultiViewReward
-from rrlib.studies.ablations import RECIPES, Table, setting_of
+from rrlib.studies.ablations import Table
+from rrlib.studies.recipes import RECIPES
+from rrlib.studies.setting import setting_of
 from rrlib.training.grpo import train_grpo
 from rrlib.training.sft import train_sft
 

@@ -28,7 +28,9 @@ from rrlib.evaluation import (
 from rrlib.evaluation.paired import in_words, means_in_words, paired_rows, sets_of
 from rrlib.formats import read_collection
 from rrlib.resources import resolve
-from rrlib.studies.ablations import NO_REASONING, RECIPES, Setting, Table, setting_of
+from rrlib.studies.ablations import Table
+from rrlib.studies.recipes import NO_REASONING, RECIPES
+from rrlib.studies.setting import Setting, setting_of
 from rrlib.training.mix import mix_styles, pointwise_examples
 from rrlib.types import RankingExample
 
@@ -80,7 +82,7 @@ def opened(
 
 
 class Trials:
-    """One folder of trials with a setting (rrlib.studies.ablations.setting_of).
+    """One folder of trials with a setting (rrlib.studies.setting.setting_of).
 
     share: of no-think examples in the form `mixed`. per_list: passages of each list that pointwise forms are trained on
     (0 = all).

@@ -28,7 +28,9 @@ from rrlib.chain.manifest import outputs_root
 from rrlib.evaluation import Experiment
 from rrlib.evaluation.paired import in_words, paired_rows
 from rrlib.responses import valid_share
-from rrlib.studies.ablations import RECIPES, Table, setting_of
+from rrlib.studies.ablations import Table
+from rrlib.studies.recipes import RECIPES
+from rrlib.studies.setting import setting_of
 
 METRIC = "nDCG@10"
 
@@ -62,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
             varied = setting.changed("02_sft", epochs=value)
         else:
             recipe = replace(recipe, alpha=value)
-        table, seconds = Table(folder, varied), dict[str, float]()
+        table, seconds = Table(folder, varied, equal_updates=False), dict[str, float]()
         data = table.data(given.seed, "validation")
         stages = {"SFT": replace(recipe, rl=False), **({"SFT+RL": recipe} if given.rl else {})}
         trained = {stage: table.checkpoint(given.seed, part, seconds) for stage, part in stages.items()}

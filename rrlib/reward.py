@@ -43,6 +43,9 @@ class RewardRecord:
 class MultiViewReward:
     """The reward with its weights, cut-off k and RBO persistence p as parameters (defaults: the paper's).
 
+    rbo_where_right: likeness to the gold list counts only where that list is itself right, with NDCG@k 1 by the labels;
+    elsewhere RBO is 0 for every answer.
+
     >>> reward = MultiViewReward()
     >>> labels = [1, 0, 1, 0]
     >>> record = reward.score("<think> a </think> <answer> [1] > [3] > [2] > [4] </answer>", labels, [0, 2, 1, 3])
@@ -54,6 +57,7 @@ class MultiViewReward:
     weights: Mapping[str, float] = field(default_factory=lambda: dict(PAPER_WEIGHTS))
     p: float = 1.0
     think: bool = True
+    rbo_where_right: bool = False
 
     def __post_init__(self) -> None:
         unknown = set(self.weights) - set(VIEWS)
@@ -66,7 +70,8 @@ class MultiViewReward:
     def signature(self) -> str:
         """All that decides a reward, as text: equal for equal rewards, in whatever order the weights were given."""
         weights = ", ".join(f"{view} {self.weights[view]:g}" for view in VIEWS if view in self.weights)
-        return f"k {self.k}, p {self.p:g}, think {self.think}, weights {weights}"
+        more = ", rbo where right" if self.rbo_where_right else ""  # so that rewards of before keep their text
+        return f"k {self.k}, p {self.p:g}, think {self.think}, weights {weights}{more}"
 
     def views(self, orders_GP: Ints, relevance_P: Rows, gold_P: Rows) -> Floats:
         """The three views of G valid rankings: shape (G, 3), columns NDCG@k, Recall@k, RBO.
@@ -80,10 +85,10 @@ class MultiViewReward:
             raise InputError(
                 f"{orders_GP.shape[1]} passages, {relevance.shape[-1]} labels, a gold list of {gold.shape[-1]}"
             )
-        return np.stack(
-            [_ndcg(orders_GP, relevance, self.k), _recall(orders_GP, relevance, self.k), _rbo(orders_GP, gold, self.p)],
-            axis=1,
-        )
+        rbo_G = _rbo(orders_GP, gold, self.p)
+        if self.rbo_where_right:
+            rbo_G *= _ndcg(np.atleast_2d(gold), relevance, self.k) >= 1.0 - 1e-9  # (1,) or (G,)
+        return np.stack([_ndcg(orders_GP, relevance, self.k), _recall(orders_GP, relevance, self.k), rbo_G], axis=1)
 
     def combine(self, views_GV: Floats) -> Floats:
         """Weighted sum of the views: shape (G,)."""

@@ -6,18 +6,36 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import yaml
 from scipy import stats
 from smoke_chain import Chain
 
+from rrlib.engines.base import Decoding
 from rrlib.errors import InputError
+from rrlib.evaluation.significance import paired_t_power
+from rrlib.formats import read_collection
 from rrlib.lesson.plots.ablations import differences, seed_dots
+from rrlib.metrics import ndcg
+from rrlib.miniature import faultless_teacher
+from rrlib.resources import repository
 from rrlib.studies import report
-from rrlib.studies.ablations import RECIPES, Result, Setting, Table, read_results, setting_of
+from rrlib.studies.ablations import Table
+from rrlib.studies.make import keep, main
+from rrlib.studies.recipes import PAPER_ROWS, RECIPES, TEACHER_ROWS
 from rrlib.studies.report import compared, markdown, steps_markdown, steps_table, stored_page, table
+from rrlib.studies.rows import Result, judged, read_results
+from rrlib.studies.setting import Setting, setting_of
 from rrlib.studies.stored import stored_rows
+from rrlib.studies.supervision import labelled_by_chain
+from rrlib.studies.teacher import teacher_ranking
+from rrlib.types import Passage, Query, RankingExample
 
-ROWS = ["first stage", "backbone", "full", "no RL", "NDCG-only reward", "no reasoning, SFT", "one domain"]
+ROWS = [
+    *("first stage", "backbone", "full", "no RL", "no filter", "NDCG-only reward", "pointwise"),
+    *("RBO where the gold list is right", "no reasoning, SFT", "one domain", *TEACHER_ROWS),
+]
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +43,7 @@ def setting() -> Setting:
     """The smoke profile with less of everything: two updates of SFT, one of GRPO."""
     plain = {"micro_batch": 4, "dtype": "fp32"}
     sizes = {"train_queries": 60, "validation_queries": 0, "test_queries": 6, "pool": 12}
-    small = setting_of("smoke").changed("01_synthesis", **sizes, consistency_k=10)
+    small = setting_of("smoke").changed("01_synthesis", **sizes, consistency_k=10, alpha=0.7)
     small = small.changed("02_sft", **plain, epochs=0.1)
     short = {"prompts": 2, "rollouts": 2, "updates": 1, "steps": 1, "max_completion": 24}
     small = small.changed("03_rl", **plain, **short, rl_learning_rate=1e-5)
@@ -50,13 +68,86 @@ def test_every_row_is_made_and_kept(filled: tuple[Table, list[Result]]) -> None:
 def test_what_rows_share_is_trained_once(filled: tuple[Table, list[Result]]) -> None:
     maker, _ = filled
     (home,) = maker.folder.glob("seed-3-*")
-    # full, no RL and the NDCG-only reward share one SFT; no reasoning and one domain have their own
-    assert len(list(home.glob("sft-*"))) == 3
+    # full, no RL and the rows of the reward share one SFT; the others have their own
+    assert len(list(home.glob("sft-*"))) == 1 + len(["no filter", "no reasoning, SFT", "one domain", "pointwise"])
     said = dataclasses.replace(RECIPES["no RL"], alpha=maker.setting.config("01_synthesis").alpha)
     assert maker.checkpoint(3, said, {}) == maker.checkpoint(3, RECIPES["no RL"], {})
-    assert sorted(p.name for p in home.glob("grpo-*")) == ["grpo-full", "grpo-ndcg-only-reward", "grpo-one-domain"]
     rewards = {p.name: json.loads((p / "inputs.json").read_text())["reward"] for p in home.glob("grpo-*")}
-    assert "recall 0, rbo 0" in rewards["grpo-ndcg-only-reward"] and "recall 0.2, rbo 0.1" in rewards["grpo-full"]
+    weights = {name: reward.partition("weights ")[2] for name, reward in rewards.items()}
+    paper = "ndcg 1, recall 0.2, rbo 0.1"
+    assert weights == {
+        "grpo-full": paper,
+        "grpo-no-filter-equal": paper,
+        "grpo-one-domain-equal": paper,
+        "grpo-ndcg-only-reward": "ndcg 1, recall 0, rbo 0",
+        "grpo-rbo-where-the-gold-list-is-right": f"{paper}, rbo where right",
+    }
+
+
+def test_every_sft_makes_the_updates_of_the_full_recipe(filled: tuple[Table, list[Result]], setting: Setting) -> None:
+    maker, results = filled
+    (home,) = maker.folder.glob("seed-3-*")
+    states = [json.loads(path.read_text()) for path in home.glob("sft-*/trainer/checkpoint-*/trainer_state.json")]
+    assert {state["global_step"] for state in states} == {2} and len(states) == 5
+    by_row = {r.row: r for r in results}
+    assert by_row["no filter"].examples == by_row["full"].examples > by_row["one domain"].examples
+    assert {name for name, row in by_row.items() if row.equal_updates} == {"no filter", "one domain"}
+    kept = maker.examples(3, RECIPES["no filter"])
+    sample, changes = maker._lists(3, RECIPES["no filter"])
+    places = [kept.index(example) for example in sample]
+    assert places == sorted(places) and places != list(range(len(places))) and not changes
+    assert maker._lists(3, RECIPES["no filter"])[0] == sample, "the same seed draws the same lists"
+
+
+def test_rows_that_make_as_many_updates_have_a_key_of_their_own(
+    filled: tuple[Table, list[Result]], setting: Setting
+) -> None:
+    maker, results = filled
+    before = Table(maker.folder, setting, say=lambda text: None, equal_updates=False)
+    own = {"no filter", "one domain"}
+    gold = {"listwise, gold", "pointwise, gold"}
+    assert {name for name in RECIPES if maker.key_of(name) != before.key_of(name)} == own
+    assert {name for name in RECIPES if maker.key_of(name) != setting.key} == own | gold
+    assert {r.row for r in before.results()} == {r.row for r in results} - own
+
+
+def test_one_supervision_teaches_both_forms(filled: tuple[Table, list[Result]]) -> None:
+    maker, results = filled
+    lists = maker.examples(3, RECIPES["full"])
+    teacher, gold = (maker._taught(3, RECIPES[name], lists) for name in ("no RL", "listwise, gold"))
+    assert teacher == lists and [e.relevance for e in gold] == [e.relevance for e in lists]
+    assert [e.passages for e in gold] == [e.passages for e in lists]
+    agrees = [sum(ndcg(e.gold, e.relevance, 5) > 0.99 for e in some) for some in (teacher, gold)]
+    assert agrees[0] < agrees[1] == len(lists), "the teacher errs, the other does not"
+    for name, judge in (("pointwise", teacher), ("pointwise, gold", gold)):
+        points = maker._taught(3, RECIPES[name], lists)
+        assert len(points) == sum(len(e.passages) for e in lists)
+        first = [point.relevance[0] for point in points[: len(judge[0].passages)]]
+        by_chain = [int(chain.endswith("yes")) for chain in judge[0].reasoning.split(" [")[1:]]
+        assert first == (by_chain if name == "pointwise" else list(lists[0].relevance))
+    by_row = {r.row: r for r in results}
+    assert by_row["pointwise"].examples == by_row["no RL"].examples
+
+
+def test_a_chain_without_verdicts_teaches_no_passage_alone() -> None:
+    example = RankingExample(Query("q", "?"), (Passage("a", "x"), Passage("b", "y")), (1, 0), (0, 1), "[1] yes. [2] so")
+    with pytest.raises(InputError, match="says 'so' of passage 2"):
+        labelled_by_chain(example)
+    assert labelled_by_chain(dataclasses.replace(example, reasoning="[1] no. [2] A yes")).relevance == (0, 1)
+
+
+def test_the_teacher_ranks_as_well_as_it_believes(filled: tuple[Table, list[Result]], setting: Setting) -> None:
+    maker, results = filled
+    rows = {r.row: r for r in results if r.row in (*TEACHER_ROWS, "first stage")}
+    assert all(set(r.graded) == set(r.values) and r.graded != r.values for r in rows.values())
+    assert all(0 < r.valid <= 1 and r.tokens > 0 for r in (rows[name] for name in TEACHER_ROWS))
+    folder = maker.collection(3)
+    sizes = {"window": 10, "stride": 5, "depth": 12}
+    test = read_collection(folder, "test")
+    for full in (False, True):
+        made = teacher_ranking(faultless_teacher(folder, seed=3), test, Decoding(4096), **sizes, full=full)
+        assert set(judged(test.qrels, made.run).values()) == {1.0}, "one without errors has nothing to lose"
+        assert made.readable == made.answers == len(test.queries) * (1 if full else 2)
 
 
 def test_a_second_filling_makes_nothing_and_a_torn_row_is_made_again(
@@ -168,7 +259,8 @@ def test_stored_rows_are_whole(tmp_path: Path) -> None:
     seeds = {r.seed for r in results}
     assert {r.row for r in results} <= {"first stage", *RECIPES}
     assert all(len(r.values) == 600 and min(r.values.values()) >= 0 for r in results) and len(seeds) == 3
-    assert {(r.row, r.seed) for r in results} == {(name, seed) for name in ("first stage", *RECIPES) for seed in seeds}
+    paper = {(name, seed) for name in ("first stage", *PAPER_ROWS) for seed in seeds}
+    assert paper <= {(r.row, r.seed) for r in results}
 
 
 def test_a_finished_run_gives_the_rows_that_it_made(chain: Chain, tmp_path: Path) -> None:
@@ -185,6 +277,72 @@ def test_a_finished_run_gives_the_rows_that_it_made(chain: Chain, tmp_path: Path
         Table(tmp_path, setting_of("miniature"), say=lambda text: None).take(chain.run)
     with pytest.raises(InputError, match="not finished"):
         maker.take(tmp_path)
+
+
+def test_rows_of_equal_and_of_unequal_updates_are_never_one_sample() -> None:
+    unequal = [dataclasses.replace(made_up("no filter", seed, 0.1), examples=115) for seed in (1, 2)]
+    results = [made_up("full", seed, 0.0) for seed in (1, 2)] + unequal
+    made = table(results, resamples=500)
+    assert made.loc["no filter", "updates"] == pytest.approx(1.15) and made.loc["full", "updates"] == 1.0
+    equal = dataclasses.replace(made_up("no filter", 2, -0.1), equal_updates=True, setting="y", graded={"q": 0.25})
+    for both in ([*results, equal], [equal, *results]):
+        made = table(both, resamples=500)
+        assert made.loc["no filter", "n"] == 40 and made.loc["no filter", "difference"] < 0
+        assert made.loc["no filter", "updates"] == 1.0 and made.loc["no filter", "graded"] == 0.25
+        assert made["graded"].isna().sum() == 1
+        assert "| 100% | 0.250 |" in markdown(made, both)
+        assert report.row_means(both)["no filter"].keys() == {2}
+
+
+def test_power_is_what_scipy_and_simulation_say() -> None:
+    rng = np.random.default_rng(0)
+    gaps = rng.normal(0.02, 0.01, size=(20_000, 3))
+    found = float((stats.ttest_1samp(gaps, 0.0, axis=1).pvalue < 0.05).mean())
+    assert paired_t_power(0.02, 0.01, 3) == pytest.approx(found, abs=0.01)
+    assert paired_t_power(0.0, 0.01, 3) == pytest.approx(0.05)
+    assert paired_t_power(0.02, 0.0045, 3) > 0.9 and paired_t_power(0.02, 0.001, 3) == pytest.approx(1.0)
+    results = [made_up("full", seed, 0.0) for seed in (1, 2, 3)]
+    results += [made_up("no RL", seed, shift) for seed, shift in ((1, -0.1), (2, -0.11), (3, -0.12))]
+    (row,) = report.power_table([*results, made_up("no SFT", 1, -0.1)]).to_dict("records")
+    assert (
+        row["seeds"] == 3 and row["deviation"] == pytest.approx(0.01) and row["power"] == pytest.approx(found, abs=0.01)
+    )
+    enough = int(row["seeds for 80%"])
+    assert paired_t_power(0.02, 0.01, enough) >= 0.8 > paired_t_power(0.02, 0.01, enough - 1)
+    with pytest.raises(InputError):
+        paired_t_power(0.02, 0.0, 3)
+
+
+def test_finished_rows_are_kept_beside_the_stored_ones(setting: Setting, tmp_path: Path) -> None:
+    maker, stored = Table(tmp_path, setting, say=lambda text: None), tmp_path / "stored.jsonl"
+    made = (dataclasses.replace(made_up(row, 3, 0.0), setting=maker.key_of(row)) for row in ("full", "no filter"))
+    results = [dataclasses.replace(result, graded=result.values) for result in made]
+    maker.path.write_text("".join(json.dumps(dataclasses.asdict(result)) + "\n" for result in results))
+    assert len(keep(maker, stored)) == len(results) == len(read_results(stored))
+    assert all("there already" in line for line in keep(maker, stored)) and len(read_results(stored)) == len(results)
+    older = dataclasses.asdict(results[0]) | {"graded": {}}
+    stored.write_text(json.dumps(older) + "\n")  # a row of before, when graded values were not kept
+    keep(maker, stored)
+    assert read_results(stored)[0] == results[0] and len(read_results(stored)) == len(results)
+    other = Table(maker.folder, maker.setting.changed("01_synthesis", alpha=0.9), say=lambda text: None)
+    with pytest.raises(InputError, match="no finished rows"):
+        keep(other, stored)
+    assert main(["--output", str(tmp_path)]) == 2  # neither to make nor to keep
+
+
+def test_the_page_is_written_between_its_marks(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    report.main(["--write", str(page)])
+    assert page.read_text() == f"before\n{report.BEGIN}\n\n{stored_page().strip()}\n\n{report.END}\nafter\n"
+    page.write_text("no marks")
+    with pytest.raises(InputError, match="no place"):
+        report.write_page(page)
+
+
+def test_the_profile_makes_the_papers_rows() -> None:
+    profile = yaml.safe_load((repository() / "params" / "ablations.yaml").read_text())
+    assert profile["05_ablations"]["rows"] == ["first stage", *PAPER_ROWS]
 
 
 def test_steps_are_judged_seed_by_seed() -> None:

@@ -24,7 +24,8 @@ from rrlib.engines.base import Reply
 from rrlib.errors import InputError, StageError
 from rrlib.evaluation import Experiment
 from rrlib.rerank import Reranker
-from rrlib.studies.ablations import Setting, Table
+from rrlib.studies.ablations import Table
+from rrlib.studies.setting import Setting
 from rrlib.synthesis.teacher.cache import ResponseCache
 from rrlib.synthesis.teacher.prices import Price
 from rrlib.training.config import GRPOSettings, SFTSettings, as_stored

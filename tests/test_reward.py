@@ -244,3 +244,24 @@ def test_summary_of_nothing_valid_has_no_views() -> None:
 def test_bad_parameters(make: object) -> None:
     with pytest.raises(InputError):
         make()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("gold", "relevance", "counts"),
+    [
+        ([0, 1, 2, 3], [1, 1, 0, 0], True),
+        ([1, 0, 3, 2], [1, 1, 0, 0], True),  # right by the labels, whatever stands behind
+        ([0, 2, 1, 3], [1, 1, 0, 0], False),
+        ([0, 1, 2, 3], [0, 0, 0, 0], False),  # nothing is relevant: no list can be right
+        ([3, 2, 1, 0], [1, 1, 1, 1], True),
+    ],
+)
+def test_rbo_counts_only_where_the_gold_list_is_right(gold: list[int], relevance: list[int], counts: bool) -> None:
+    careful, plain = MultiViewReward(k=2, rbo_where_right=True), MultiViewReward(k=2)
+    orders = np.array([[0, 1, 2, 3], [3, 1, 2, 0]])
+    expected = plain.views(orders, relevance, gold)
+    expected[:, 2] *= counts
+    assert careful.views(orders, relevance, gold).tolist() == expected.tolist()
+    many = careful.views(orders, [relevance, relevance], [gold, gold])  # windows scored together
+    assert many.tolist() == expected.tolist()
+    assert careful.signature == plain.signature + ", rbo where right"

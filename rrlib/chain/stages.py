@@ -37,6 +37,7 @@ from rrlib.evaluation.experiment import Experiment
 from rrlib.evaluation.registry import expand
 from rrlib.evaluation.results import ExperimentResult
 from rrlib.formats import Collection, read_collection, read_examples
+from rrlib.reward import MultiViewReward
 from rrlib.synthesis.export import import_examples
 from rrlib.synthesis.pipeline import Progress, synthesize
 from rrlib.synthesis.results import SynthesisResult
@@ -152,18 +153,19 @@ def rl(
     model: str | Path,
     output: Path,
     *,
+    reward: MultiViewReward | None = None,
     launch: Launch | None = None,
     on_log: OnLog | None = None,
     echo: Echo = print,
 ) -> TrainResult:
-    """03: GRPO from `model` with the config's reward on the examples' prompts and labels; the rest is as in `sft`."""
+    """03: GRPO from `model` on the examples' prompts and labels, otherwise as `sft`. reward: None = the config's."""
     return train(
         grpo_settings(config),
         examples,
         model,
         output,
         style=config.style,
-        reward=reward_of(config),
+        reward=reward or reward_of(config),
         launch=launch or launch_of(config),
         on_log=on_log,
         echo=echo,

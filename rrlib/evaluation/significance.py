@@ -129,6 +129,21 @@ def paired_t(a: ArrayLike, b: ArrayLike) -> float:
     return float(stats.ttest_rel(first, second).pvalue)
 
 
+def paired_t_power(difference: float, deviation: float, n: int, level: float = 0.05) -> float:
+    """Chance that a paired t-test of n pairs finds a true mean difference (noncentral t, scipy).
+
+    difference: to be found, deviation: of the pairs' differences, in one unit, > 0. n: pairs, >= 2. level: two-sided,
+    in (0, 1). Raises InputError for others.
+    """
+    from scipy import stats
+
+    if n < 2 or not deviation > 0 or not 0 < level < 1:
+        raise InputError(f"power of {n} pairs, deviation {deviation}, level {level}", remedy="give two pairs or more")
+    least, shift = stats.t.ppf(1 - level / 2, n - 1), difference / deviation * math.sqrt(n)
+    wrong_sign = np.nan_to_num(stats.nct.cdf(-least, n - 1, shift))  # scipy has nan where it is 0
+    return float(stats.nct.sf(least, n - 1, shift) + wrong_sign)
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down correction: adjusted p values (in the order given), for several comparisons at once."""
     count = len(p_values)

@@ -2,7 +2,8 @@
 
     corpus.jsonl[.gz]  queries.jsonl[.gz]  qrels/<split>.tsv  runs/<split>.trec  excluded.tsv  SOURCE.json
 
-A further first stage is `runs/<split>.<first stage>.trec`, asked for by its name.
+A further first stage is `runs/<split>.<first stage>.trec`, asked for by its name. `runs/<split>.hard.trec` is none: it
+names passages of each query in which synthesis may look for hard negatives.
 `first_stage.trec` is taken for the test split where `runs/` is missing. Every file may be gzip. `queries.jsonl` may
 carry `metadata` with `split`, `domain` and `gold_answer`.
 """
@@ -47,7 +48,8 @@ class Collection:
     """One split of a collection.
 
     queries, qrels and run are those of the split; the corpus is shared by all splits. `run` (rank-column order) is
-    None where the folder has no first-stage run for the split, `qrels` is empty where it has no judgements.
+    None where the folder has no first-stage run for the split, `qrels` is empty where it has no judgements. `hard` is
+    the pool for hard negatives, by query, where there is one.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Collection:
     excluded: dict[str, set[str]] = field(default_factory=dict)
     data_kind: str = DataKind.REAL.value
     source: dict[str, Any] = field(default_factory=dict)
+    hard: Run | None = None
 
     def candidates(self, depth: int | None = None) -> list[Candidates]:
         """The first-stage candidates with their texts, excluded documents removed, at most `depth` a query."""
@@ -96,6 +99,7 @@ def read_collection(
         run_path = find_file(root, "first_stage.trec")
     qrels = {} if qrels_path is None else read_qrels(qrels_path, notes)
     run = None if run_path is None else read_run(run_path, notes)
+    hard_path = find_file(root, *(f"runs/{name}.hard.trec" for name in split_names(split)))
     chosen = _chosen(queries, metadata, qrels, run, split)
     for path, qids in ((qrels_path, list(qrels)), (run_path, list(run or {}))):
         missing = [qid for qid in qids if qid not in queries]
@@ -120,6 +124,7 @@ def read_collection(
         excluded={} if excluded_path is None else read_excluded(excluded_path, notes),
         data_kind=str(source.get("data_kind", DataKind.REAL.value)),
         source=source,
+        hard=None if hard_path is None else read_run(hard_path, notes),
     )
 
 

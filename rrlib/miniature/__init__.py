@@ -7,7 +7,7 @@ reached by (`rrlib.miniature:build`, `rrlib.miniature:SimulatedTeacher`, `packag
 from __future__ import annotations
 
 from rrlib.miniature.generate import build
-from rrlib.miniature.teacher import SimulatedTeacher
+from rrlib.miniature.teacher import SimulatedTeacher, faultless_teacher
 from rrlib.miniature.world import World, load_world
 
-__all__ = ["SimulatedTeacher", "World", "build", "load_world"]
+__all__ = ["SimulatedTeacher", "World", "build", "faultless_teacher", "load_world"]

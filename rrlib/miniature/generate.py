@@ -195,20 +195,27 @@ def build(
     pool: int = 30,
     topics_per_evidence: int = 6,
     domains: Sequence[str] | None = None,
+    relevant: Sequence[int] | None = None,
     name: str = "miniature",
+    hard: int = 0,
 ) -> Path:
     """Write the collection folder of the embedded world and return it.
 
     train, validation, test: numbers of queries (all together at most the combinations of the world: 4,032 here).
     pool: candidates a query. topics_per_evidence: passages made of one piece of evidence. domains: None = all.
+    relevant: (fewest, most) relevant passages of a pool, all counts as often; None = as RELEVANT_WEIGHTS has it. More
+    of them than a window carries forward is a world in which windows lose passages.
+    hard: passages of a training query beside its candidates that a teacher may find hard negatives in (0: none).
     Files: corpus.jsonl, queries.jsonl, qrels/ (binary, judged over the pool), graded/ (2 concept, 1 rival, 0),
-    runs/ (bm25s), SOURCE.json (written last). Raises InputError for sizes that the world cannot give.
+    runs/ (bm25s; train.hard.trec where `hard` is set), SOURCE.json (written last). Raises InputError for sizes that the
+    world cannot give.
     """
     root = Path(folder)
     world = choose_domains(load_world(), domains)
     passages = make_corpus(world, seed, topics_per_evidence)
     if not 3 <= pool <= len(passages):
         raise InputError(f"a pool of {pool} candidates", remedy=f"give 3 to {len(passages)}")
+    _check_relevant(relevant, pool)
     queries = make_queries(world, seed, {"train": train, "validation": validation, "test": test})
     maker, index = PoolMaker(passages), Bm25(Passage(p.docid, p.text) for p in passages)
     for split in SPLITS:
@@ -216,7 +223,8 @@ def build(
         graded: Qrels = {}
         run: Run = {}
         for query in (q for q in queries if q.split == split):
-            drawn = maker.draw(query, pool, random.Random(f"{seed}/pool/{query.text}"))
+            rng = random.Random(f"{seed}/pool/{query.text}")
+            drawn = maker.draw(query, pool, rng, rng.randint(*relevant) if relevant else None)
             run[query.qid] = _ranked(index, query.text, drawn)
             graded[query.qid] = dict(sorted(_grades(query, drawn).items()))
             binary[query.qid] = {docid: int(grade == 2) for docid, grade in graded[query.qid].items()}
@@ -224,6 +232,8 @@ def build(
             write_qrels(root / "qrels" / f"{split}.tsv", binary)
             write_qrels(root / "graded" / f"{split}.tsv", graded)
             write_scored_run(root / "runs" / f"{split}.trec", run, "bm25s")
+    if hard:
+        _write_hard(root / "runs" / "train.hard.trec", [q for q in queries if q.split == "train"], maker, hard, seed)
     write_jsonl(root / "corpus.jsonl", (_corpus_row(p) for p in passages))
     write_jsonl(root / "queries.jsonl", (_query_row(q, world) for q in queries))
     source: dict[str, Any] = {
@@ -237,8 +247,33 @@ def build(
         "topics_per_evidence": topics_per_evidence,
         "world_sha256": world_hash(world),
     }
+    if relevant:
+        source["relevant"] = list(relevant)
+    if hard:
+        source["hard"] = hard
     write_lines(root / "SOURCE.json", [json.dumps(source, indent=1)])
     return root
+
+
+def _check_relevant(relevant: Sequence[int] | None, pool: int) -> None:
+    """Raise InputError unless (fewest, most) leave a pool its rivals and others."""
+    if relevant is not None and not (len(relevant) == 2 and 1 <= relevant[0] <= relevant[1] <= pool // 2):
+        raise InputError(f"{list(relevant)} relevant passages", remedy=f"give [fewest, most] from 1 to {pool // 2}")
+
+
+def _write_hard(path: Path, queries: Sequence[WorldQuery], maker: PoolMaker, size: int, seed: int) -> None:
+    """A pool for hard negatives a query, as a run: passages with the query's topic or of its rivals, seldom right ones,
+    drawn from a stream of their own, so that everything else stays as it is without them."""
+    if size < 0:
+        raise InputError(f"hard is {size}", remedy="give the passages of each pool, 0 for none")
+    run: Run = {}
+    for query in queries:
+        rng = random.Random(f"{seed}/hard/{query.text}")
+        same = maker.by_topic.get((query.domain, query.topic.word), [])
+        near = {p.docid: p for p in (*same, *(p for name in query.rivals for p in maker.by_concept.get(name, [])))}
+        drawn = rng.sample(sorted(near), min(size, len(near)))
+        run[query.qid] = [Hit(docid, float(len(drawn) - i), i + 1) for i, docid in enumerate(drawn)]
+    write_scored_run(path, run, "hard")
 
 
 def world_hash(world: World) -> str:

@@ -22,12 +22,14 @@ from rrlib.engines.base import Decoding, Message, Reply
 from rrlib.errors import InputError, MissingFileError
 from rrlib.miniature import thinking
 from rrlib.miniature.generate import choose_domains, world_hash
-from rrlib.miniature.world import Cue, World, content_words, load_world
+from rrlib.miniature.world import Cue, World, content_words, load_world, shared_words
 from rrlib.prompts import format_ranking
 
 _QUERY = re.compile(r"^Query:[ \t]*(.*)$", re.MULTILINE)
 _GOLD = re.compile(r"^Gold answer:[ \t]*(.*)$", re.MULTILINE)
 _PASSAGE = re.compile(r"^\[(\d+)\][ \t]+(.*)$", re.MULTILINE)
+_TRAPS = "identifiers of the traps"
+"""Words of the question for hard negatives, which shows the gold answer as a selection does."""
 _REFUSAL = "I am sorry, but I cannot help with ranking these passages."
 _RECOGNISED = 0.6
 """Share of the content words of a piece of evidence that a text must hold if it does not hold the whole sentence."""
@@ -100,6 +102,8 @@ class SimulatedTeacher:
         extra: dict[str, Any] = {"data_kind": "simulated", "error": ""}
         if rng.random() < self.rates.refusal:
             thought, said, extra["error"] = "", _REFUSAL, "refusal"
+        elif gold is not None and _TRAPS in text:
+            thought, said = self._traps(gold, query or "", passages, concepts)
         elif gold is not None:
             thought, said = self._select(gold, concepts, rng, extra)
         else:
@@ -129,9 +133,7 @@ class SimulatedTeacher:
     def _select(
         self, gold: str, concepts: Sequence[str | None], rng: random.Random, extra: dict[str, Any]
     ) -> tuple[str, str]:
-        truth = self._answers.get(_plain(gold))
-        if truth is None:
-            truth = next((name for name in self.world.concepts if re.search(rf"\b{name}\b", gold.lower())), None)
+        truth = self._truth(gold)
         extra["truth"] = truth
         rivals = {cue.rival(truth) for cue in self.world.cues if truth in cue.concepts} if truth else set()
         chosen = []
@@ -141,6 +143,21 @@ class SimulatedTeacher:
                 chosen.append(i)
         right = [i for i, concept in enumerate(concepts, 1) if truth and concept == truth]
         extra["error"] = "" if chosen == right else "selection"
+        return f"The gold answer is about {truth or thinking.UNKNOWN}.", ", ".join(f"[{i}]" for i in chosen) or "None"
+
+    def _truth(self, gold: str) -> str | None:
+        """The concept of a gold answer; None where it is of no concept here."""
+        named = (name for name in self.world.concepts if re.search(rf"\b{name}\b", gold.lower()))
+        return self._answers.get(_plain(gold)) or next(named, None)
+
+    def _traps(self, gold: str, query: str, passages: Sequence[str], concepts: Sequence[str | None]) -> tuple[str, str]:
+        """Passages of another concept that share a word with the query, or whose concept one of its cues suggests."""
+        truth, suggested = self._truth(gold), {name for cue in self.cues_of(query) for name in cue.concepts}
+        chosen = [
+            i
+            for i, (text, concept) in enumerate(zip(passages, concepts, strict=True), 1)
+            if concept != truth and (concept in suggested or shared_words(query, text))
+        ]
         return f"The gold answer is about {truth or thinking.UNKNOWN}.", ", ".join(f"[{i}]" for i in chosen) or "None"
 
     def _rank(
@@ -178,6 +195,11 @@ class SimulatedTeacher:
         if always:
             return which, "systematic", firmly
         return (other, "random", now) if random_error else (truth, "", False)
+
+
+def faultless_teacher(folder: str | Path, *, seed: int) -> SimulatedTeacher:
+    """The teacher without errors of any kind, over the same folder."""
+    return SimulatedTeacher(folder, seed=seed, **{rate.name: 0.0 for rate in fields(ErrorRates)})
 
 
 def _world_of(folder: Path) -> World:

@@ -6,166 +6,86 @@ itself (stores, trainings, window logs), and a finished row is one line in `rows
 where it stopped. Seeds change everything at once: world, teacher, training and queries.
 
 The stages are those of the chain (rrlib.chain.stages), called with the base profile's parameters and the row's changes.
+A row that reads other lists than the full recipe makes as many updates of SFT: of more lists a seeded sample, of fewer
+lists more passes. Tables stored before that rule did not; their rows have another key, and are shown as unequal.
 """
 
 from __future__ import annotations
 
 import json
+import random
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from rrlib.chain import stages
-from rrlib.chain.from_profile import corpus_folder, grpo_settings, listwise_of, sft_settings, sizes_of, teacher_of
-from rrlib.chain.params import STAGES, Config, load_profile
+from rrlib.chain.from_profile import (
+    asking_of,
+    corpus_folder,
+    listwise_of,
+    pointwise_of,
+    reward_of,
+    sft_settings,
+    sizes_of,
+    teacher_of,
+)
+from rrlib.chain.params import STAGES, Config
 from rrlib.disk import append_jsonl, cut_torn_tail, hash_text, read_json
 from rrlib.errors import InputError, MissingFileError
 from rrlib.evaluation.benchmarks import BenchmarkData, from_collection
-from rrlib.evaluation.metrics import per_query
-from rrlib.formats import Collection, read_collection, read_examples, read_jsonl, read_run
+from rrlib.formats import read_collection, read_examples, read_qrels, read_run
 from rrlib.prompts import get_style
 from rrlib.records import WindowRecord, read_records
-from rrlib.resources import profile_path, resolve
-from rrlib.responses import valid_share
-from rrlib.reward import PAPER_WEIGHTS
-from rrlib.training.config import as_stored
+from rrlib.resources import load_callable, resolve
+from rrlib.responses import Verdict, valid_share
+from rrlib.studies.recipes import FIRST_STAGE, FULL, RECIPES, Ranker, Recipe, Supervision
+from rrlib.studies.rows import METRIC, Result, judged, mean, read_results
+from rrlib.studies.setting import Setting, key_of, setting_of
+from rrlib.studies.supervision import labelled_by_chain, ranked_by
+from rrlib.studies.teacher import teacher_ranking
+from rrlib.training.mix import pointwise_examples
+from rrlib.training.resume import TrainResult
+from rrlib.training.schedule import epochs_for, sft_schedule
 from rrlib.types import RankingExample, Run
 
-METRIC = "nDCG@10"
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """One row. what: in words. paper: its NDCG@10 x 100 on BRIGHT (paper section 4, ablations); None = not there.
-
-    alpha: of the filter, and weights: of the reward's views, None = the profile's. domains: the training examples'
-    domains, none = all. style: of prompts and answers. sft, rl: which trainings it has.
-    """
-
-    name: str
-    what: str
-    paper: float | None = None
-    alpha: float | None = None
-    domains: tuple[str, ...] = ()
-    style: str = "reasonrank"
-    sft: bool = True
-    rl: bool = True
-    weights: Mapping[str, float] | None = None
-
-
-NO_REASONING = "nothink_tags"
-FIRST_STAGE = "first stage"
-
-RECIPES: Mapping[str, Recipe] = {
-    recipe.name: recipe
-    for recipe in (
-        Recipe("full", "synthesis with filter, SFT, GRPO with the multi-view reward", 35.74),
-        Recipe("backbone", "no training at all", sft=False, rl=False),
-        Recipe("no filter", "alpha = 0: every readable list is learned from", 34.20, alpha=0.0),
-        Recipe("no SFT", "GRPO on the backbone", 28.69, sft=False),
-        Recipe("no RL", "SFT alone", 33.15, rl=False),
-        Recipe("NDCG-only reward", "no Recall, no RBO", 34.20, weights={"ndcg": 1.0, "recall": 0.0, "rbo": 0.0}),
-        Recipe("no reasoning, SFT", "SFT on the lists alone", 32.96, style=NO_REASONING, rl=False),
-        Recipe("no reasoning", "SFT on the lists alone, then GRPO", 33.60, style=NO_REASONING),
-        Recipe("one domain", "web search alone, as MS MARCO alone in the paper", 30.08, domains=("web-search",)),
-    )
-}
-"""Rows in the order of the table. The paper's first stage on BRIGHT has 30.59."""
-
-PAPER_FIRST_STAGE = 30.59
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What all rows share: the parameters of the notebooks 01 to 04, by stage; seeds are the rows' own."""
-
-    parameters: Mapping[str, Mapping[str, Any]]
-
-    def config(self, stage: str, **changes: Any) -> Config:
-        """The parameters of a stage, with changes."""
-        return Config(stage, {**self.parameters[stage], **changes})
-
-    def changed(self, stage: str, **changes: Any) -> Setting:
-        """The same with other values of some parameters of a stage."""
-        return Setting({**self.parameters, stage: {**self.parameters[stage], **changes}})
-
-    def identity(self) -> dict[str, Any]:
-        """What the rows depend on, under the names and in the order of the first stored tables."""
-        synthesis, first, second, last = (self.config(stage) for stage in STAGES)
-        identity = {
-            "corpus": synthesis.corpus,
-            "sizes": self.sizes(),
-            "teacher": synthesis.teacher,
-            "model": first.model,
-            "sft": as_stored(asdict(replace(sft_settings(first), seed=0))),
-            "grpo": as_stored(asdict(replace(grpo_settings(second), seed=0))),
-            "corpus_options": synthesis.corpus_options,
-            "teacher_options": synthesis.teacher_options,
-            "alpha": synthesis.alpha,
-            "consistency_k": synthesis.consistency_k,
-            "temperature": synthesis.temperature,
-            "window": synthesis.window,
-            "stride": last.stride,
-            "depth": last.depth,
-            "k": second.reward_k,
-            "max_new_tokens": last.max_new_tokens,
-            "engine_options": last.engine_options,
-        }
-        for stage, defaults in _LATER.items():
-            values = self.parameters[stage]
-            identity |= {f"{stage}.{name}": values[name] for name, value in defaults.items() if values[name] != value}
-        return identity
-
-    def sizes(self) -> dict[str, int]:
-        """Queries of each split, and candidates of each query."""
-        synthesis = self.config("01_synthesis")
-        counts = {split: getattr(synthesis, f"{split}_queries") for split in ("train", "validation", "test")}
-        return {**counts, "pool": synthesis.pool}
-
-    @property
-    def key(self) -> str:
-        """12 hexadecimal digits that name the setting in rows and folders."""
-        return hash_text(json.dumps(self.identity(), sort_keys=True, default=str))[:12]
-
-
-_LATER: Mapping[str, Mapping[str, Any]] = {
-    "01_synthesis": {"max_new_tokens": 4096, "import_from": "", "import_limit": 0, "teacher_model": ""},
-    "02_sft": {"sft_examples": 0},
-    "03_rl": {"rl_examples": 0, "rbo_p": 1.0, "reward_weights": PAPER_WEIGHTS},
-    "04_evaluation": {"max_passage_tokens": 512, "engine": "transformers", "temperature": 0.0},
-}
-"""Parameters that the first tables did not read, with the values that they took instead: part of the identity only
-where a profile has another value, so that rows of those tables still count."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """One finished row of one seed. values: NDCG@10 by query, over all queries of the test qrels. valid: share of the
-    windows with a strictly valid answer. tokens: mean answer length."""
-
-    row: str
-    seed: int
-    values: dict[str, float]
-    valid: float
-    tokens: float
-    examples: int
-    seconds: Mapping[str, float]
-    data_kind: str
-    setting: str
+__all__ = ["METRIC", "RECIPES", "Table", "setting_of"]
 
 
 class Table:
-    """The rows of one folder: finished ones are read, missing ones are made."""
+    """The rows of one folder: finished ones are read, missing ones are made.
 
-    def __init__(self, folder: str | Path, setting: Setting, say: Callable[[str], None] = print) -> None:
+    equal_updates: whether a row that reads other lists makes as many updates of SFT as the full recipe.
+    gold_teacher: a teacher without errors, for the rows that learn from one (module:callable, as the profile's).
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        setting: Setting,
+        say: Callable[[str], None] = print,
+        *,
+        equal_updates: bool = True,
+        gold_teacher: str = "rrlib.miniature:faultless_teacher",
+    ) -> None:
         self.folder, self.setting, self.say = Path(folder), setting, say
+        self.equal_updates, self.gold_teacher = equal_updates, gold_teacher
         self.key = setting.key
         self.path = self.folder / "rows.jsonl"
 
+    def key_of(self, row: str) -> str:
+        """The setting's key, or one of its own for a row that depends on more (Recipe, equal_updates, gold_teacher)."""
+        more: dict[str, Any] = {}
+        if row in RECIPES and self._evened(RECIPES[row]):
+            more["equal_updates"] = True
+        if row in RECIPES and RECIPES[row].supervision == Supervision.GOLD:
+            more["gold_teacher"] = self.gold_teacher
+        return key_of({**self.setting.identity(), **more}) if more else self.key
+
     def results(self) -> list[Result]:
         """The finished rows that were made with these settings."""
-        return [result for result in read_results(self.path) if result.setting == self.key]
+        return [result for result in read_results(self.path) if result.setting == self.key_of(result.row)]
 
     def fill(self, rows: Sequence[str], seeds: Sequence[int]) -> list[Result]:
         """Make what is missing of `rows` x `seeds`, seed by seed. Raises InputError for unknown rows."""
@@ -183,9 +103,9 @@ class Table:
                     continue
                 result = self._first_stage(seed) if name == FIRST_STAGE else self._make(RECIPES[name], seed)
                 append_jsonl(self.path, asdict(result), sort_keys=True)
-                mean = sum(result.values.values()) / len(result.values)
                 spent = sum(result.seconds.values())
-                self.say(f"seed {seed}: {name}: {METRIC} {mean:.4f}, {result.valid:.1%} valid, {spent:.0f} s")
+                said = f"{METRIC} {mean(result.values):.4f}, {result.valid:.1%} valid, {spent:.0f} s"
+                self.say(f"seed {seed}: {name}: {said}")
         wanted = {(name, seed) for name in rows for seed in seeds}
         return [r for r in self.results() if (r.row, r.seed) in wanted]
 
@@ -212,28 +132,74 @@ class Table:
             and (not recipe.domains or example.meta["domain"] in recipe.domains)
         ]
 
+    def _evened(self, recipe: Recipe) -> bool:
+        return self.equal_updates and recipe.other_lists(self.setting.identity()["alpha"])
+
+    def _lists(self, seed: int, recipe: Recipe) -> tuple[list[RankingExample], dict[str, Any]]:
+        """(the row's lists, changes of its 02_sft). With equal updates: no more lists than the full recipe has, or as
+        many passes over fewer as make its updates."""
+        first = self.setting.config("02_sft")
+        limit = first.sft_examples or None
+        own = self.examples(seed, recipe)[:limit]
+        if not self._evened(recipe):
+            return own, {}
+        full = len(self.examples(seed, RECIPES[FULL])[:limit])
+        if len(own) < full:
+            settings = sft_settings(first)
+            return own, {"epochs": epochs_for(settings, len(own), sft_schedule(settings, full).updates)}
+        chosen = sorted(random.Random(f"{seed}/{recipe.name}/equal updates").sample(range(len(own)), full))
+        return [own[place] for place in chosen], {}
+
+    def _taught(self, seed: int, recipe: Recipe, lists: list[RankingExample]) -> list[RankingExample]:
+        """What the row's SFT reads: the lists as its supervision and its form have them."""
+        config = self.setting.config("01_synthesis", seed=seed)
+        if recipe.supervision == Supervision.GOLD:
+            client = load_callable(self.gold_teacher)(self.collection(seed), seed=seed)
+            lists = ranked_by(client, lists, asking_of(config)["decoding"], config.concurrency)
+        elif recipe.ranker == Ranker.POINTWISE:
+            lists = [labelled_by_chain(example) for example in lists]
+        return pointwise_examples(lists) if recipe.ranker == Ranker.POINTWISE else lists
+
     def checkpoint(self, seed: int, recipe: Recipe, seconds: dict[str, float]) -> tuple[str, int]:
-        """(the row's checkpoint, how many examples it was trained on); what was trained before is taken as it is."""
-        setting, home = self.setting, self._home(seed)
-        changes = {"seed": seed, "style": recipe.style}
-        first = setting.config("02_sft", **changes)
-        second = setting.config("03_rl", **changes, **({"reward_weights": recipe.weights} if recipe.weights else {}))
-        model, count = resolve(first.model), 0
-        if not recipe.sft and not recipe.rl:
-            return model, 0
-        examples = self.examples(seed, recipe)
+        """(the row's checkpoint, how many lists it was trained on); what was trained before is taken as it is."""
+        model, count = resolve(self.setting.config("02_sft").model), 0
         if recipe.sft:
-            chosen = examples[: first.sft_examples or None]
-            # the profile's alpha, said or not, is one training
-            alpha = None if recipe.alpha == setting.config("01_synthesis").alpha else recipe.alpha
-            data = hash_text(json.dumps([alpha, recipe.domains, recipe.style]))[:8]
-            trained = stages.sft(first, chosen, model, home / f"sft-{data}", echo=self.say)
-            model, count, seconds["sft"] = str(trained.checkpoint), len(chosen), trained.seconds
+            trained, count = self._sft(seed, recipe, model)
+            model, seconds["sft"] = str(trained.checkpoint), trained.seconds
         if recipe.rl:
-            chosen = examples[: second.rl_examples or None]
-            tuned = stages.rl(second, chosen, model, home / f"grpo-{_slug(recipe.name)}", echo=self.say)
+            config = self._second(seed, recipe)
+            chosen = self.examples(seed, recipe)[: config.rl_examples or None]
+            reward = replace(reward_of(config), rbo_where_right=recipe.rbo_where_right)
+            folder = self._home(seed) / f"grpo-{self._slug(recipe)}"
+            tuned = stages.rl(config, chosen, model, folder, reward=reward, echo=self.say)
             model, count, seconds["rl"] = str(tuned.checkpoint), count or len(chosen), tuned.seconds
         return model, count
+
+    def _sft(self, seed: int, recipe: Recipe, model: str) -> tuple[TrainResult, int]:
+        """(the row's SFT, how many lists it read). An update of a pointwise row reads the passages of as many lists as
+        that of a listwise one, so both make the same updates from the same passages."""
+        lists, changes = self._lists(seed, recipe)
+        synthesis, first = (self.setting.config(stage) for stage in ("01_synthesis", "02_sft"))
+        # the profile's alpha, said or not, is one training
+        alpha = None if recipe.alpha == synthesis.alpha else recipe.alpha
+        parts: list[Any] = [alpha, recipe.domains, recipe.style, *(["equal updates"] if self._evened(recipe) else [])]
+        if (recipe.supervision, recipe.ranker) != (Supervision.TEACHER, Ranker.LISTWISE):
+            parts += [recipe.supervision, recipe.ranker]
+        if recipe.ranker == Ranker.POINTWISE:
+            changes |= {"accumulation": first.accumulation * synthesis.window}
+        config = self.setting.config("02_sft", seed=seed, style=recipe.style, **changes)
+        folder = self._home(seed) / f"sft-{hash_text(json.dumps(parts))[:8]}"
+        return stages.sft(config, self._taught(seed, recipe, lists), model, folder, echo=self.say), len(lists)
+
+    def _second(self, seed: int, recipe: Recipe) -> Config:
+        """The config of the row's GRPO."""
+        changes = {"reward_weights": recipe.weights, "normalize": recipe.normalize}
+        said = {name: value for name, value in changes.items() if value is not None}
+        return self.setting.config("03_rl", seed=seed, style=recipe.style, **said)
+
+    def _slug(self, recipe: Recipe) -> str:
+        """The name of the row's folders; rows with equal updates have their own."""
+        return _slug(recipe.name) + ("-equal" if self._evened(recipe) else "")
 
     def data(self, seed: int, split: str = "test") -> BenchmarkData:
         """A split of a seed's collection, to be reranked with the setting's window, stride and depth."""
@@ -245,44 +211,68 @@ class Table:
         return sizes_of(self.setting.config("04_evaluation", window=window))
 
     def _make(self, recipe: Recipe, seed: int) -> Result:
+        if recipe.ranker in (Ranker.TEACHER_WINDOWS, Ranker.TEACHER_FULL):
+            return self._teacher(recipe, seed)
         seconds: dict[str, float] = {}
         model, count = self.checkpoint(seed, recipe, seconds)
+        pointwise = recipe.ranker == Ranker.POINTWISE
         config = self.setting.config("04_evaluation", seed=seed, style=recipe.style)
         result = stages.evaluation(
             config,
-            {recipe.name: listwise_of(config, model)},
+            {recipe.name: (pointwise_of if pointwise else listwise_of)(config, model)},
             self.data(seed),
-            self._home(seed) / "experiments" / _slug(recipe.name),
+            self._home(seed) / "experiments" / self._slug(recipe),
             metrics=[METRIC],
             resamples=1,
             reported=False,
             echo=None,
         )
         seconds["rerank"] = round(float(result.costs["seconds_all"].iloc[0]), 1)
-        test = read_collection(self.collection(seed), "test")
-        run, records = result.run(recipe.name), result.records(recipe.name)
-        return self._result(recipe, seed, test, run, records, count, seconds)
+        records = result.records(recipe.name)
+        return self._result(recipe.name, seed, result.run(recipe.name), *_answered(recipe, records), count, seconds)
+
+    def _teacher(self, recipe: Recipe, seed: int) -> Result:
+        """The teacher's own ranking of the test queries."""
+        config, folder = self.setting.config("01_synthesis", seed=seed), self.collection(seed)
+        sizes, began = self.sizes(), time.monotonic()
+        made = teacher_ranking(
+            teacher_of(config, folder),
+            read_collection(folder, "test"),
+            asking_of(config)["decoding"],
+            **{name: sizes[name] for name in ("window", "stride", "depth")},
+            full=recipe.ranker == Ranker.TEACHER_FULL,
+            concurrency=config.concurrency,
+        )
+        seconds = {"rerank": round(time.monotonic() - began, 1)}
+        read, tokens = made.readable / made.answers, made.tokens / made.answers
+        return self._result(recipe.name, seed, made.run, read, tokens, 0, seconds)
 
     def _result(
         self,
-        recipe: Recipe,
+        row: str,
         seed: int,
-        test: Collection,
         run: Run,
-        records: Sequence[WindowRecord],
+        valid: float,
+        tokens: float,
         examples: int,
         seconds: Mapping[str, float],
+        folder: Path | None = None,
     ) -> Result:
+        """A row of a ranking of the test queries. folder: of their collection; None = the seed's."""
+        folder = folder or self.collection(seed)
+        test, grades = read_collection(folder, "test"), folder / "graded" / "test.tsv"
         return Result(
-            row=recipe.name,
+            row=row,
             seed=seed,
-            values=_rounded(per_query(test.qrels, run, [METRIC])[METRIC]),
-            valid=valid_share(records, think=get_style(recipe.style).think),
-            tokens=sum(r.tokens_out for r in records) / len(records),
+            values=judged(test.qrels, run),
+            valid=valid,
+            tokens=tokens,
             examples=examples,
             seconds=seconds,
             data_kind=test.data_kind,
-            setting=self.key,
+            setting=self.key_of(row),
+            equal_updates=row in RECIPES and self._evened(RECIPES[row]),
+            graded=judged(read_qrels(grades), run) if grades.is_file() else {},
         )
 
     def take(self, run: str | Path) -> list[Result]:
@@ -299,43 +289,31 @@ class Table:
             raise InputError("this run was made with other settings", path=folder, remedy="name another base profile")
         self.folder.mkdir(parents=True, exist_ok=True)
         done = {(r.row, r.seed) for r in self.results()}
-        test = read_collection(folder / "01_synthesis" / "collection", "test")
-        sft_metrics = read_json(folder / "02_sft" / "metrics.json")
-        out = [self._first_stage(seed, test)]
+        collection, sft_metrics = folder / "01_synthesis" / "collection", read_json(folder / "02_sft" / "metrics.json")
+        out = [self._first_stage(seed, collection)]
         for row, system in (("backbone", "backbone"), ("no RL", "sft"), ("full", "sft+rl")):
             records = read_records(folder / "04_evaluation" / "windows" / f"{system}.jsonl")
             ranked = read_run(folder / "04_evaluation" / "runs" / f"{system}.trec")
             count = 0 if row == "backbone" else int(sft_metrics["examples"])
-            out.append(self._result(RECIPES[row], seed, test, ranked, records, count, {}))
+            out.append(self._result(row, seed, ranked, *_answered(RECIPES[row], records), count, {}, collection))
         for result in out:
             if (result.row, seed) not in done:
                 append_jsonl(self.path, asdict(result), sort_keys=True)
         return out
 
-    def _first_stage(self, seed: int, test: Collection | None = None) -> Result:
-        test = test or read_collection(self.collection(seed), "test")
-        assert test.run is not None
-        values = _rounded(per_query(test.qrels, test.run, [METRIC])[METRIC])
-        return Result(FIRST_STAGE, seed, values, 1.0, 0.0, 0, {}, test.data_kind, self.key)
+    def _first_stage(self, seed: int, folder: Path | None = None) -> Result:
+        run = read_collection(folder or self.collection(seed), "test").run
+        assert run is not None
+        return self._result(FIRST_STAGE, seed, run, 1.0, 0.0, 0, {}, folder)
 
 
-def _rounded(values: Mapping[str, float]) -> dict[str, float]:
-    return {qid: round(value, 4) for qid, value in values.items()}
+def _answered(recipe: Recipe, records: Sequence[WindowRecord]) -> tuple[float, float]:
+    """(share of valid answers, their mean length in tokens). A passage's answer is valid where it could be read."""
+    tokens = sum(record.tokens_out for record in records) / len(records)
+    if recipe.ranker == Ranker.POINTWISE:
+        return sum(record.verdict == Verdict.OK for record in records) / len(records), tokens
+    return valid_share(records, think=get_style(recipe.style).think), tokens
 
 
 def _slug(name: str) -> str:
     return "".join(c if c.isalnum() else "-" for c in name.lower())
-
-
-def read_results(path: str | Path) -> list[Result]:
-    """Rows kept in a file, a line each; the last one counts where a row and seed stand twice."""
-    if not Path(path).is_file():
-        return []
-    results = (Result(**row) for _, row in read_jsonl(path))
-    return list({(result.row, result.seed, result.setting): result for result in results}.values())
-
-
-def setting_of(profile: str | Path) -> Setting:
-    """What all rows share: the values of a profile of the chain (a name in params/, or a path)."""
-    loaded = load_profile(profile_path(profile))
-    return Setting({stage: loaded.parameters(stage) for stage in STAGES})

@@ -16,8 +16,8 @@ from rrlib.errors import InputError
 from rrlib.evaluation.paired import in_words, paired_rows
 from rrlib.evaluation.significance import paired_t
 from rrlib.formats import write_lines
-from rrlib.studies.ablations import RECIPES
 from rrlib.studies.real_rows import COLLECTIONS, HEADLINE, WANTED, RealRun, SystemName, read_rows, read_runs, runs_path
+from rrlib.studies.recipes import RECIPES
 
 S = SystemName
 CLAIMS: tuple[tuple[S, S, str], ...] = (
@@ -44,7 +44,7 @@ _RECIPE: Mapping[str, str] = {
     S.SFT_RL_PLAIN: "no reasoning",
     S.ONE_DOMAIN: "one domain",
 }
-"""System -> the row of the paper's ablations (rrlib.studies.ablations)."""
+"""System -> the row of the paper's ablations (rrlib.studies.recipes)."""
 
 
 def paper_difference(system: str, other: str) -> float | None:

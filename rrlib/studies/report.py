@@ -1,24 +1,33 @@
 """Words and tables of the ablations (rrlib.studies.ablations): what the rows ask and say, as frames and Markdown.
 
-python -m rrlib.studies.report    # the stored rows, as in docs/ablations.md
+python -m rrlib.studies.report            # the stored rows, as in docs/ablations.md
+python -m rrlib.studies.report --write    # and into that page
 """
 
 from __future__ import annotations
 
+import argparse
+import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from rrlib.disk import replacing
+from rrlib.errors import InputError
 from rrlib.evaluation.paired import in_words, means_in_words, paired_rows, sets_of
-from rrlib.evaluation.significance import paired_t
-from rrlib.studies.ablations import FIRST_STAGE, METRIC, PAPER_FIRST_STAGE, RECIPES, Result
+from rrlib.evaluation.significance import paired_t, paired_t_power
+from rrlib.resources import repository
+from rrlib.studies.recipes import FIRST_STAGE, FULL, PAPER_FIRST_STAGE, RECIPES
+from rrlib.studies.rows import METRIC, Result, compared_alike, mean
 from rrlib.studies.stored import stored_rows
 
 if TYPE_CHECKING:
     import pandas as pd
 
 WHY: Mapping[str, str] = {
-    "no filter": "without the filter SFT reads 16% more lists and makes as many more updates, so the row is not that "
-    "of the filter alone",
+    "no filter": "two trainings of one recipe lie points apart; where updates are not 100%, SFT also learned longer",
     "NDCG-only reward": "RBO rewards likeness to the teacher's list, and this teacher's lists are often wrong; and the "
     "order by NDCG and that by Recall hardly disagree here, where relevant passages are few and verdicts have three "
     "values",
@@ -40,10 +49,11 @@ def questions() -> pd.DataFrame:
 
 
 def row_means(results: Sequence[Result]) -> dict[str, dict[int, float]]:
-    """Row -> seed -> mean, rows in the order of the table."""
+    """Row -> seed -> mean, rows in the order of the table, each of its `compared_alike` results."""
+    results = compared_alike(results)
     order = [FIRST_STAGE, *RECIPES]
     names = sorted({r.row for r in results}, key=lambda row: order.index(row) if row in order else len(order))
-    return {name: {r.seed: _mean(r.values) for r in results if r.row == name} for name in names}
+    return {name: {r.seed: mean(r.values) for r in results if r.row == name} for name in names}
 
 
 def per_query_table(results: Sequence[Result]) -> pd.DataFrame:
@@ -51,7 +61,7 @@ def per_query_table(results: Sequence[Result]) -> pd.DataFrame:
     (the row), metric, value. Rows in the order of the table; the last result of a row and seed counts."""
     import pandas as pd
 
-    latest = {(r.row, r.seed): r for r in results}
+    latest = {(r.row, r.seed): r for r in compared_alike(results)}
     ordered = [latest[row, seed] for row, means in row_means(results).items() for seed in sorted(means)]
     lines = [(f"seed {r.seed}", qid, r.row, METRIC, value) for r in ordered for qid, value in r.values.items()]
     return pd.DataFrame(lines, columns=["benchmark", "qid", "system", "metric", "value"])
@@ -66,10 +76,13 @@ def table(results: Sequence[Result], baseline: str = "full", resamples: int = 10
     trainings; the column `seeds` shows how much it moves between trainings, with their names where a row lacks some.
     `p (seeds)` asks what the next training would say: a paired t-test of the seeds' means, not corrected, nan with
     fewer than two. With three it finds only what is large or very even. Without the baseline there are no differences.
-    paper: difference of NDCG@10 x 100 to the paper's full recipe on BRIGHT, as reported there.
+    paper: difference of NDCG@10 x 100 to the paper's full recipe on BRIGHT, as reported there. updates: of SFT, as a
+    share of the full recipe's (nan without SFT); a row that has results of equal updates is of those alone. graded:
+    the mean by graded labels, over the seeds whose rows keep them (nan for none).
     """
     import pandas as pd
 
+    results = compared_alike(results)
     if not results:
         return pd.DataFrame()
     values = sets_of(per_query_table(results), METRIC)
@@ -87,6 +100,8 @@ def table(results: Sequence[Result], baseline: str = "full", resamples: int = 10
             "valid": sum(r.valid for r in own) / len(own) if name != FIRST_STAGE else float("nan"),
             "tokens": sum(r.tokens for r in own) / len(own),
             "n": row["n"],
+            "updates": _updates(own, results),
+            "graded": _mean_of([mean(r.graded) for r in own if r.graded]),
         }
         if "p" in row and baseline in values:
             line |= {"difference": row["difference"], "low": row["difference_low"], "high": row["difference_high"]}
@@ -96,6 +111,53 @@ def table(results: Sequence[Result], baseline: str = "full", resamples: int = 10
         line |= _paper_difference(name, baseline)
         lines.append(line)
     return pd.DataFrame(lines).set_index("row")
+
+
+def _mean_of(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if values else float("nan")
+
+
+def _updates(own: Sequence[Result], results: Sequence[Result]) -> float:
+    """SFT's updates as a share of the full recipe's, over the seeds that both have."""
+    recipe = RECIPES.get(own[0].row)
+    full = {r.seed: r.examples for r in results if r.row == FULL}
+    if recipe is None or not recipe.sft:
+        return float("nan")
+    if own[0].equal_updates:
+        return 1.0
+    return _mean_of([r.examples / full[r.seed] for r in own if full.get(r.seed)])
+
+
+def power_table(results: Sequence[Result], difference: float = 0.02, baseline: str = FULL) -> pd.DataFrame:
+    """What these seeds can tell: a row for each that shares two seeds or more with the baseline.
+
+    Columns: `seeds`; `deviation` of the seeds' differences to the baseline; `power`, the chance that a paired t-test of
+    so many seeds, at 0.05, finds a true `difference`; `seeds for 80%`. The deviation is itself of a few trainings, so
+    the last two are a hint and no more.
+    """
+    import pandas as pd
+
+    means = row_means(results)
+    lines = []
+    for name, by_seed in means.items():
+        gaps = [value - means[baseline][seed] for seed, value in by_seed.items() if seed in means.get(baseline, {})]
+        deviation = float(np.std(gaps, ddof=1)) if name != baseline and len(gaps) > 1 else 0.0
+        if deviation > 0:
+            power = paired_t_power(difference, deviation, len(gaps))
+            seeds = next((n for n in range(2, 1000) if paired_t_power(difference, deviation, n) >= 0.8), math.inf)
+            line = {"row": name, "seeds": len(gaps), "deviation": deviation, "power": power, "seeds for 80%": seeds}
+            lines.append(line)
+    columns = ["row", "seeds", "deviation", "power", "seeds for 80%"]
+    return pd.DataFrame(lines, columns=columns).set_index("row")
+
+
+def power_markdown(power: pd.DataFrame) -> str:
+    """`power_table` as Markdown."""
+    lines = ["| row | seeds | deviation over seeds | power for 2 points | seeds for 80% |", "|---|---|---|---|---|"]
+    for name, row in power.iterrows():
+        cells = [name, int(row["seeds"]), f"{row['deviation']:.3f}", f"{row['power']:.0%}", f"{row['seeds for 80%']:g}"]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join([*lines, ""])
 
 
 def _paper_difference(row: str, baseline: str) -> dict[str, float]:
@@ -141,7 +203,7 @@ def steps_table(results: Sequence[Result]) -> pd.DataFrame:
         values = {name: {"": [rows[name].values[q] for q in queries]} for name in (FIRST_STAGE, "no RL", "full")}
         by_row = {row["system"]: row for row in paired_rows(values, "no RL")}
         line: dict[str, Any] = {"seed": seed, FIRST_STAGE: by_row[FIRST_STAGE]["mean"]}
-        line |= {"backbone": _mean(rows["backbone"].values), "SFT": by_row["no RL"]["mean"]}
+        line |= {"backbone": mean(rows["backbone"].values), "SFT": by_row["no RL"]["mean"]}
         line |= {"SFT+GRPO": by_row["full"]["mean"], "GRPO adds": in_words(by_row["full"])}
         line |= {"p, SFT": by_row[FIRST_STAGE]["p"], "p, GRPO": by_row["full"]["p"]}
         lines.append(line | {"valid after SFT": rows["no RL"].valid, "n": len(queries)})
@@ -152,7 +214,8 @@ def markdown(table: pd.DataFrame, results: Sequence[Result]) -> str:
     """The table as Markdown, with what it is of."""
     seeds = sorted({r.seed for r in results})
     kinds = sorted({r.data_kind for r in results})
-    head = f"row|{METRIC}|by seed|difference [95% interval]|p (Holm)|p (seeds)|paper (points)|valid|n".split("|")
+    words = f"row|{METRIC}|by seed|difference [95% interval]|p (Holm)|p (seeds)|paper (points)|valid|updates|graded|n"
+    head = words.split("|")
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for name, row in table.iterrows():
         gap = row.get("difference")
@@ -167,6 +230,8 @@ def markdown(table: pd.DataFrame, results: Sequence[Result]) -> str:
             _p(row["p (seeds)"]) if has else "",
             f"{paper:+.2f}" if paper is not None and paper == paper else "",
             f"{row['valid']:.1%}" if row["valid"] == row["valid"] else "",
+            f"{row['updates']:.0%}" if row["updates"] == row["updates"] else "",
+            f"{row['graded']:.3f}" if row["graded"] == row["graded"] else "",
             str(int(row["n"])),
         ]
         lines.append("| " + " | ".join(cells) + " |")
@@ -199,14 +264,45 @@ def steps_markdown(steps: pd.DataFrame) -> str:
 
 
 def stored_page() -> str:
-    """The stored rows as Markdown, as in docs/ablations.md."""
+    """The stored rows as Markdown, as in docs/ablations.md. Rows of unequal updates come in a table of their own once
+    equal ones have taken their place."""
     results = stored_rows()
-    return steps_markdown(steps_table(results)) + "\n" + markdown(table(results), results)
+    parts = [
+        steps_markdown(steps_table(results)),
+        markdown(table(results), results),
+        power_markdown(power_table(results)),
+    ]
+    shown = compared_alike(results)
+    before = [r for r in results if r not in shown]
+    if before:
+        rows = [*(r for r in results if r.row == FULL), *before]
+        parts.append("With as many updates as there are lists, as stored before:\n\n" + markdown(table(rows), rows))
+    return "\n".join(parts)
 
 
-def _mean(values: Mapping[str, float]) -> float:
-    return sum(values.values()) / len(values)
+BEGIN, END = "<!-- rows: python -m rrlib.studies.report --write -->", "<!-- end of rows -->"
+
+
+def write_page(path: str | Path) -> None:
+    """Put the stored rows between the page's marks. Raises InputError where it has none."""
+    text = Path(path).read_text(encoding="utf-8")
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+        raise InputError("no place for the rows", path=path, remedy=f"write {BEGIN} and {END}, a line each")
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    with replacing(Path(path)) as file:
+        file.write(f"{before}{BEGIN}\n\n{stored_page().strip()}\n\n{END}{after}".encode())
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print the stored rows, or write them into the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", nargs="?", const=str(repository() / "docs" / "ablations.md"), metavar="PAGE")
+    given = parser.parse_args(argv)
+    if given.write:
+        write_page(given.write)
+    else:
+        print(stored_page())
 
 
 if __name__ == "__main__":
-    print(stored_page())
+    main()

@@ -17,7 +17,7 @@ from rrlib.errors import InputError, MissingFileError
 from rrlib.evaluation.results import ExperimentResult
 from rrlib.formats import example_from_json, read_jsonl
 from rrlib.resources import PACKAGE
-from rrlib.studies.ablations import Result, read_results
+from rrlib.studies.rows import Result, read_results
 from rrlib.types import RankingExample
 
 ROWS = PACKAGE / "miniature" / "results" / "ablations.jsonl"

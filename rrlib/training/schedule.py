@@ -7,7 +7,7 @@ processes and passes. All of it is worked out here, so that a profile can be hel
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from rrlib.errors import InputError
@@ -75,3 +75,11 @@ def sft_schedule(settings: SFTSettings, examples: int, processes: int = 1) -> SF
     updates = settings.max_steps or math.ceil(settings.epochs * per_epoch)
     rows = settings.micro_batch * settings.accumulation * processes
     return SFTSchedule(rows, per_epoch, updates, math.ceil(settings.warmup * updates))
+
+
+def epochs_for(settings: SFTSettings, examples: int, updates: int) -> float:
+    """Passes over `examples` rows that come to exactly `updates` updates of SFT, whatever the settings' own are."""
+    passes = updates / sft_schedule(replace(settings, epochs=1.0, max_steps=0), examples).per_epoch
+    while sft_schedule(replace(settings, epochs=passes, max_steps=0), examples).updates > updates:  # by the last bit
+        passes = math.nextafter(passes, 0.0)
+    return passes

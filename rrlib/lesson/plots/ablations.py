@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from rrlib.errors import InputError
 from rrlib.lesson.plots.basics import PALETTE, _canvas
-from rrlib.studies.ablations import METRIC, Result
 from rrlib.studies.report import row_means
+from rrlib.studies.rows import METRIC, Result
 
 if TYPE_CHECKING:
     import pandas as pd

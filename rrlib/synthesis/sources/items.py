@@ -21,7 +21,7 @@ from rrlib.formats import Collection, make_candidates, read_jsonl, write_jsonl, 
 from rrlib.formats.collection import DATA_KINDS
 from rrlib.formats.fields import as_id, record_passage
 from rrlib.synthesis.sources.windows import Windowing, windows_of
-from rrlib.types import Passage, Query
+from rrlib.types import Passage, Query, Run
 
 UNKNOWN_LICENCE = "unknown"
 
@@ -152,15 +152,16 @@ class CollectionSource:
         metadata = self.collection.metadata.get(query.qid, {})
         return Item(
             query,
-            self._candidates(query),
+            self._passages(query, self.collection.run),
+            hard_pool=self._passages(query, self.collection.hard),
             domain=str(metadata.get("domain") or ""),
             gold_answer=str(metadata.get("gold_answer") or "").strip(),
             labels=self.collection.qrels.get(query.qid),
             licence=str(metadata.get("licence") or self.licence),
         )
 
-    def _candidates(self, query: Query) -> tuple[Passage, ...]:
-        hits = (self.collection.run or {}).get(query.qid)
+    def _passages(self, query: Query, run: Run | None) -> tuple[Passage, ...]:
+        hits = (run or {}).get(query.qid)
         if not hits:
             return ()
         (made,) = make_candidates(
