@@ -195,12 +195,15 @@ def build(
     pool: int = 30,
     topics_per_evidence: int = 6,
     domains: Sequence[str] | None = None,
+    relevant: Sequence[int] | None = None,
     name: str = "miniature",
 ) -> Path:
     """Write the collection folder of the embedded world and return it.
 
     train, validation, test: numbers of queries (all together at most the combinations of the world: 4,032 here).
     pool: candidates a query. topics_per_evidence: passages made of one piece of evidence. domains: None = all.
+    relevant: (fewest, most) relevant passages of a pool, all counts as often; None = as RELEVANT_WEIGHTS has it. More
+    of them than a window carries forward is a world in which windows lose passages.
     Files: corpus.jsonl, queries.jsonl, qrels/ (binary, judged over the pool), graded/ (2 concept, 1 rival, 0),
     runs/ (bm25s), SOURCE.json (written last). Raises InputError for sizes that the world cannot give.
     """
@@ -209,6 +212,7 @@ def build(
     passages = make_corpus(world, seed, topics_per_evidence)
     if not 3 <= pool <= len(passages):
         raise InputError(f"a pool of {pool} candidates", remedy=f"give 3 to {len(passages)}")
+    _check_relevant(relevant, pool)
     queries = make_queries(world, seed, {"train": train, "validation": validation, "test": test})
     maker, index = PoolMaker(passages), Bm25(Passage(p.docid, p.text) for p in passages)
     for split in SPLITS:
@@ -216,7 +220,8 @@ def build(
         graded: Qrels = {}
         run: Run = {}
         for query in (q for q in queries if q.split == split):
-            drawn = maker.draw(query, pool, random.Random(f"{seed}/pool/{query.text}"))
+            rng = random.Random(f"{seed}/pool/{query.text}")
+            drawn = maker.draw(query, pool, rng, rng.randint(*relevant) if relevant else None)
             run[query.qid] = _ranked(index, query.text, drawn)
             graded[query.qid] = dict(sorted(_grades(query, drawn).items()))
             binary[query.qid] = {docid: int(grade == 2) for docid, grade in graded[query.qid].items()}
@@ -237,8 +242,16 @@ def build(
         "topics_per_evidence": topics_per_evidence,
         "world_sha256": world_hash(world),
     }
+    if relevant:
+        source["relevant"] = list(relevant)
     write_lines(root / "SOURCE.json", [json.dumps(source, indent=1)])
     return root
+
+
+def _check_relevant(relevant: Sequence[int] | None, pool: int) -> None:
+    """Raise InputError unless (fewest, most) leave a pool its rivals and others."""
+    if relevant is not None and not (len(relevant) == 2 and 1 <= relevant[0] <= relevant[1] <= pool // 2):
+        raise InputError(f"{list(relevant)} relevant passages", remedy=f"give [fewest, most] from 1 to {pool // 2}")
 
 
 def world_hash(world: World) -> str:
