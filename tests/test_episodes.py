@@ -196,7 +196,7 @@ def test_finished_is_handed_back_and_killed_begins_anew(
     backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = dataclasses.replace(SMALL, max_completion=8, steps=2)
-    call = {"window": 3, "stride": 2, "early_seconds": 1e9}
+    call = {"window": 3, "stride": 2, "early_cpu_seconds": 1e9}
     lists = [listed(0), listed(1, (1, 0, 1, 0, 0))]
     monkeypatch.setattr(episodes._Loop, "_finish", lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -264,7 +264,7 @@ def test_the_study_makes_each_row_once(small_study: Study, monkeypatch: pytest.M
     rows = small_study.run([3])
     assert {row.arm for row in rows} >= {Arm.SFT, Arm.WINDOW, Arm.EPISODE}
     assert all(len(row.ndcg) == len(row.left_behind) == 4 for row in rows)
-    assert [row.steps for row in rows[:3]] == [0, 1, 1] and rows[0].seconds == 0.0 < rows[1].seconds
+    assert [row.steps for row in rows[:3]] == [0, 1, 1] and rows[0].cpu_seconds == 0.0 < rows[1].cpu_seconds
     lists = small_study.lists(3)
     assert all(len(example.passages) == 25 and 4 <= sum(example.relevance) <= 8 for example in lists)
     best, lost = small_study.bounds(3)

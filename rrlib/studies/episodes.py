@@ -4,14 +4,16 @@
 
 For each seed a world in which a query has more relevant passages than a window carries forward, SFT once, and from that
 checkpoint two trainings of equal settings, steps and completions: the chain's own GRPO on one window at a time (the
-paper's proxy), and rrlib.training.episodes. Whole episodes cost more time, so the last weights within the proxy's
-training time are ranked too. Each is a row in `rows.jsonl` when it is ranked; called again, the study goes on there.
+paper's proxy), and rrlib.training.episodes. Whole episodes cost more time, so their last weights within the proxy's
+time are ranked too. Time is that of the process (CPU): a clock would measure what else a machine does. Each is a row in
+`rows.jsonl` when it is ranked; called again, the study goes on there.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from rrlib.chain import stages
 from rrlib.chain.from_profile import grpo_settings, listwise_of
+from rrlib.chain.params import Config
 from rrlib.disk import append_jsonl, cut_torn_tail
 from rrlib.errors import InputError, RRLibError
 from rrlib.evaluation.metrics import per_query
@@ -48,13 +51,13 @@ class Arm(Word):
     EPISODE = "whole episodes"
     """As many steps and completions."""
     EARLY = "whole episodes, equal time"
-    """Its last weights within the training time of `one window`."""
+    """Its last weights within the CPU seconds of `one window`."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One arm of one seed. ndcg, left_behind: by query. valid: share of strictly valid windows. steps, seconds: of its
-    RL. setting: names all parameters of the study."""
+    """One arm of one seed. ndcg, left_behind: by query. valid: share of strictly valid windows. steps,
+    cpu_seconds: of its RL. setting: names all parameters of the study."""
 
     seed: int
     arm: str
@@ -62,7 +65,7 @@ class Row:
     left_behind: Mapping[str, float]
     valid: float
     steps: int
-    seconds: float
+    cpu_seconds: float
     setting: str
 
 
@@ -93,16 +96,15 @@ class Study:
                 if arm not in done:
                     row = self._rank(seed, arm, checkpoint, steps, seconds)
                     append_jsonl(self.path, asdict(row), sort_keys=True)
-                    self.say(f"seed {seed}: {arm}: {METRIC} {_mean(row.ndcg):.4f}, {steps} steps, {seconds:.0f} s")
+                    self.say(f"seed {seed}: {arm}: {METRIC} {_mean(row.ndcg):.4f}, {steps} steps, {seconds:.0f} CPU s")
         return [row for row in self.rows() if row.seed in seeds]
 
     def _train(self, seed: int) -> dict[Arm, tuple[str, int, float]]:
-        """Arm -> (checkpoint, steps of RL, seconds of RL); what was trained before is taken as it is."""
+        """Arm -> (checkpoint, steps and CPU seconds of RL); what was trained before is taken as it is."""
         config = self.setting.config("03_rl", seed=seed)
         settings, spans = grpo_settings(config), self.spans
-        seconds: dict[str, float] = {}
-        start, _ = self.table.checkpoint(seed, RECIPES["no RL"], seconds)
-        proxy, _ = self.table.checkpoint(seed, RECIPES["full"], seconds)
+        start, _ = self.table.checkpoint(seed, RECIPES["no RL"], {})
+        proxy, proxy_seconds = self._one_window(seed, config, start)
         trained = train_episodes(
             self.lists(seed),
             start,
@@ -111,18 +113,38 @@ class Study:
             config.style,
             window=spans[0][1] - spans[0][0],
             stride=self.setting.config("04_evaluation").stride,
-            early_seconds=seconds["rl"],
-            on_log=lambda row: self.say("seed {}: step {step}: {reward:.4f}, {seconds:.0f} s".format(seed, **row)),
+            early_cpu_seconds=proxy_seconds,
+            on_log=lambda row: self.say(
+                "seed {}: step {step}: {reward:.4f}, {cpu_seconds:.0f} CPU s".format(seed, **row)
+            ),
         )
         arms = {
             Arm.SFT: (start, 0, 0.0),
-            Arm.WINDOW: (proxy, settings.steps, seconds["rl"]),
-            Arm.EPISODE: (str(trained.checkpoint), settings.steps, trained.seconds),
+            Arm.WINDOW: (proxy, settings.steps, proxy_seconds),
+            Arm.EPISODE: (str(trained.checkpoint), settings.steps, trained.log[-1]["cpu_seconds"]),
         }
         if "early_step" in trained.info:
+            step = int(trained.info["early_step"])
             early = str(trained.checkpoint.with_name("early"))
-            arms[Arm.EARLY] = (early, int(trained.info["early_step"]), float(trained.info["early_seconds"]))
+            arms[Arm.EARLY] = (early, step, trained.log[step - 1]["cpu_seconds"])
         return arms
+
+    def _one_window(self, seed: int, config: Config, start: str) -> tuple[str, float]:
+        """(checkpoint of GRPO on single windows, its CPU seconds); the seconds of each step are kept as it ends."""
+        path, mark = self._home(seed) / "one-window-seconds.jsonl", time.process_time()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_file():
+            cut_torn_tail(path)
+
+        def note(row: Mapping[str, Any]) -> None:
+            nonlocal mark
+            before, mark = mark, time.process_time()
+            append_jsonl(path, {"step": row["step"], "cpu_seconds": round(mark - before, 3)})
+
+        examples = self.table.examples(seed, RECIPES["full"])[: config.rl_examples or None]
+        trained = stages.rl(config, examples, start, self._home(seed) / "one-window", on_log=note, echo=self.say)
+        spent = {row["step"]: row["cpu_seconds"] for _, row in read_jsonl(path)}  # a step after a kill counts once
+        return str(trained.checkpoint), sum(spent.values())
 
     @property
     def spans(self) -> list[tuple[int, int]]:
@@ -145,7 +167,7 @@ class Study:
     def _home(self, seed: int) -> Path:
         return self.folder / f"arms-{seed}-{self.table.key}"
 
-    def _rank(self, seed: int, arm: Arm, checkpoint: str, steps: int, seconds: float) -> Row:
+    def _rank(self, seed: int, arm: Arm, checkpoint: str, steps: int, cpu_seconds: float) -> Row:
         config, data = self.setting.config("04_evaluation", seed=seed), self.table.data(seed)
         result = stages.evaluation(
             config,
@@ -163,7 +185,7 @@ class Study:
             for qid, docids in result.ranking(arm.value).items()
         }
         valid = valid_share(result.records(arm.value))
-        return Row(seed, arm.value, _rounded(ndcg), _rounded(lost), valid, steps, seconds, self.table.key)
+        return Row(seed, arm.value, _rounded(ndcg), _rounded(lost), valid, steps, cpu_seconds, self.table.key)
 
     def bounds(self, seed: int) -> tuple[float, float]:
         """(nDCG@10, share left behind) of windows that sort perfectly, means over the test queries of a seed."""
@@ -196,8 +218,8 @@ def t_interval(values: Sequence[float]) -> Interval:
 
 
 def differences(rows: Sequence[Row], value: str = "ndcg", baseline: Arm = Arm.WINDOW) -> pd.DataFrame:
-    """One line an arm: mean over seeds, the seeds' means, RL steps and seconds (means); and where two seeds have both,
-    the mean difference to `baseline` with its t interval over seeds (low, high). value: ndcg or left_behind."""
+    """One line an arm: mean over seeds, the seeds' means, RL steps and CPU seconds (means); and where two seeds have
+    both, the mean difference to `baseline` with its t interval over seeds (low, high). value: ndcg or left_behind."""
     import pandas as pd
 
     means = {(row.arm, row.seed): _mean(getattr(row, value)) for row in rows}
@@ -208,7 +230,7 @@ def differences(rows: Sequence[Row], value: str = "ndcg", baseline: Arm = Arm.WI
             continue
         line: dict[str, Any] = {"arm": arm.value, value: sum(means[arm, row.seed] for row in own) / len(own)}
         line["seeds"] = " ".join(f"{row.seed}: {means[arm, row.seed]:.4f}" for row in own)
-        line |= {name: sum(getattr(row, name) for row in own) / len(own) for name in ("valid", "steps", "seconds")}
+        line |= {name: sum(getattr(row, name) for row in own) / len(own) for name in ("valid", "steps", "cpu_seconds")}
         paired = [means[arm, row.seed] - means[baseline, row.seed] for row in own if (baseline, row.seed) in means]
         if arm != baseline and len(paired) > 1:
             found = t_interval(paired)

@@ -158,7 +158,7 @@ def train_episodes(
     stride: int = 10,
     k: int = 10,
     trace: float = 0.0,
-    early_seconds: float = 0.0,
+    early_cpu_seconds: float = 0.0,
     on_log: OnLog | None = None,
 ) -> TrainResult:
     """Improve `model`, a checkpoint of stage one, by whole episodes.
@@ -169,11 +169,12 @@ def train_episodes(
     model, output, style, on_log: as for train_grpo.
     settings: GRPO's. A step samples prompts x rollouts completions as there, so it takes prompts / windows queries.
     window, stride: of the sliding window. k: cut-off of the final NDCG. trace: see window_advantages.
-    early_seconds: training seconds; the last weights within them are kept too, in `output/early`, with their step and
-        seconds in the result's info (0: none).
+    early_cpu_seconds: of this process; the last weights within them are kept too, in `output/early`, and their step is
+        `early_step` of the result's info (0: none).
 
     Returns the final checkpoint and a log with one row a step: reward (NDCG@k of final lists), potential (at the
-    start), left_behind, the shares of format levels and of queries without spread, KL, loss, tokens of an answer.
+    start), left_behind, the shares of format levels and of queries without spread, KL, loss, tokens of an answer,
+    seconds and cpu_seconds so far.
     Raises InputError for settings that it cannot follow, lists of several lengths, and prompts that are too long;
     StageError where another process trains in the folder. Finished with the same inputs, it hands back what is there.
     """
@@ -181,14 +182,14 @@ def train_episodes(
     spans = sliding_spans(_one_length(examples), window, stride)
     _check(settings, len(spans), len(examples))
     path = resolve(model)
-    more = {"window": window, "stride": stride, "k": k, "trace": trace, "early_seconds": early_seconds}
+    more = {"window": window, "stride": stride, "k": k, "trace": trace, "early_cpu_seconds": early_cpu_seconds}
     inputs = as_stored(fingerprint(settings, path, examples, stage="episodes", style=style, **more))
     with locked(output):
         finished, _ = begin(output, inputs)
         if finished is not None:
             return finished
         sampler = Sampler(path, settings, style, spans, k)
-        return _Loop(examples, path, output, sampler, trace, early_seconds, on_log).run()
+        return _Loop(examples, path, output, sampler, trace, early_cpu_seconds, on_log).run()
 
 
 def _one_length(examples: Sequence[RankingExample]) -> int:
@@ -218,14 +219,15 @@ class _Loop:
         output: Path,
         sampler: Sampler,
         trace: float,
-        early_seconds: float,
+        early_cpu_seconds: float,
         on_log: OnLog | None,
     ) -> None:
         import torch
         from transformers import AutoModelForCausalLM
 
         self.examples, self.output, self.sampler, self.settings = examples, output, sampler, sampler.settings
-        self.trace, self.early_seconds, self.on_log = trace, early_seconds, on_log
+        self.trace, self.early_cpu_seconds, self.on_log = trace, early_cpu_seconds, on_log
+        self.began, self.cpu_began = time.perf_counter(), time.process_time()
         device = choose_device(self.settings)
         self.bf16 = choose_bf16(self.settings, device)
         torch.manual_seed(self.settings.seed)
@@ -244,21 +246,22 @@ class _Loop:
     def run(self) -> TrainResult:
         (self.output / "log.jsonl").unlink(missing_ok=True)  # of a training that was killed
         shutil.rmtree(self.output / "early", ignore_errors=True)
-        began, log, early = time.perf_counter(), [], dict[str, Any]()
+        log, early = list[dict[str, Any]](), dict[str, Any]()
         queries = self._queries()
         for step in range(1, self.settings.steps + 1):
             examples = [next(queries) for _ in range(self.settings.prompts // len(self.sampler.spans))]
             episodes = self.sampler.episodes(self.model, examples)
             judge(episodes, self.settings.rollouts, self.trace, divide=self.settings.loss != "dr_grpo")
             row = {"step": step, **summary(episodes, self.sampler.spans), **self._update(episodes)}
-            row["seconds"] = round(time.perf_counter() - began, 3)
+            row["seconds"] = round(time.perf_counter() - self.began, 3)
+            row["cpu_seconds"] = round(time.process_time() - self.cpu_began, 3)
             log.append(row)
             append_jsonl(self.output / "log.jsonl", row)
             if self.on_log is not None:
                 self.on_log(dict(row))
-            if row["seconds"] <= self.early_seconds:
+            if row["cpu_seconds"] <= self.early_cpu_seconds:
                 self._save(self.output / "early")
-                early = {"early_step": step, "early_seconds": row["seconds"]}
+                early = {"early_step": step}
         return self._finish(log, early)
 
     def _queries(self) -> Iterator[RankingExample]:
