@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 from scipy import stats
 from tiny_training import GRPO
 
+from rrlib.engines.trained import trained_settings
 from rrlib.errors import InputError
+from rrlib.evaluation.significance import t_interval
 from rrlib.formats import read_collection
 from rrlib.metrics import ndcg
 from rrlib.miniature import build
@@ -25,7 +27,7 @@ from rrlib.responses import Level
 from rrlib.strategies import sliding_spans
 from rrlib.studies import episodes as study
 from rrlib.studies.ablations import Table
-from rrlib.studies.episodes import Arm, Row, Study, differences, study_setting, t_interval
+from rrlib.studies.episodes import Arm, Row, Study, differences, study_setting
 from rrlib.training import episodes
 from rrlib.training.credit import best_reachable, left_behind, potential, window_advantages
 from rrlib.training.episodes import Sampler, judge, train_episodes
@@ -129,7 +131,7 @@ class Script:
 @pytest.fixture
 def scripted(backbone: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     def patch(*calls: Sequence[str]) -> tuple[Sampler, Script]:
-        sampler = Sampler(str(backbone), SMALL, "reasonrank", SPANS, 10)
+        sampler = Sampler(str(backbone), SMALL, "reasonrank", 5, 3, 2, 10)
         script = Script(sampler.tokenizer, calls)
         monkeypatch.setattr(episodes.prefix, "decode", script)
         return sampler, script
@@ -211,7 +213,9 @@ def test_finished_is_handed_back_and_killed_begins_anew(
     assert first.info["early_step"] == 2
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("early", "checkpoint")]
     assert weights[0] == weights[1]
-    assert json.loads((tmp_path / "checkpoint" / "rrlib.json").read_text())["window"] == 3
+    assert trained_settings(tmp_path / "checkpoint") == {
+        "style": "reasonrank", "window": 3, "stride": 2, "max_passage_tokens": 512
+    }  # fmt: skip
     monkeypatch.setattr(episodes, "_Loop", None)  # a second training would fail
     assert train_episodes(lists, backbone, tmp_path, settings, **call) == first
 
@@ -289,7 +293,14 @@ def test_differences_are_paired_by_seed() -> None:
     assert list(found) == pytest.approx([0.02, 0.02 - half, 0.02 + half])
     assert table.loc[Arm.WINDOW, "ndcg"] == pytest.approx(0.3)
     assert differences(rows, "left_behind")["left_behind"].tolist() == pytest.approx([0.3, 0.3])
-    with pytest.raises(InputError, match="two seeds"):
+
+
+def test_a_t_interval_is_scipys() -> None:
+    found, values = t_interval([0.1, 0.4, 0.3, 0.0], level=0.9), np.array([0.1, 0.4, 0.3, 0.0])
+    expected = stats.ttest_1samp(values, 0.0).confidence_interval(0.9)
+    assert (found.mean, found.low, found.high) == pytest.approx((0.2, expected.low, expected.high))
+    assert t_interval([0.1, 0.1]).low == t_interval([0.1, 0.1]).high == pytest.approx(0.1)
+    with pytest.raises(InputError, match="two values"):
         t_interval([0.1])
 
 

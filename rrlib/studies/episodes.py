@@ -25,13 +25,14 @@ from rrlib.chain.params import Config
 from rrlib.disk import append_jsonl, cut_torn_tail
 from rrlib.errors import InputError, RRLibError
 from rrlib.evaluation.metrics import per_query
+from rrlib.evaluation.significance import t_interval
 from rrlib.formats import read_jsonl
 from rrlib.responses import Word, valid_share
 from rrlib.strategies import sliding_spans
 from rrlib.studies.ablations import METRIC, RECIPES, Setting, Table, setting_of
 from rrlib.training.credit import best_reachable, left_behind, potential
 from rrlib.training.episodes import train_episodes
-from rrlib.types import Interval, RankingExample
+from rrlib.types import RankingExample
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -205,16 +206,6 @@ def _rounded(values: Mapping[str, float]) -> dict[str, float]:
 
 def _mean(values: Mapping[str, float]) -> float:
     return sum(values.values()) / len(values)
-
-
-def t_interval(values: Sequence[float]) -> Interval:
-    """Mean of one value a seed with its 95% interval of Student's t. Raises InputError for fewer than two seeds."""
-    from scipy import stats
-
-    if len(values) < 2:
-        raise InputError(f"an interval over {len(values)} seeds", remedy="name two seeds or more")
-    found = stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
-    return Interval(sum(values) / len(values), float(found.low), float(found.high))
 
 
 def differences(rows: Sequence[Row], value: str = "ndcg", baseline: Arm = Arm.WINDOW) -> pd.DataFrame:

@@ -80,18 +80,21 @@ class Episode:
 
 
 class Sampler:
-    """Samples episodes from the model at `path` as it is trained. spans: of the windows. k: of the final NDCG."""
+    """Samples episodes over lists of `depth` passages from the model at `path`, as it is trained. k: of the final
+    NDCG. Raises InputError for a prompt that is too long."""
 
-    def __init__(self, path: str, settings: GRPOSettings, style: str, spans: Sequence[Span], k: int) -> None:
-        tokenizer = load_tokenizer(path)
-        self.tokenizer, self.settings, self.spans, self.k = tokenizer, settings, tuple(spans), k
+    def __init__(
+        self, path: str, settings: GRPOSettings, style: str, depth: int, window: int, stride: int, k: int
+    ) -> None:
+        self.tokenizer, self.settings, self.k = load_tokenizer(path), settings, k
+        self.window, self.stride, self.spans = window, stride, sliding_spans(depth, window, stride)
         self.room = min(settings.max_prompt, model_length(path) - settings.max_completion)
-        self.builder = PromptBuilder(tokenizer, style, settings.max_passage_tokens)
+        self.builder = PromptBuilder(self.tokenizer, style, settings.max_passage_tokens)
 
     def episodes(self, model: Any, examples: Sequence[RankingExample]) -> list[Episode]:
         """`rollouts` episodes of each example, next to each other; all of them go from window to window together."""
-        copies, groups = self.settings.rollouts, [self._begin(example) for example in examples]
-        episodes = [copy.deepcopy(episode) for episode in groups for _ in range(copies)]
+        copies = self.settings.rollouts
+        episodes = [self._begin(example) for example in examples for _ in range(copies)]
         sampling = prefix.Sampling(self.settings.temperature)
         for t, (start, end) in enumerate(self.spans):
             shared = copies if t == 0 else 1  # all episodes of a query begin with the same window
@@ -173,14 +176,13 @@ def train_episodes(
         `early_step` of the result's info (0: none).
 
     Returns the final checkpoint and a log with one row a step: reward (NDCG@k of final lists), potential (at the
-    start), left_behind, the shares of format levels and of queries without spread, KL, loss, tokens of an answer,
+    start), left_behind, the shares of format levels and of windows without advantage, KL, loss, tokens of an answer,
     seconds and cpu_seconds so far.
     Raises InputError for settings that it cannot follow, lists of several lengths, and prompts that are too long;
     StageError where another process trains in the folder. Finished with the same inputs, it hands back what is there.
     """
     settings, output = settings or GRPOSettings(), Path(output)
-    spans = sliding_spans(_one_length(examples), window, stride)
-    _check(settings, len(spans), len(examples))
+    _check(settings, len(sliding_spans(_one_length(examples), window, stride)), len(examples))
     path = resolve(model)
     more = {"window": window, "stride": stride, "k": k, "trace": trace, "early_cpu_seconds": early_cpu_seconds}
     inputs = as_stored(fingerprint(settings, path, examples, stage="episodes", style=style, **more))
@@ -188,7 +190,7 @@ def train_episodes(
         finished, _ = begin(output, inputs)
         if finished is not None:
             return finished
-        sampler = Sampler(path, settings, style, spans, k)
+        sampler = Sampler(path, settings, style, len(examples[0].passages), window, stride, k)
         return _Loop(examples, path, output, sampler, trace, early_cpu_seconds, on_log).run()
 
 
@@ -332,11 +334,11 @@ class _Loop:
 
     def _save(self, folder: Path) -> None:
         """Weights, tokenizer and what it was trained with; the folder appears complete."""
-        part, (start, end) = folder.with_name(f"{folder.name}.part"), self.sampler.spans[0]
+        part, sampler = folder.with_name(f"{folder.name}.part"), self.sampler
         shutil.rmtree(part, ignore_errors=True)
         self.model.save_pretrained(part)
-        self.sampler.tokenizer.save_pretrained(part)
-        write_trained(part, self._style, end - start, self.settings.max_passage_tokens)
+        sampler.tokenizer.save_pretrained(part)
+        write_trained(part, self._style, sampler.window, self.settings.max_passage_tokens, sampler.stride)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(part, folder)
 
