@@ -26,9 +26,10 @@ USUAL: Mapping[str, Any] = {"style": "reasonrank", "window": 20, "stride": 10, "
 _LOGGER = logging.getLogger("rrlib.rerank")
 
 
-def write_trained(folder: Path, style: str, window: int, max_passage_tokens: int) -> None:
-    """Write the file of a checkpoint. window: passages of the longest list; a stride is half of it, as in the paper."""
-    values = {"style": style, "window": window, "stride": max(window // 2, 1), "max_passage_tokens": max_passage_tokens}
+def write_trained(folder: Path, style: str, window: int, max_passage_tokens: int, stride: int = 0) -> None:
+    """Write the file of a checkpoint. window: passages of the longest list. stride: 0 = half of it, as in the paper."""
+    stride = stride or max(window // 2, 1)
+    values = {"style": style, "window": window, "stride": stride, "max_passage_tokens": max_passage_tokens}
     write_json(folder / FILE, values)
 
 

@@ -144,6 +144,20 @@ def paired_t_power(difference: float, deviation: float, n: int, level: float = 0
     return float(stats.nct.sf(least, n - 1, shift) + wrong_sign)
 
 
+def t_interval(values: ArrayLike, level: float = 0.95) -> Interval:
+    """Mean of `values` (shape N, any unit) with the interval of Student's t: for few values, such as one a seed, which
+    are taken for normal. Raises InputError for fewer than two."""
+    from scipy import stats
+
+    values_N = _vector(values, "t interval")
+    _level(level)
+    if values_N.size < 2:
+        raise InputError("a t interval of one value", remedy="give two values or more")
+    mean = float(values_N.mean())
+    half = float(stats.sem(values_N) * stats.t.ppf((1 + level) / 2, values_N.size - 1))
+    return Interval(mean, mean - half, mean + half)
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down correction: adjusted p values (in the order given), for several comparisons at once."""
     count = len(p_values)
