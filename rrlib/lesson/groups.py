@@ -6,13 +6,17 @@ Everything is read from the run's files, so the same run shows the same group.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from rrlib.errors import InputError
 from rrlib.lesson.explain import liveliness
-from rrlib.reward import VIEWS, RewardRecord
+from rrlib.metrics import Floats
+from rrlib.reward import PAPER_WEIGHTS, VIEWS, RewardRecord
+from rrlib.training.objective import EPSILON
 from rrlib.types import RankingExample
 
 if TYPE_CHECKING:
@@ -107,3 +111,65 @@ def was_prompt(example: RankingExample, completions: pd.DataFrame, rows: Sequenc
     return (
         f"This query was {'' if asked else 'not '}among the {len(prompts)} prompts that the training drew groups for."
     )
+
+
+# --- which view the advantage comes from ------------------------------------------------------------------------------
+FORM, SEVERAL, NOTHING = "form", "several", "nothing"
+_ALIKE = 1e-6
+"""Rewards of a group that lie closer are one reward: float32 keeps no more."""
+
+
+def advantage_by_view(completions: pd.DataFrame, weights: Mapping[str, float] = PAPER_WEIGHTS) -> pd.DataFrame:
+    """How much of all |advantage| of a training each view of the reward made, over the groups that were kept.
+
+    Reward less the group's mean is the sum of the same difference of each weighted view, so its advantage splits into
+    parts by view. An answer that is no ranking has no views: it counts as having the mean ones of the group's valid
+    answers, and what is left of its reward is the part `form`. A part counts for where it points as the advantage does,
+    and against where it opposes, so the shares add up to 1.
+
+    completions: of rrlib.training.completions.read_completions, of a training on the total reward. weights: its own.
+
+    Returns a row for `form`, each view with a weight, `several` and `nothing`, with `share of |advantage|` (nan for the
+    last two), `groups` (whose rewards differ by this alone, by several, or not at all), `their share of |advantage|`.
+    Raises InputError where the weights do not give the rewards.
+    """
+    import pandas as pd
+
+    table = rollouts_with_views(completions)
+    used = [view for view in VIEWS if weights.get(view)]
+    names = [FORM, *used]
+    shares, groups = np.zeros(len(names)), dict.fromkeys((*names, SEVERAL, NOTHING), 0)
+    inside: dict[str, float] = {}
+    for _, group in table.groupby(["step", "prompt"], sort=False):
+        parts_PG = _parts(group, {view: weights[view] for view in used})
+        spread = float(np.std(parts_PG.sum(axis=0), ddof=1)) if len(group) > 1 else 0.0
+        moved = [name for name, part in zip(names, parts_PG, strict=True) if np.abs(part).max() > _ALIKE]
+        kind = NOTHING if spread <= _ALIKE else moved[0] if len(moved) == 1 else SEVERAL
+        groups[kind] += 1
+        if kind == NOTHING:
+            continue
+        parts_PG /= spread + EPSILON
+        advantage_G = parts_PG.sum(axis=0)
+        shares += (parts_PG * np.sign(advantage_G)).sum(axis=1)
+        inside[kind] = inside.get(kind, 0.0) + float(np.abs(advantage_G).sum())
+    total = float(shares.sum()) or float("nan")
+    frame = pd.DataFrame({"share of |advantage|": pd.Series(shares / total, names), "groups": pd.Series(groups)})
+    frame["their share of |advantage|"] = [inside.get(name, 0.0) / total for name in frame.index]
+    return frame.loc[[*names, SEVERAL, NOTHING]].rename_axis("part of the reward")
+
+
+def _parts(group: pd.DataFrame, weights: Mapping[str, float]) -> Floats:
+    """Reward less the group's mean, by part: shape (1 + views, G), form first. Raises as `advantage_by_view`."""
+    reward_G = group["reward"].to_numpy(float)
+    views_VG = group[list(weights)].to_numpy(float).T * np.array(list(weights.values()))[:, None]  # weighted
+    valid_G = ~np.isnan(views_VG).any(axis=0)
+    if np.abs(views_VG[:, valid_G].sum(axis=0) - reward_G[valid_G]).max(initial=0.0) > 1e-4:
+        raise InputError("these weights do not give the rewards", remedy="give reward_weights of the training")
+    if valid_G.any():  # what is no ranking differs by its form alone
+        views_VG[:, ~valid_G] = views_VG[:, valid_G].mean(axis=1, keepdims=True)
+    else:
+        views_VG[:] = 0.0
+    form_G = np.where(valid_G, 0.0, reward_G - views_VG.sum(axis=0))
+    parts_PG = np.concatenate([form_G[None], views_VG])
+    centred: Floats = parts_PG - parts_PG.mean(axis=1, keepdims=True)
+    return centred
