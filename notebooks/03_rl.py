@@ -254,9 +254,9 @@ by_view = groups.advantage_by_view(completions, reward_weights) if normalize == 
 "the views are normalised one by one in this run" if by_view is None else shown.table(by_view.round(3))
 
 # %% [markdown]
-# What to see: the groups that differ by one view alone. There the spread of that view, however small, is brought to full
-# size, so a view may count for more than its weight says. The lists of the teacher are then what is learned, errors
-# included, on exactly those prompts where the labels have nothing more to say.
+# What to see: the groups that differ by one view alone. There the spread of that view, however small, is brought to
+# full size, so a view may count for more than its weight says. Where that view is RBO, what is learned is the teacher's
+# list, errors included, on just those prompts for which the labels have nothing more to say.
 
 # %% [markdown]
 # **Predict:** which passages will this update move up?
