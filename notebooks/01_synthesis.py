@@ -100,9 +100,9 @@ stage
 # --help`.
 
 # %%
-folder = stages.open_corpus(
-    stage, corpus, corpus_options, train=train_queries, validation=validation_queries, test=test_queries, pool=pool
-)
+sizes = {"train": train_queries, "validation": validation_queries, "test": test_queries, "pool": pool}
+with shown.Counting("collection opened"):
+    folder = stages.open_corpus(stage, corpus, corpus_options, **sizes)
 collection = read_collection(folder, "train")
 stage.data_kind = collection.data_kind
 shown.table(split_sizes(folder))
@@ -165,7 +165,8 @@ stage.figure("world", world_drawing(sketch(collection.metadata.get(followed.quer
 # %%
 out, client = stage.path("teacher"), teacher_of(config, folder)
 if not import_from:
-    bill = plan(collection, teacher_model or teacher, out, limit=train_queries or None, **asking_of(config))
+    with shown.Counting("questions counted"):
+        bill = plan(collection, teacher_model or teacher, out, limit=train_queries or None, **asking_of(config))
     print(bill.text())
 
 # %% [markdown]
@@ -240,7 +241,8 @@ judged = None
 if alpha_queries and not import_from:
     held_out = read_collection(folder, "validation")
     where = stage.path("teacher-validation")
-    judged = stages.synthesis(config, held_out, client, where, split="validation", limit=alpha_queries)
+    with shown.Counting("validation queries asked"):
+        judged = stages.synthesis(config, held_out, client, where, split="validation", limit=alpha_queries)
 choices = story.alpha_table(story.fates(judged))
 threshold = story.best_alpha(choices, alpha) if choose_alpha else alpha
 shown.say(story.verdict_on(threshold, story.fates(judged)), sentences.alpha_words(choices))

@@ -100,7 +100,8 @@ shown.texts({"query": example.query.text, "to be written": format_response(examp
 # Lengths are checked before any training: an example that does not fit would lose its end, and the end is the answer.
 
 # %%
-rows = encode_for_sft(examples, model, sft_settings(config), style)
+with shown.Counting("examples encoded"):
+    rows = encode_for_sft(examples, model, sft_settings(config), style)
 print(f"{len(rows.rows)} rows, {rows.dropped} left out as too long")
 print(f"prompt up to {rows.prompt_tokens}, response up to {rows.response_tokens} tokens")
 

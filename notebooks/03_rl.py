@@ -171,7 +171,8 @@ shown.source(objective.kl, objective.token_mean)
 
 # %%
 sft = stage.input("02_sft", "sft", "checkpoint")
-encoded = encode_for_grpo(examples, sft, grpo_settings(config), style)
+with shown.Counting("prompts encoded"):
+    encoded = encode_for_grpo(examples, sft, grpo_settings(config), style)
 print(render(plan_of(config, sft, longest=encoded.prompt_tokens).check()))
 
 # %% [markdown]

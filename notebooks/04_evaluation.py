@@ -124,7 +124,9 @@ systems = {"first-stage": "first-stage", "random": "random", **models, **mixed, 
 # too long. What it will take is known then too: calls exactly, tokens as upper bounds.
 
 # %%
-shown.table(plan_experiment(systems, data))
+with shown.Counting("systems checked"):
+    planned = plan_experiment(systems, data)
+shown.table(planned)
 
 # %% [markdown]
 # ## One call
@@ -132,7 +134,8 @@ shown.table(plan_experiment(systems, data))
 # Each window is logged as it ends, and a run that is killed goes on from its log. A second run reads what is there.
 
 # %%
-with stage.timed("experiment"):
+logs, calls = (stage.path("experiment"), "*/windows*.jsonl"), int(planned["calls"].sum())
+with stage.timed("experiment"), shown.Counting("windows", calls, logs=logs):
     result = stages.evaluation(config, systems, data, stage.path("experiment"))
 
 # %% [markdown]
@@ -197,7 +200,8 @@ if not benchmarks and not checkpoints:
     asking = {"engine": engine, "style": style, "window": window, "stride": stride, "depth": depth, **engine_options}
     asking["decoding"] = models[last].decoding
     followed = thread.thread_of(stage.run_dir)
-    whole = thread.whole_list(followed, stages.collection_of(stage, "train"), trained, asking)
+    with shown.Counting("whole lists reranked"):
+        whole = thread.whole_list(followed, stages.collection_of(stage, "train"), trained, asking)
 "no thread in this run" if whole is None else shown.table(whole)
 
 # %% [markdown]
@@ -298,8 +302,8 @@ stage.figure("ceiling", figures.ceiling_and_gap(rows, metrics[0]))
 # **Predict:** does the model know which of its lists are bad?
 
 # %%
-with stage.timed("samples"):
-    folder = stage.path("samples")
+folder = stage.path("samples")
+with stage.timed("samples"), shown.Counting("windows sampled", logs=(folder, "*.jsonl")):
     drawn = trust.draw(systems[last], data[0], folder, samples, sample_temperature, trust_queries, seed)
 sure = trust.sureness(drawn, metrics[0])
 print(sure.in_words())
@@ -333,7 +337,7 @@ trust.follow_table(records, seed)
 # **Predict:** what does the list behind another query's reasoning look like, if the reasoning is decoration?
 
 # %%
-with stage.timed("asked again"):
+with stage.timed("asked again"), shown.Counting("windows asked again"):
     again = trust.asked_again(systems[last], data[0], result.records(last, first), trust_queries, seed)
 print(trust.again_in_words(again))
 again.round(2)
