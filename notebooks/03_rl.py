@@ -251,13 +251,17 @@ shown.table(groups.rollout_table(group))
 # **Predict:** RBO has a weight of 0.1. Which share of all |advantage| is its own?
 
 # %%
-by_view = groups.advantage_by_view(completions, reward_weights) if normalize == "total" else None
-"the views are normalised one by one in this run" if by_view is None else shown.table(by_view.round(3))
+by_view = None
+if normalize == "total":
+    by_view = groups.advantage_by_view(completions, reward_weights)
+    shown.say(sentences.by_view_words(by_view))
+"the views are normalised one by one in this run" if by_view is None else shown.table(by_view)
 
 # %% [markdown]
-# What to see: the groups that differ by one view alone. There the spread of that view, however small, is brought to
-# full size, so a view may count for more than its weight says. Where that view is RBO, what is learned is the teacher's
-# list, errors included, on just those prompts for which the labels have nothing more to say.
+# What to see: where a group differs by one view alone, the spread of that view, however small, is brought to full size,
+# so a view may count for more than its weight says. Where that view is RBO, what is learned is the teacher's list,
+# errors included, on just those prompts for which the labels have nothing more to say. The line above the table says
+# whether this run has such groups.
 
 # %% [markdown]
 # **Predict:** which passages will this update move up?
@@ -362,7 +366,7 @@ def weight_that_flips(ndcg_a, recall_a, ndcg_b, recall_b):
 
 # %%
 cases = [
-    ((0.613, 0.5, 0.362, 1.0), 0.502, "what NDCG loses from a to b has to be what Recall gains, times the weight"),
+    ((0.613, 0.5, 0.362, 1.0), 0.502, "what NDCG loses from a to b is what Recall gains, times w"),
     ((0.8, 0.5, 0.6, 1.0), 0.4, "0.8 + 0.5 w = 0.6 + 1.0 w"),
     ((0.9, 0.0, 0.4, 1.0), 0.5, "0.9 = 0.4 + w"),
 ]
