@@ -375,7 +375,8 @@ print(check_exercise(calls, cases))
 # check is `parse_lenient`, which reads every answer of this repository.
 #
 # <details><summary>Hint</summary>Take the numbers in square brackets one by one, and keep a list of what was seen. Then
-# add what is missing, from place 0 on. <code>re.findall(r"\[(\d+)\]", text)</code> finds the numbers.</details>
+# add what is missing, from place 0 on. After <code>import re</code>, <code>re.findall(r"\[(\d+)\]", text)</code> finds
+# the numbers.</details>
 
 
 # %% tags=["exercise"]

@@ -421,8 +421,10 @@ calls = {
     "only size - stride passages are carried on": ([0, 0, 0, 0, 1, 1], 4, 3),
     "the last window is cut at the head of the list": ([0, 1, 0, 0, 2], 4, 3),
 }
-ends = {hint: drive(sliding_window(len(labels), *spans), by_labels(labels)) for hint, (labels, *spans) in calls.items()}
-print(check_exercise(slide, [(calls[hint], order, hint) for hint, order in ends.items()]))
+orders = {
+    hint: drive(sliding_window(len(labels), *spans), by_labels(labels)) for hint, (labels, *spans) in calls.items()
+}
+print(check_exercise(slide, [(calls[hint], order, hint) for hint, order in orders.items()]))
 
 # %% [markdown]
 # ## Done
