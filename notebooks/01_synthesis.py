@@ -37,7 +37,7 @@ from rrlib.chain.params import collect
 from rrlib.chain.run import begin
 from rrlib.formats import read_collection
 from rrlib.lesson import sentences, shown, story, thread
-from rrlib.lesson.exercises import check_exercise
+from rrlib.lesson.exercises import answered_by, check_exercise
 from rrlib.lesson.plots import basics as plots
 from rrlib.lesson.plots import synthesis as figures
 from rrlib.lesson.plots.world import world_drawing
@@ -46,6 +46,7 @@ from rrlib.miniature.sketch import sketch
 from rrlib.plans.synthesis import plan
 from rrlib.synthesis.domains import table_of_recipes
 from rrlib.synthesis.export import data_card, examples_of
+from rrlib.synthesis.filter import self_consistency
 from rrlib.synthesis.pipeline import follow
 from rrlib.synthesis.results import JOURNAL
 from rrlib.synthesis.teacher.progress import ProgressBar
@@ -99,9 +100,9 @@ stage
 # --help`.
 
 # %%
-folder = stages.open_corpus(
-    stage, corpus, corpus_options, train=train_queries, validation=validation_queries, test=test_queries, pool=pool
-)
+sizes = {"train": train_queries, "validation": validation_queries, "test": test_queries, "pool": pool}
+with shown.Counting("collection opened"):
+    folder = stages.open_corpus(stage, corpus, corpus_options, **sizes)
 collection = read_collection(folder, "train")
 stage.data_kind = collection.data_kind
 shown.table(split_sizes(folder))
@@ -164,7 +165,8 @@ stage.figure("world", world_drawing(sketch(collection.metadata.get(followed.quer
 # %%
 out, client = stage.path("teacher"), teacher_of(config, folder)
 if not import_from:
-    bill = plan(collection, teacher_model or teacher, out, limit=train_queries or None, **asking_of(config))
+    with shown.Counting("questions counted"):
+        bill = plan(collection, teacher_model or teacher, out, limit=train_queries or None, **asking_of(config))
     print(bill.text())
 
 # %% [markdown]
@@ -239,7 +241,8 @@ judged = None
 if alpha_queries and not import_from:
     held_out = read_collection(folder, "validation")
     where = stage.path("teacher-validation")
-    judged = stages.synthesis(config, held_out, client, where, split="validation", limit=alpha_queries)
+    with shown.Counting("validation queries asked"):
+        judged = stages.synthesis(config, held_out, client, where, split="validation", limit=alpha_queries)
 choices = story.alpha_table(story.fates(judged))
 threshold = story.best_alpha(choices, alpha) if choose_alpha else alpha
 shown.say(story.verdict_on(threshold, story.fates(judged)), sentences.alpha_words(choices))
@@ -347,7 +350,7 @@ if interactive:
     interact(lambda e: shown.table(passages_table(*parts[e])), e=slider)
 
 # %% [markdown]
-# ## Exercise: where does the best passage stand?
+# ## Exercise 1: where does the best passage stand?
 #
 # NDCG looks at the whole top of the list. Write the simplest measure of consistency you can think of: 1.0 when the list
 # begins with a relevant passage, else 0.0. `gold` holds positions, best first; `relevance` one label a passage.
@@ -362,8 +365,69 @@ def begins_well(gold, relevance):
 
 
 # %%
-cases = [(([2, 0, 1], [0, 0, 1]), 1.0), (([0, 2, 1], [0, 0, 1]), 0.0), (([1, 0], [1, 1]), 1.0)]
+cases = [
+    (([2, 0, 1], [0, 0, 1]), 1.0, "the list begins with passage 2; what is its label?"),
+    (([0, 2, 1], [0, 0, 1]), 0.0, "a relevant passage at the second place is not enough"),
+    (([1, 0], [1, 1]), 1.0, "both are relevant, so any order begins well"),
+]
 print(check_exercise(begins_well, cases))
+
+# %% [markdown]
+# ## Exercise 2: how good is a filter?
+#
+# A list of consistencies, whether each list was *right*, and a threshold. Write the F1 of the filter: the harmonic mean
+# of its precision (which share of what is kept is right) and its recall (which share of what is right is kept). A
+# consistency at the threshold is kept. Where nothing right is kept, F1 is 0.
+#
+# <details><summary>Hint</summary>With h lists that are kept and right, F1 is 2 h over the number kept plus the number
+# right.</details>
+
+
+# %% tags=["exercise"]
+def filter_f1(values, right, alpha):
+    """F1 of keeping what is at least alpha, where `right` says what should be kept."""
+    return None
+
+
+# %%
+cases = [
+    (([0.9, 0.2, 0.5], [True, False, True], 0.4), 1.0, "two are kept, both are right, and none is lost"),
+    (([0.9, 0.2, 0.5], [True, False, False], 0.4), 2 / 3, "one of the two that are kept is wrong"),
+    (([0.9, 0.2, 0.5], [True, True, True], 0.4), 0.8, "one right list is lost"),
+    (([0.4, 0.1], [True, True], 0.4), 2 / 3, "0.4 is not below 0.4"),
+    (([0.4, 0.1], [False, False], 0.4), 0.0, "nothing right is kept, and there is nothing to divide by"),
+]
+print(check_exercise(filter_f1, cases))
+
+# %% [markdown]
+# ## Exercise 3, a part of the method: self-consistency
+#
+# Write the measure of the filter itself: NDCG@k of the teacher's list under the teacher's own labels. The place p
+# (from 1 on) of a list weighs 1 over log2(p + 1). The sum of label times weight over the first k places is divided by
+# the sum that the best order would have; without a relevant passage it is 0. The check is the library's function.
+#
+# $$\mathrm{NDCG@}k = \frac{\sum_{p=1}^{k} y_{g_p} / \log_2(p + 1)}{\sum_{p=1}^{k} y^{*}_p / \log_2(p + 1)}$$
+#
+# <details><summary>Hint</summary>The best order is that of the sorted labels. <code>math.log2</code> is there after
+# <code>import math</code>.</details>
+
+
+# %% tags=["exercise"]
+def consistency(gold, relevance, k):
+    """NDCG@k of a list (places from 0 on, best first) under its labels, between 0 and 1."""
+    return None
+
+
+# %%
+calls = {
+    "all that is relevant stands on top": ([2, 0, 1], [0, 0, 1], 3),
+    "the only relevant passage stands second: 1 over log2(3)": ([0, 2, 1], [0, 0, 1], 3),
+    "two relevant passages: the best order has both on top": ([0, 2, 1, 3], [0, 1, 1, 0], 4),
+    "what stands behind k counts for nothing": ([0, 1, 2, 3], [0, 0, 1, 1], 2),
+    "the best order too is cut at k": ([3, 0, 1, 2], [1, 1, 0, 1], 2),
+    "nothing is relevant": ([1, 0], [0, 0], 2),
+}
+print(check_exercise(consistency, answered_by(self_consistency, calls)))
 
 # %% [markdown]
 # ## The data card

@@ -36,7 +36,7 @@ from rrlib.chain.params import collect
 from rrlib.chain.run import begin
 from rrlib.evaluation.audition import audition, tag_added
 from rrlib.lesson import sentences, shown, thread
-from rrlib.lesson.exercises import check_exercise
+from rrlib.lesson.exercises import answered_by, check_exercise
 from rrlib.lesson.explain import labels_of
 from rrlib.lesson.plots.training import Live, sft_curves
 from rrlib.lesson.tables import audition_table, passages_table
@@ -100,7 +100,8 @@ shown.texts({"query": example.query.text, "to be written": format_response(examp
 # Lengths are checked before any training: an example that does not fit would lose its end, and the end is the answer.
 
 # %%
-rows = encode_for_sft(examples, model, sft_settings(config), style)
+with shown.Counting("examples encoded"):
+    rows = encode_for_sft(examples, model, sft_settings(config), style)
 print(f"{len(rows.rows)} rows, {rows.dropped} left out as too long")
 print(f"prompt up to {rows.prompt_tokens}, response up to {rows.response_tokens} tokens")
 
@@ -226,7 +227,7 @@ shown.texts({"query": followed.query.text, "teacher": followed.reasoning, **repl
 # random do not survive imitation, those that are always the same can. 03 goes on with this query.
 
 # %% [markdown]
-# ## Exercise: how much of a row is learned?
+# ## Exercise 1: how much of a row is learned?
 #
 # The labels of a row are -100 where the loss does not look (prompt), and a token's number where it does (response).
 # Write the share of a row's tokens that are learned.
@@ -243,7 +244,65 @@ def trained_share(labels):
 # %%
 first = [int(label) for label in rows.rows[0].labels]
 print(f"the first row has {len(first)} labels")
-print(check_exercise(trained_share, [(([-100, -100, 5, 6],), 0.5), (([-100, 7, 8, 9],), 0.75), (([1],), 1.0)]))
+cases = [
+    (([-100, -100, 5, 6],), 0.5, "two of four labels are learned"),
+    (([-100, 7, 8, 9],), 0.75, "count what is not -100"),
+    (([1],), 1.0, "nothing is masked"),
+]
+print(check_exercise(trained_share, cases))
+
+# %% [markdown]
+# ## Exercise 2: what is to be written
+#
+# The text that a row teaches: the reasoning between `<think>` and `</think>`, then the order between `<answer>` and
+# `</answer>`, as `[3] > [1] > [2]`. `gold` holds places from 0 on; the prompt counts its passages from 1. The check is
+# the library's function, so each space counts; its output for an example stands at the top of this notebook.
+#
+# <details><summary>Hint</summary>One line: a space inside of each tag and between the two blocks, and
+# <code>" > ".join</code> for the order.</details>
+
+
+# %% tags=["exercise"]
+def written(reasoning, gold):
+    """The response that is learned: reasoning, then order, each in its tags."""
+    return None
+
+
+# %%
+calls = {
+    "tags and spaces are those of the example at the top": ("[2] fits best.", [1, 0]),
+    "passage 0 of the list is [1] in the prompt": ("None fits.", [2, 0, 1]),
+    "one passage needs no >": ("Only one.", [0]),
+}
+print(check_exercise(written, answered_by(format_response, calls)))
+
+# %% [markdown]
+# ## Exercise 3, a part of the method: the loss
+#
+# Write the loss of one row: the mean of minus the log-probability of the tokens that are learned. `logprobs[t][v]` is
+# the log-probability that the model gives to token v *after* it has read the tokens up to t. So the token at place t is
+# predicted at place t - 1, and the first token of a row is predicted by nothing. Labels of -100 do not count.
+#
+# <details><summary>Hint</summary>Go over the places from 1 on, skip -100, and collect
+# <code>-logprobs[t - 1][labels[t]]</code>.</details>
+
+
+# %% tags=["exercise"]
+def row_loss(logprobs, labels):
+    """Mean over the learned tokens of minus the log-probability that the place before gives them."""
+    return None
+
+
+# %%
+even, sure = [-0.6931472, -0.6931472], [-0.1, -2.3521685]  # log-probabilities of two tokens: each 1/2; 0.905 and 0.095
+cases = [
+    (([even, even], [-100, 1]), 0.6931472, "one token is learned, and two are equally likely: log 2"),
+    (([sure, even], [-100, 0]), 0.1, "the token at place 1 is predicted at place 0"),
+    (([even, sure, even], [-100, -100, 1]), 2.3521685, "the prompt is read, but it does not count"),
+    (([sure, sure, even], [-100, 0, 1]), (0.1 + 2.3521685) / 2, "the mean of two tokens"),
+    (([sure, even], [0, 0]), 0.1, "the first token of a row is predicted by nothing"),
+]
+print(check_exercise(row_loss, cases))
 
 # %% [markdown]
 # ## Done

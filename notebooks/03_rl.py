@@ -37,8 +37,8 @@ from rrlib.chain.from_profile import grpo_settings, plan_of, reward_of
 from rrlib.chain.params import collect
 from rrlib.chain.run import begin
 from rrlib.evaluation.audition import audition
-from rrlib.lesson import groups, sentences, shown, thread
-from rrlib.lesson.exercises import check_exercise
+from rrlib.lesson import explain, groups, sentences, shown, thread
+from rrlib.lesson.exercises import answered_by, check_exercise
 from rrlib.lesson.plots import basics as plots
 from rrlib.lesson.plots import tour as lesson_plots
 from rrlib.lesson.plots.training import Live, group_in_views, grpo_curves
@@ -171,7 +171,8 @@ shown.source(objective.kl, objective.token_mean)
 
 # %%
 sft = stage.input("02_sft", "sft", "checkpoint")
-encoded = encode_for_grpo(examples, sft, grpo_settings(config), style)
+with shown.Counting("prompts encoded"):
+    encoded = encode_for_grpo(examples, sft, grpo_settings(config), style)
 print(render(plan_of(config, sft, longest=encoded.prompt_tokens).check()))
 
 # %% [markdown]
@@ -239,6 +240,28 @@ stage.figure("group", group_in_views(group.rollouts))
 
 # %%
 shown.table(groups.rollout_table(group))
+
+# %% [markdown]
+# ### Which view speaks loudest?
+#
+# The weights say how much a view may add to a reward. They do not say how much it adds to the *advantages*, since each
+# group is brought to the same spread. Over all groups that were kept, the |advantage| can be shared out to the views;
+# *form* is what answers lose that are no ranking.
+#
+# **Predict:** RBO has a weight of 0.1. Which share of all |advantage| is its own?
+
+# %%
+by_view = None
+if normalize == "total":
+    by_view = groups.advantage_by_view(completions, reward_weights)
+    shown.say(sentences.by_view_words(by_view))
+"the views are normalised one by one in this run" if by_view is None else shown.table(by_view)
+
+# %% [markdown]
+# What to see: where a group differs by one view alone, the spread of that view, however small, is brought to full size,
+# so a view may count for more than its weight says. Where that view is RBO, what is learned is the teacher's list,
+# errors included, on just those prompts for which the labels have nothing more to say. The line above the table says
+# whether this run has such groups.
 
 # %% [markdown]
 # **Predict:** which passages will this update move up?
@@ -325,7 +348,7 @@ stage.figure("thread", lesson_plots.group_update(replies["after SFT"].drawn, fol
 # whole list.
 
 # %% [markdown]
-# ## Exercise: at which weight does Recall decide?
+# ## Exercise 1: at which weight does Recall decide?
 #
 # In a window of 20 with stride 10, two relevant passages may end at places 1 and 11 (NDCG@10 0.613, Recall@10 0.5) or
 # at 9 and 10 (NDCG@10 0.362, Recall@10 1.0). With the paper's weight of 0.2 on Recall, the reward prefers the first
@@ -342,8 +365,63 @@ def weight_that_flips(ndcg_a, recall_a, ndcg_b, recall_b):
 
 
 # %%
-cases = [((0.613, 0.5, 0.362, 1.0), 0.502), ((0.8, 0.5, 0.6, 1.0), 0.4), ((0.9, 0.0, 0.4, 1.0), 0.5)]
+cases = [
+    ((0.613, 0.5, 0.362, 1.0), 0.502, "what NDCG loses from a to b is what Recall gains, times w"),
+    ((0.8, 0.5, 0.6, 1.0), 0.4, "0.8 + 0.5 w = 0.6 + 1.0 w"),
+    ((0.9, 0.0, 0.4, 1.0), 0.5, "0.9 = 0.4 + w"),
+]
 print(check_exercise(weight_that_flips, cases))
+
+# %% [markdown]
+# ## Exercise 2: the clip
+#
+# Write the loss of one token: minus the smaller of ratio times advantage and clipped ratio times advantage. The clipped
+# ratio lies between 1 - clip and 1 + clip. (The library also bounds the ratio itself, by `dual_clip`; leave that out.)
+#
+# <details><summary>Hint</summary>The clipped ratio is <code>min(max(ratio, 1 - clip), 1 + clip)</code>.</details>
+
+
+# %% tags=["exercise"]
+def token_loss(ratio, advantage, clip):
+    """Minus what a token gains, at most what a step within the clip gains."""
+    return None
+
+
+# %%
+cases = [
+    ((1.0, 2.0, 0.2), -2.0, "at the first update nothing has moved, and nothing is clipped"),
+    ((1.5, 1.0, 0.2), -1.2, "a good answer earns nothing more beyond 1 + clip"),
+    ((0.5, 1.0, 0.2), -0.5, "a good answer that became rarer is not clipped: it may come back"),
+    ((0.5, -1.0, 0.2), 0.8, "a bad answer earns nothing more below 1 - clip"),
+    ((1.5, -1.0, 0.2), 1.5, "a bad answer that became likelier pays in full"),
+]
+print(check_exercise(token_loss, cases))
+
+# %% [markdown]
+# ## Exercise 3, a part of the method: the advantages of a group
+#
+# Write the advantages of a group from its rewards: each reward minus the mean of the group, over the group's standard
+# deviation plus 0.0001. The deviation is the one with n - 1. The check is the function that you read above, under *One
+# group*.
+#
+# <details><summary>Hint</summary>The mean first; then the squares of the differences, their sum over n - 1, and its
+# root. The answer is a list with a number for each reward.</details>
+
+
+# %% tags=["exercise"]
+def group_advantages(rewards):
+    """How much better each answer is than its group, in standard deviations: a list."""
+    return None
+
+
+# %%
+calls = {
+    "two answers: one above the mean, one as far below it": ([1.0, 0.0],),
+    "the mean of the group is taken off, whatever it is": ([-1.0, -1.0, 0.9, 1.3],),
+    "all earn the same: the 0.0001 keeps the fraction finite": ([1.3, 1.3, 1.3],),
+    "a small spread is blown up to the size of a large one": ([1.30, 1.31, 1.29, 1.30],),
+}
+print(check_exercise(group_advantages, answered_by(explain.advantages, calls)))
 
 # %% [markdown]
 # ## Done

@@ -39,12 +39,13 @@ from rrlib.evaluation import Interpolated, plan_experiment
 from rrlib.formats import write_jsonl, write_run
 from rrlib.lesson import shown, thread, trust
 from rrlib.lesson.exercises import check_exercise
+from rrlib.lesson.explain import by_labels
 from rrlib.lesson.plots import basics as plots
 from rrlib.lesson.plots import evaluation as figures
 from rrlib.lesson.plots import tour as lesson_plots
 from rrlib.lesson.plots import trust as trust_plots
 from rrlib.lesson.tables import against, length_table, length_verdicts, pool_holds, verdicts_of, window_traces
-from rrlib.strategies import plan, sliding_spans, sliding_window
+from rrlib.strategies import drive, plan, sliding_spans, sliding_window
 
 # %% tags=["parameters"]
 run = "smoke"  # name of the run: a folder below outputs/
@@ -123,7 +124,9 @@ systems = {"first-stage": "first-stage", "random": "random", **models, **mixed, 
 # too long. What it will take is known then too: calls exactly, tokens as upper bounds.
 
 # %%
-shown.table(plan_experiment(systems, data))
+with shown.Counting("systems checked"):
+    planned = plan_experiment(systems, data)
+shown.table(planned)
 
 # %% [markdown]
 # ## One call
@@ -131,7 +134,8 @@ shown.table(plan_experiment(systems, data))
 # Each window is logged as it ends, and a run that is killed goes on from its log. A second run reads what is there.
 
 # %%
-with stage.timed("experiment"):
+logs, calls = (stage.path("experiment"), "*/windows*.jsonl"), int(planned["calls"].sum())
+with stage.timed("experiment"), shown.Counting("windows", calls, logs=logs):
     result = stages.evaluation(config, systems, data, stage.path("experiment"))
 
 # %% [markdown]
@@ -196,7 +200,8 @@ if not benchmarks and not checkpoints:
     asking = {"engine": engine, "style": style, "window": window, "stride": stride, "depth": depth, **engine_options}
     asking["decoding"] = models[last].decoding
     followed = thread.thread_of(stage.run_dir)
-    whole = thread.whole_list(followed, stages.collection_of(stage, "train"), trained, asking)
+    with shown.Counting("whole lists reranked"):
+        whole = thread.whole_list(followed, stages.collection_of(stage, "train"), trained, asking)
 "no thread in this run" if whole is None else shown.table(whole)
 
 # %% [markdown]
@@ -297,8 +302,8 @@ stage.figure("ceiling", figures.ceiling_and_gap(rows, metrics[0]))
 # **Predict:** does the model know which of its lists are bad?
 
 # %%
-with stage.timed("samples"):
-    folder = stage.path("samples")
+folder = stage.path("samples")
+with stage.timed("samples"), shown.Counting("windows sampled", logs=(folder, "*.jsonl")):
     drawn = trust.draw(systems[last], data[0], folder, samples, sample_temperature, trust_queries, seed)
 sure = trust.sureness(drawn, metrics[0])
 print(sure.in_words())
@@ -332,7 +337,7 @@ trust.follow_table(records, seed)
 # **Predict:** what does the list behind another query's reasoning look like, if the reasoning is decoration?
 
 # %%
-with stage.timed("asked again"):
+with stage.timed("asked again"), shown.Counting("windows asked again"):
     again = trust.asked_again(systems[last], data[0], result.records(last, first), trust_queries, seed)
 print(trust.again_in_words(again))
 again.round(2)
@@ -342,7 +347,7 @@ again.round(2)
 # query's reasoning have little to do with the original ones, and follow what they were given.
 
 # %% [markdown]
-# ## Exercise: the share of the gap closed
+# ## Exercise 1: the share of the gap closed
 #
 # A gain of 0.1 is much when the oracle is near, and little when it is far. Write the share of the way from the first
 # stage to the oracle that a system goes.
@@ -357,9 +362,69 @@ def share_of_gap(system, first_stage, oracle):
 
 
 # %%
-print(check_exercise(share_of_gap, [((0.5, 0.4, 0.6), 0.5), ((0.4, 0.4, 0.9), 0.0), ((0.3, 0.4, 0.6), -0.5)]))
+cases = [
+    ((0.5, 0.4, 0.6), 0.5, "0.1 of a way of 0.2"),
+    ((0.4, 0.4, 0.9), 0.0, "nothing was gained"),
+    ((0.3, 0.4, 0.6), -0.5, "a system may go the other way"),
+]
+print(check_exercise(share_of_gap, cases))
 for row in rows:
     print(f"{row['system']}: {row['gap_closed']:.2f} of the gap closed")
+
+# %% [markdown]
+# ## Exercise 2: won, tied, lost
+#
+# The values of two systems, query by query. Write how many queries the first one wins, ties and loses: a list of three
+# counts. Metrics are sums of fractions, so call it a tie where the two differ by less than 0.000001.
+#
+# <details><summary>Hint</summary>Make the list of differences first, and count three times.</details>
+
+
+# %% tags=["exercise"]
+def won_tied_lost(ours, theirs):
+    """How many queries are won, tied and lost: [won, tied, lost]."""
+    return None
+
+
+# %%
+cases = [
+    (([0.5, 0.7], [0.4, 0.8]), [1, 0, 1], "one query is better, one is worse"),
+    (([1.0, 0.6, 0.2], [1.0, 0.5, 0.1]), [2, 1, 0], "equal values are ties"),
+    (([0.1 + 0.2], [0.3]), [0, 1, 0], "0.1 + 0.2 is not quite 0.3 in a computer"),
+]
+print(check_exercise(won_tied_lost, cases))
+
+# %% [markdown]
+# ## Exercise 3, a part of the method: the sliding window
+#
+# Write what a sliding window makes of a list, where the ranker is perfect. `labels` are the grades of the candidates in
+# their first order. The window takes the last `size` places, sorts them by grade (the highest first, equal ones as they
+# stood), and moves up by `stride`, until it has sorted a window that begins at the head. Give the candidates' places
+# from 0 on, in their final order. The check runs the library's strategy with an oracle.
+#
+# <details><summary>Hint</summary>Keep <code>order = list(range(len(labels)))</code> and <code>end</code>. In a loop:
+# sort <code>order[start:end]</code> with <code>key=lambda i: -labels[i]</code>; stop where <code>start</code> is 0.
+# Python's <code>sorted</code> leaves equal ones as they stood.</details>
+
+
+# %% tags=["exercise"]
+def slide(labels, size, stride):
+    """The final order of the candidates (places from 0 on) after one pass of the window."""
+    return None
+
+
+# %%
+calls = {
+    "one window holds the whole list": ([0, 0, 1], 3, 1),
+    "two windows: the best of the tail meets the head": ([0, 0, 0, 1], 2, 1),
+    "with a stride as large as the window nothing is carried on": ([0, 0, 1, 0], 2, 2),
+    "only size - stride passages are carried on": ([0, 0, 0, 0, 1, 1], 4, 3),
+    "the last window is cut at the head of the list": ([0, 1, 0, 0, 2], 4, 3),
+}
+orders = {
+    hint: drive(sliding_window(len(labels), *spans), by_labels(labels)) for hint, (labels, *spans) in calls.items()
+}
+print(check_exercise(slide, [(calls[hint], order, hint) for hint, order in orders.items()]))
 
 # %% [markdown]
 # ## Done

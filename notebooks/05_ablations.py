@@ -131,8 +131,8 @@ shown.table(signs) if len(signs) else every_sign
 # Two rows need a word of caution. *No reasoning* says what a backbone of 1.5 million parameters can do in one step: it
 # was pretrained to judge in writing, so without writing it cannot judge at all. Its difference is no size for the
 # value of reasoning; the paper's is small, since a large model can judge without writing. *No filter* keeps the lists
-# that the filter would drop and reads each of them once as well: 16% more lists, and as many more updates of SFT, than
-# the full recipe. So its difference is not that of the filter alone.
+# that the filter would drop and reads each of them once as well: 14 to 15% more lists, and as many more updates of SFT,
+# than the full recipe. So its difference is not that of the filter alone.
 
 # %% [markdown]
 # ## How much do seeds move?

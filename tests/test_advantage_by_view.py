@@ -11,7 +11,8 @@ import pytest
 
 from rrlib.errors import InputError
 from rrlib.lesson.groups import advantage_by_view
-from rrlib.reward import PAPER_WEIGHTS
+from rrlib.lesson.sentences import by_view_words
+from rrlib.reward import PAPER_WEIGHTS, VIEWS
 from rrlib.training.objective import advantages
 
 Views = tuple[float, float, float]
@@ -73,3 +74,19 @@ def test_groups_are_weighed_by_the_advantages_that_the_training_had() -> None:
 def test_weights_of_another_training_are_refused() -> None:
     with pytest.raises(InputError, match="do not give the rewards"):
         advantage_by_view(kept([VALID, (0.6, 1.0, 0.8)]), {"ndcg": 1.0, "recall": 0.0, "rbo": 0.0})
+
+
+@pytest.mark.parametrize(
+    ("groups", "words"),
+    [
+        ((0, 0, 0, 12, 0), "In none of the 12 groups do the rewards differ by one view alone."),
+        (
+            (1, 1, 3, 4, 1),
+            "In 5 of 10 groups the rewards differ by one view alone, in 3 of them by RBO: these 3 have 30%",
+        ),
+    ],
+)
+def test_the_sentence_counts_groups_of_one_view(groups: tuple[int, ...], words: str) -> None:
+    frame = pd.DataFrame({"groups": groups}, index=[*VIEWS, "several", "nothing"])
+    frame["their share of |advantage|"] = [n / 10 for n in groups]
+    assert by_view_words(frame).startswith(words)

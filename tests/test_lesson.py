@@ -167,7 +167,7 @@ def test_lessons_are_made_of_a_finished_run_of_todays_notebooks(
         build_lessons("smoke", tmp_path / "pages", echo=lambda _: None)
 
 
-@pytest.mark.parametrize("arguments", [[], ["a.ipynb", "--run", "smoke"]])
+@pytest.mark.parametrize("arguments", [[], ["a.ipynb", "--run", "smoke"], ["--api", "--run", "smoke"]])
 def test_pages_are_of_notebooks_or_of_a_run(arguments: list[str]) -> None:
     assert main(["html", *arguments]) == 2
 

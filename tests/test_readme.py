@@ -157,6 +157,7 @@ HOW: dict[str, How] = {
     ),
     "make benchmarks": Made(("benchmarks/[a-z]*.py",), ("tests/test_readme.py::test_every_benchmark_says_its_row",)),
     "make lesson": Made(("rrlib lesson outputs/lesson --fresh",), ("tests/test_lesson.py",)),
+    "make api": Made(("rrlib html --api --output outputs/api",), ("tests/test_reference.py",)),
     "make lessons": Made(("rrlib html --run", "--output docs/lessons"), ("tests/test_lesson.py",)),
 }
 # Those that stand only inside a sentence.

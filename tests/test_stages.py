@@ -198,7 +198,7 @@ def test_verdicts_are_shares_of_windows() -> None:
     [
         (lambda a, b: a + b, "right: all 2 cases hold"),
         (lambda a, b: None, "not solved yet"),
-        (lambda a, b: a - b, "gives -1.0000, 3.0000 is wanted"),
+        (lambda a, b: a - b, "gives -1, too little"),
         (lambda a, b: [a, b], "a number is wanted"),
         (lambda a, b: a / 0, "raises ZeroDivisionError"),
         (lambda a: a, "raises TypeError"),

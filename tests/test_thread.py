@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -231,6 +233,36 @@ def test_counting_counts_and_shows_nothing_outside_a_notebook(capsys: pytest.Cap
         count("anything")
         count()
     assert count.n == 2 and capsys.readouterr().out == ""
+
+
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What a notebook's line says, each time that it is written."""
+    lines: list[str] = []
+    line = SimpleNamespace(update=lambda data, raw: lines.append(data["text/plain"]))
+    monkeypatch.setattr("rrlib.lesson.plots.training.in_notebook", lambda: True)
+    monkeypatch.setattr("IPython.display.display", lambda *_, **__: line)
+    return lines
+
+
+def test_a_bar_fills_without_being_called_and_closes(written: list[str], tmp_path: Path) -> None:
+    with shown.Counting("windows", 4, every=0.01, logs=(tmp_path, "*/w*.jsonl")) as count:
+        (tmp_path / "a").mkdir()
+        (tmp_path / "a" / "windows.jsonl").write_text("{}\n{}\n")
+        deadline = time.monotonic() + 20
+        while count.n < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.1)
+        (tmp_path / "a" / "windows.jsonl").write_text("{}\n{}\n{}\n")
+    assert any(line.startswith("██████████░░░░░░░░░░ 2 of 4 windows, 0 s") for line in written)
+    assert written[-1] == "3 windows: 0 s"
+
+
+def test_a_bar_that_broke_off_says_so(written: list[str]) -> None:
+    with pytest.raises(KeyboardInterrupt), shown.Counting("prompts encoded", every=0.01):
+        time.sleep(0.05)
+        raise KeyboardInterrupt
+    assert "prompts encoded, 0 s" in written and written[-1] == "prompts encoded: 0 s, stopped by KeyboardInterrupt"
 
 
 # --- the drawing of the world -----------------------------------------------------------------------------------------

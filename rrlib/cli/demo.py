@@ -1,4 +1,4 @@
-"""`rrlib demo`: the method at work in some twenty seconds, with nothing to train, to download or to give."""
+"""`rrlib demo`: the method at work in twenty seconds of a busy core, with nothing to train, to download or to give."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def demo(
 ) -> None:
     """Rerank a small part of the embedded miniature with the packaged model: figures, and one query followed.
 
-    No training, no file, no network and no torch: some twenty seconds of one core.
+    No training, no file, no network and no torch: twenty seconds of a busy core.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""`rrlib html NOTEBOOK...`: executed notebooks as pages that read offline; `--run NAME`: all lessons as pages."""
+"""`rrlib html NOTEBOOK...`: executed notebooks as offline pages; `--run NAME`: all lessons; `--api`: the reference."""
 
 from __future__ import annotations
 
@@ -15,18 +15,23 @@ def register(app: typer.Typer) -> None:
     def html(
         notebooks: Annotated[list[Path] | None, typer.Argument(help="executed notebooks")] = None,
         run: Annotated[str, typer.Option(help="a finished run: all notebooks, its own as it executed them")] = "",
+        api: Annotated[bool, typer.Option("--api", help="the API reference, from the docstrings")] = False,
         output: Annotated[Path, typer.Option(help="folder of the pages")] = Path("outputs/html"),
     ) -> None:
         """Write executed notebooks as single HTML files: pictures inside, no script, nothing fetched.
 
         Example: rrlib html outputs/smoke/notebooks/*.ipynb --output outputs/smoke/html
         Example: rrlib html --run smoke --output docs/lessons
+        Example: rrlib html --api --output outputs/api
         """
         from rrlib.errors import InputError
         from rrlib.lesson.pages import build_lessons, export_html
+        from rrlib.lesson.reference import build_reference
 
-        if bool(run) == bool(notebooks):
-            raise InputError("give notebooks, or --run NAME", remedy="rrlib html --help has an example of each")
+        if [bool(run), bool(notebooks), api].count(True) != 1:
+            raise InputError("give notebooks, --run NAME or --api", remedy="rrlib html --help has an example of each")
+        if api:
+            typer.echo(f"{len(build_reference(output))} pages, from {output / 'index.html'}")
         if run:
             build_lessons(run, output, echo=typer.echo)
         for notebook in notebooks or ():

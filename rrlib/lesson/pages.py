@@ -36,10 +36,10 @@ body { max-width: 60em; margin: 1em auto; padding: 0 1em; background: #fff; colo
 .input_area { background: #f5f5f5; border: 1px solid #ddd; padding: 0 0.8em; overflow-x: auto }
 pre, code { font: 13px/1.4 monospace }
 .output_area { overflow-x: auto }
-.output_area pre { white-space: pre-wrap; overflow-wrap: break-word }
+.output_area pre { white-space: pre-wrap; overflow-wrap: break-word; font-size: 11.5px }
 .anchor-link { display: none }
 img { max-width: 100% }
-table { border-collapse: collapse }
+table { border-collapse: collapse; margin: 0.6em 0 }
 th, td { padding: 0.2em 0.5em; border-bottom: 1px solid #ddd }
 """
 _COLOURS, _WIDEST = 64, 1000  # of a picture in a page: colours and pixels

@@ -39,6 +39,19 @@ def climb_words(table: pd.DataFrame) -> str:
     return f"{rise}; {told}."
 
 
+def by_view_words(by_view: pd.DataFrame) -> str:
+    """Which view speaks for itself, in how many groups. by_view: of rrlib.lesson.groups.advantage_by_view."""
+    alone = {view: int(by_view.loc[view, "groups"]) for view in VIEWS if view in by_view.index}
+    groups = int(by_view["groups"].sum())
+    if not sum(alone.values()):
+        return f"In none of the {groups} groups do the rewards differ by one view alone."
+    most = max(alone, key=lambda view: alone[view])
+    share = float(by_view.loc[most, "their share of |advantage|"])
+    first = f"In {sum(alone.values())} of {groups} groups the rewards differ by one view alone"
+    named = f"{alone[most]} of them by {_NAMES[most]}"
+    return f"{first}, in {named}: these {alone[most]} have {share:.0%} of all |advantage|."
+
+
 def loss_words(log: Sequence[Mapping[str, Any]], parts: int = 10) -> str:
     """The mean loss in the first, the second and the last part of the updates: whether the fall comes early.
 

@@ -9,8 +9,10 @@ import html
 import inspect
 import re
 import textwrap
+import threading
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -120,16 +122,20 @@ def both(*parts: Shown) -> Shown:
 
 
 class Counting:
-    """A line that counts while something runs: `with Counting("windows", 120) as count`, then count() for each.
+    """A bar that fills while something runs: `with Counting("windows", 120) as count`, then count() for each.
 
-    Rewritten at most every half second, and left at the end with what was counted and the seconds. Outside a notebook
-    it shows nothing.
+    It is drawn anew every `every` seconds, also where nothing calls, so that one sees the seconds go by; at the end it
+    closes: what was counted, and the seconds, or that it stopped. total: 0 where it is not known, and no bar then.
+    logs: files whose lines are counted in place of calls, as a glob pattern in a folder. Outside a notebook it shows
+    nothing.
     """
 
-    def __init__(self, what: str, total: int = 0, every: float = 0.5) -> None:
-        self.what, self.total, self.every, self.n = what, total, every, 0
+    def __init__(self, what: str, total: int = 0, every: float = 0.5, *, logs: tuple[Path, str] | None = None) -> None:
+        self.what, self.total, self.every, self.logs, self.n = what, total, every, logs, 0
         self._line: Any = None
-        self._begun = self._last = time.monotonic()
+        self._begun = time.monotonic()
+        self._over = threading.Event()
+        self._ticker = threading.Thread(target=self._tick, daemon=True)
 
     def __enter__(self) -> Counting:
         from rrlib.lesson.plots.training import in_notebook
@@ -137,20 +143,42 @@ class Counting:
         if in_notebook():
             from IPython.display import display
 
-            self._line = display({"text/plain": self.what}, raw=True, display_id=True)
+            self._line = display({"text/plain": self.in_words()}, raw=True, display_id=True)
+            self._ticker.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        done = f"{self.n} {self.what}" if self.n else self.what
-        self._write(f"{done}: {time.monotonic() - self._begun:.0f} s")
+        self._over.set()
+        if self._line is not None:
+            self._ticker.join()
+            self._look()
+            done = f"{self.n} {self.what}" if self.n else self.what
+            ended = "" if kind is None else f", stopped by {kind.__name__}"
+            self._write(f"{done}: {time.monotonic() - self._begun:.0f} s{ended}")
 
     def __call__(self, *_: Any) -> None:
         """One more; whatever is given with it is not looked at."""
         self.n += 1
-        if time.monotonic() - self._last >= self.every:
-            self._last = time.monotonic()
-            self._write(f"{self.n} of {self.total} {self.what}" if self.total else f"{self.n} {self.what}")
+
+    def in_words(self) -> str:
+        """The bar as it is now."""
+        seconds = time.monotonic() - self._begun
+        if not self.total:
+            return f"{self.n} {self.what}, {seconds:.0f} s" if self.n else f"{self.what}, {seconds:.0f} s"
+        share = min(self.n / self.total, 1.0)
+        left = f", about {seconds / share - seconds:.0f} s left" if 0.0 < share < 1.0 and seconds >= 5.0 else ""
+        filled = round(20 * share)
+        return f"{'█' * filled}{'░' * (20 - filled)} {self.n} of {self.total} {self.what}, {seconds:.0f} s{left}"
+
+    def _look(self) -> None:
+        if self.logs is not None:
+            folder, pattern = self.logs
+            self.n = sum(path.read_bytes().count(b"\n") for path in folder.glob(pattern))
+
+    def _tick(self) -> None:
+        while not self._over.wait(self.every):
+            self._look()
+            self._write(self.in_words())
 
     def _write(self, line: str) -> None:
-        if self._line is not None:
-            self._line.update({"text/plain": line}, raw=True)
+        self._line.update({"text/plain": line}, raw=True)

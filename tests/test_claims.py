@@ -1,0 +1,247 @@
+"""Every sentence with a measured figure, in README, pages and notebooks, is bound to what it was read from.
+
+A figure is a decimal, a percentage, a number of points or times, or a time. Blocks between `<!-- name -->` and
+`<!-- end -->`, fenced blocks and tables have tests of their own. A sentence with figures is one of these:
+
+- it says itself that they were read: `(read)`, `(read: where)`, or `; read)`;
+- `tests/claims.yaml` names it (by a part of it) with `rows`: for every figure an expression, computed here from stored
+  rows and from tables that other tests hold;
+- or with `command`: what printed them, which the page names too;
+- or with `plain`: why no figure of it was measured (a setting, a definition, a name).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import cache
+from math import prod
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pytest
+import yaml
+
+from rrlib.lesson.explain import outlook
+from rrlib.miniature.skills import EXACT_SHARE
+from rrlib.miniature.teacher import ErrorRates
+from rrlib.reward import PAPER_WEIGHTS
+from rrlib.studies.stored import ROWS, STORED
+from rrlib.synthesis.filter import ALPHA
+from rrlib.training.objective import EPSILON
+
+ROOT = Path(__file__).resolve().parent.parent
+CLAIMS: dict[str, list[dict[str, Any]]] = yaml.safe_load((ROOT / "tests" / "claims.yaml").read_text(encoding="utf-8"))
+LOGS = {"experiments.md", "nightly.md"}
+"""Dated sections that name their command, and a table that a run writes: what others are read from."""
+PAGES = ["README.md", *(f"docs/{path.name}" for path in sorted(ROOT.glob("docs/*.md")) if path.name not in LOGS)]
+PAGES += [f"notebooks/{path.name}" for path in sorted(ROOT.glob("notebooks/0*.ipynb"))]
+UNIT = r" (?:points|times|seconds?|minutes?|hours?)\b"
+FIGURE = re.compile(rf"(?<![\w.@/-])[-+]?(?:\d+\.\d+|\d+(?=%|{UNIT}))(?![\w/]|\.\d)(?:%|{UNIT})?")
+READ = re.compile(r"\(read\b|[;,] read\)")
+
+
+# --- the sentences ----------------------------------------------------------------------------------------------------
+@cache
+def text_of(page: str) -> str:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    if page.endswith(".ipynb"):
+        cells = json.loads(text)["cells"]
+        text = "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    return text
+
+
+def sentences(page: str) -> list[str]:
+    """The sentences of the page's prose, in one line each."""
+    text = re.sub(r"^```.*?^```", "", text_of(page), flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(r"<!-- (?!end)[^>]*-->.*?<!-- end -->", "", text, flags=re.DOTALL)
+    text = re.sub(r"^\|.*$|\$\$.*?\$\$|!?\[[^]]*\]\(\S+\.png\)", "", text, flags=re.MULTILINE)
+    paragraphs = (" ".join(part.split()) for part in re.split(r"\n\s*\n|\n(?=[-*#] )", text))
+    return [s for p in paragraphs for s in re.split(r"(?<=[.?!:;])\s+(?=[A-Z*`\[(])", p) if s]
+
+
+def figures(sentence: str) -> list[str]:
+    """The figures of a sentence, without code, links, versions, papers and the name of the usual interval."""
+    bare = re.sub(
+        r"`[^`]*`|\]\([^)]*\)|<code>.*?</code>|arXiv [\d.]+|[Ss]ection \d\.\d|Python [\d.]+ \(or [\d.]+\)",
+        " ",
+        sentence,
+    )
+    bare = re.sub(r"95%(?= bootstrap| intervals?)|(?<=[Ii]ntervals are )95%|(?<=[Ii]ntervals \()95%", " ", bare)
+    return [found[0] for found in FIGURE.finditer(bare)]
+
+
+def claims_of(page: str) -> list[str]:
+    return [sentence for sentence in sentences(page) if figures(sentence)]
+
+
+# --- what the figures are computed from -------------------------------------------------------------------------------
+@cache
+def _stored(name: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in name.read_text(encoding="utf-8").splitlines()]
+
+
+def ablation(row: str, seed: int) -> dict[str, Any]:
+    (found,) = [r for r in _stored(ROWS) if r["row"] == row and r["seed"] == seed]
+    return found
+
+
+def mean(row: str, *seeds: int) -> float:
+    """Mean nDCG@10 over all queries of these seeds."""
+    return fmean(value for seed in seeds or (7, 8, 9) for value in ablation(row, seed)["values"].values())
+
+
+def efficiency(system: str, field: str) -> float:
+    """A field of the headline row of a system in the stored results of notebook 06."""
+    (table,) = [line["table"] for line in _stored(STORED) if line.get("experiment") == "experiment"]
+    (found,) = [r for r in table if r["system"] == system and r["metric"] == "nDCG@10"]
+    return float(found[field])
+
+
+@cache
+def cell(page: str, row: str, column: str, table: int = 0) -> str:
+    """A cell of a page's table that has this row and this column (the `table`-th of them)."""
+    found, head = [], []
+    for line in text_of(page).splitlines():
+        cells = [part.strip() for part in line.strip().strip("|").split("|")] if line.startswith("|") else []
+        head = [] if not cells else head or cells
+        if cells and cells[0] == row and column in head:
+            found.append(cells[head.index(column)])
+    return found[table]
+
+
+def number(page: str, row: str, column: str, table: int = 0, which: int = 0) -> float:
+    """The `which`-th number of such a cell."""
+    return float(re.findall(r"[-+]?\d+\.?\d*", cell(page, row, column, table))[which])
+
+
+def real(system: str, collection: str, first_stage: str, metric: str = "nDCG@10") -> float:
+    """A mean of docs/results/real.json, over its seeds."""
+    rows = json.loads((ROOT / "docs/results/real.json").read_text(encoding="utf-8"))["rows"]
+    key = (system, collection, first_stage, metric)
+    return fmean(r["mean"] for r in rows if (r["system"], r["collection"], r["first_stage"], r["metric"]) == key)
+
+
+def belief(row: str, column: str) -> float:
+    """A figure of docs/results/beliefs.json; percentages as shares."""
+    stored = json.loads((ROOT / "docs/results/beliefs.json").read_text(encoding="utf-8"))
+    text = {**stored["rows"], **stored["read"]}[row][stored["columns"].index(column)]
+    return float(text.split()[0].rstrip("%")) / (100 if "%" in text else 1)
+
+
+def logged(figure: str) -> float:
+    """A figure that stands in the log of experiments, which has its command and date."""
+    assert re.search(rf"(?<![\d.]){re.escape(figure)}(?!\d)", text_of("docs/experiments.md")), (
+        f"{figure} is not in the log"
+    )
+    return float(figure.rstrip("%")) / (100 if figure.endswith("%") else 1)
+
+
+def paper(figure: float) -> float:
+    """A figure that the paper reports; the sentence says whose it is."""
+    return figure
+
+
+def backbone(kind: str) -> float:
+    """`parameters` in millions, or the share of `exact` answers in its pretraining."""
+    if kind == "exact":
+        return float(EXACT_SHARE)
+    raw = (ROOT / "rrlib" / "miniature" / "backbone" / "model.safetensors").read_bytes()
+    header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
+    return sum(prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__") / 1e6
+
+
+def view(places: tuple[int, int], name: str) -> float:
+    """NDCG@10 or Recall@10 of two relevant passages at these places of a window of 20."""
+    return float(outlook(list(places)).views[{"ndcg": 0, "recall": 1}[name]])
+
+
+HELPERS = {
+    "__builtins__": {"min": min, "max": max, "sum": sum, "range": range},
+    **{f.__name__: f for f in (mean, ablation, efficiency, number, real, belief, logged, paper, backbone, view)},
+    "rates": ErrorRates(),
+    "weights": PAPER_WEIGHTS,
+    "alpha": ALPHA,
+    "epsilon": EPSILON,
+}
+
+
+def holds(figure: str, value: float) -> bool:
+    """Whether a figure is that value, rounded to its decimals; percentages and points are hundredths."""
+    assert FIGURE.fullmatch(figure), figure
+    digits = re.split("[% ]", figure)[0]
+    scale = 100.0 if figure.endswith(("%", "points")) else 1.0
+    decimals = len(digits.partition(".")[2])
+    return abs(float(digits) - value * scale) <= 0.5 * 10.0**-decimals + 1e-9
+
+
+# --- the tests --------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("page", PAGES)
+def test_every_sentence_with_a_figure_is_bound_or_marked(page: str) -> None:
+    entries, loose = CLAIMS.get(page, []), []
+    for sentence in claims_of(page):
+        if not READ.search(sentence) and not any(entry["in"] in sentence for entry in entries):
+            loose.append(f"{figures(sentence)} in: {sentence}")
+    assert loose == [], "bind it in tests/claims.yaml, or mark it (read)"
+
+
+ENTRIES = [(page, entry) for page, entries in CLAIMS.items() for entry in entries]
+
+
+@pytest.mark.parametrize(("page", "entry"), ENTRIES, ids=[f"{page}: {entry['in']}" for page, entry in ENTRIES])
+def test_every_bound_figure_is_what_its_row_says(page: str, entry: dict[str, Any]) -> None:
+    found = [sentence for sentence in claims_of(page) if entry["in"] in sentence]
+    assert len(found) == 1, f"{len(found)} sentences with figures hold: {entry['in']}"
+    (kind,) = set(entry) - {"in"}
+    if kind == "command":
+        assert entry["command"] in text_of(page), "the page does not name the command"
+    elif kind == "plain":
+        assert len(entry["plain"].split()) >= 2
+    else:
+        wanted = figures(found[0])
+        assert sorted(entry["rows"]) == sorted(set(wanted)), "bind each figure of the sentence, and no other"
+        for figure, expression in entry["rows"].items():
+            assert "paper(" not in expression or "the paper" in found[0].lower(), "say that it is the paper's"
+            value = eval(expression, dict(HELPERS))
+            assert holds(figure, value), f"{figure} is {value:.4f} by {expression}"
+
+
+TABLE = [
+    (row, stored, column, value)
+    for row, stored in (
+        ("first stage (BM25)", "first stage"),
+        ("backbone, before training", "backbone"),
+        ("SFT", "no RL"),
+        ("SFT, then GRPO", "full"),
+    )
+    for column, value in (("nDCG@10", lambda s: mean(s, 7)), ("valid answers", lambda s: ablation(s, 7)["valid"]))
+    if not (column == "valid answers" and stored == "first stage")
+]
+
+
+@pytest.mark.parametrize(("row", "stored", "column", "value"), TABLE)
+def test_the_table_of_the_miniature_is_that_of_the_stored_rows(row: str, stored: str, column: str, value: Any) -> None:
+    figure = cell("docs/miniature.md", row, column).split()[0]
+    assert holds(figure, value(stored))
+
+
+@pytest.mark.parametrize(
+    ("sentence", "expected"),
+    [
+        ("It gains 0.088 [+0.070, +0.106] (p 0.0001).", ["0.088", "+0.070", "+0.106", "0.0001"]),
+        (
+            "A share of 99.4% and 15%, 4 points, 2.8 times, 25 minutes.",
+            ["99.4%", "15%", "4 points", "2.8 times", "25 minutes"],
+        ),
+        ("With a 95% bootstrap interval, `0.5`, [a page](x-0.5.md), section 4.1, arXiv 2508.07050.", []),
+        ("Seed 7, 600 queries, 64 concepts, torch 2.13.0 and places 1 and 11.", []),
+    ],
+)
+def test_figures_are_found(sentence: str, expected: list[str]) -> None:
+    assert figures(sentence) == expected
+
+
+def test_a_figure_that_is_off_by_a_digit_does_not_hold() -> None:
+    assert holds("0.842", 0.84161) and not holds("0.842", 0.8412) and holds("15%", 0.1541) and not holds("16%", 0.1541)
+    assert holds("-0.011", -0.011) and not holds("+0.011", -0.011) and holds("13 points", 0.1343)
