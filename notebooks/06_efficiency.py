@@ -239,9 +239,10 @@ stage.figure("budget", figures.budget_curve(points, metrics[0], levels))
 # ## Windows are one strategy of several
 #
 # The paper slides a window over the list. Other strategies put other questions to the same model
-# (`rrlib.strategies`; `docs/strategies.md` has their sources and what is known of their quality). Their costs can be counted before a model is asked. *calls*: windows of one query. *rounds*: how many of
-# them wait for each other. *shown*: passages in all of them, which the tokens read follow. *right*: how many of the
-# best a perfect ranker is sure to put at the head. First the costs where the answers confirm the first stage, then,
+# (`rrlib.strategies`; `docs/strategies.md` has their sources and what is known of their quality). Their costs can be
+# counted before a model is asked. *calls*: windows of one query. *rounds*: how many of them wait for each other.
+# *shown*: passages in all of them, which the tokens read follow. *right*: how many of the best a perfect ranker is sure
+# to put at the head. First the costs where the answers confirm the first stage, then,
 # *(random)*, those of a perfect ranker on a list in random order.
 #
 # **Predict:** which strategy has the fewest rounds but one? What does it pay for them?

@@ -83,8 +83,7 @@ def _stored(name: Path) -> list[dict[str, Any]]:
 
 
 def ablation(row: str, seed: int) -> dict[str, Any]:
-    (found,) = [r for r in _stored(ROWS) if r["row"] == row and r["seed"] == seed]
-    return found
+    return [r for r in _stored(ROWS) if r["row"] == row and r["seed"] == seed][-1]  # the last one counts
 
 
 def mean(row: str, *seeds: int) -> float:
