@@ -170,7 +170,8 @@ def test_progress_says_how_far_how_dear_and_how_long(monkeypatch: pytest.MonkeyP
     assert spent(usage) == ("1,236 calls (3 tried again, 1 failed), 2 from the cache, $0.4200 (at most $0.5000)")
     assert "$" not in spent(Usage())
     now, out = 1000.0, io.StringIO()
-    monkeypatch.setattr("time.time", lambda: now)
+    for clock in ("time.time", "tqdm.std.time"):
+        monkeypatch.setattr(clock, lambda: now)
     show = ProgressBar(file=out, mininterval=0.0, ascii=True)
     for done in range(1, 11):  # six are stored, and gone through in no time; the next take two seconds each
         now += 0.001 if done <= 6 else 2.0

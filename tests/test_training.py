@@ -17,10 +17,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 from tiny_training import EXAMPLES, GRPO, QWEN, SFT, example, make_tokenizer
 
+from rrlib import patches
 from rrlib.errors import InputError, StageError
 from rrlib.prompts import LAST_QWEN3, LAST_THINK, SUFFIX, PromptBuilder, format_response
 from rrlib.reward import MultiViewReward
-from rrlib.training import data, grpo, patches, sft
+from rrlib.training import data, grpo, sft
 from rrlib.training.completions import read_completions
 from rrlib.training.config import GRPOSettings, SFTSettings, as_stored
 from rrlib.training.grpo import encode_for_grpo, train_grpo

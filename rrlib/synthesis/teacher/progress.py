@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import time
 from typing import Any
@@ -10,18 +11,23 @@ from rrlib.synthesis.teacher.ask import Usage
 
 
 class ProgressBar:
-    """Called after each query, as `synthesize(progress=...)` does. In a terminal and a notebook the bar is drawn over
-    itself; in a log file a line is written every 30 seconds. It closes with the last query.
+    """Called after each query, as `synthesize(progress=...)` does. In a terminal the bar is drawn over itself; in a log
+    file a line is written every 30 seconds; in a notebook one output of text is updated, which a stored notebook shows
+    as it ended. It closes with the last query.
 
     options: of tqdm (file, mininterval, ...). Build it in the cell that shows it: later calls may come from a thread.
     """
 
     def __init__(self, **options: Any) -> None:
-        from tqdm.auto import tqdm
+        from tqdm.std import tqdm  # tqdm.auto's widget would be missing in a notebook that was stored
 
-        quick = (options.get("file") or sys.stderr).isatty() or _in_kernel()
+        self._display = _display() if "file" not in options else None
+        if self._display is not None:
+            options["file"] = io.StringIO()
+        quick = self._display is not None or (options.get("file") or sys.stderr).isatty()
         options = {"mininterval": 0.5 if quick else 30.0} | options
         self.bar = tqdm(desc="teacher", unit="query", smoothing=0.0, **options)
+        self._shown = 0.0
 
     def __call__(self, done: int, total: int, usage: Usage) -> None:
         """Move the bar to `done` of `total` queries."""
@@ -31,6 +37,9 @@ class ProgressBar:
             bar.initial, bar.start_t = done, time.time()
         bar.set_postfix_str(spent(usage), refresh=False)
         bar.update(done - bar.n)
+        if self._display is not None and (done >= total or time.time() - self._shown >= bar.mininterval):
+            self._shown = time.time()
+            self._display.update({"text/plain": str(bar)}, raw=True)
         if done >= total:
             bar.close()
 
@@ -46,10 +55,13 @@ def spent(usage: Usage) -> str:
     return ", ".join(parts)
 
 
-def _in_kernel() -> bool:
-    """Whether this is a notebook's cell (papermill's is one)."""
+def _display() -> Any:
+    """An output of the running notebook cell that can be written over; None outside a kernel (papermill's is one)."""
     try:
         from IPython import get_ipython
+        from IPython.display import display
     except ImportError:
-        return False
-    return hasattr(get_ipython(), "kernel")
+        return None
+    if not hasattr(get_ipython(), "kernel"):
+        return None
+    return display({"text/plain": "nothing to ask: every answer is stored"}, raw=True, display_id=True)
