@@ -23,7 +23,7 @@ class ProgressBar:
 
         self._display = _display() if "file" not in options else None
         if self._display is not None:
-            options["file"] = io.StringIO()
+            options = {**options, "file": io.StringIO(), "disable": False}  # whatever is set for bars that print
         quick = self._display is not None or (options.get("file") or sys.stderr).isatty()
         options = {"mininterval": 0.5 if quick else 30.0} | options
         self.bar = tqdm(desc="teacher", unit="query", smoothing=0.0, **options)
@@ -37,7 +37,7 @@ class ProgressBar:
             bar.initial, bar.start_t = done, time.time()
         bar.set_postfix_str(spent(usage), refresh=False)
         bar.update(done - bar.n)
-        if self._display is not None and (done >= total or time.time() - self._shown >= bar.mininterval):
+        if self._display is not None and (done >= total or time.time() - self._shown >= 0.5):
             self._shown = time.time()
             self._display.update({"text/plain": str(bar)}, raw=True)
         if done >= total:
