@@ -36,8 +36,11 @@ from rrlib.lesson import sentences, shown
 from rrlib.lesson.exercises import check_exercise
 from rrlib.lesson.plots import ablations as figures
 from rrlib.lesson.tables import ablation_view
-from rrlib.studies.ablations import METRIC, RECIPES, Table, setting_of
+from rrlib.studies.ablations import Table
+from rrlib.studies.recipes import RECIPES
 from rrlib.studies.report import compared, markdown, questions, table
+from rrlib.studies.rows import METRIC
+from rrlib.studies.setting import setting_of
 from rrlib.studies.stored import stored_rows
 
 # %% [markdown]
@@ -50,7 +53,7 @@ seed = 7  # of bootstrap and randomisation test (integer)
 interactive = False  # True shows widgets; only in Jupyter, never under papermill
 stored = True  # True reads the rows kept in the repository; False makes what is missing
 seeds = [7, 8, 9]  # a world, a teacher and a training each (integers)
-rows = []  # rows of the table, none: all of them (names in rrlib.studies.ablations)
+rows = []  # rows of the table, none: all of them (names in rrlib.studies.recipes)
 base = "miniature"  # profile whose sizes and trainings all rows share (name in params/)
 take_from = []  # finished runs of that profile, whose rows need not be made again (folders)
 resamples = 10000  # of bootstrap and randomisation test (count)

@@ -18,7 +18,7 @@ PACKAGE = ROOT / "rrlib"
 
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "types"),
-    ("disk", "patches", "gguf", "lora", "checkpoints", "resources", "doctor"),
+    ("disk", "notebook", "patches", "gguf", "lora", "checkpoints", "resources", "doctor"),
     ("formats", "metrics", "templates", "prompts", "pieces", "reading", "responses", "strategies", "sampling"),
     ("reward", "records", "ranking", "retrieval"),
     ("engines",),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,6 +14,8 @@ import pytest
 from rrlib.engines.base import Decoding, Reply, Request
 from rrlib.errors import InputError, StageError
 from rrlib.formats import Collection, read_collection, read_examples, read_jsonl
+from rrlib.rerank import Reranker
+from rrlib.studies import pointwise
 from rrlib.synthesis.chains import FORMS, NOTHING, Argument, Form, argument_of, get_form, gold_order
 from rrlib.synthesis.domains import recipe_for
 from rrlib.synthesis.human import HumanTeacher, ModelTeacher, human_examples
@@ -21,6 +24,7 @@ from rrlib.synthesis.prompts import rank_messages, select_messages
 from rrlib.synthesis.sources.items import CollectionSource, item_from_json, item_to_json
 from rrlib.synthesis.sources.judged_folder import Judged, write_judged
 from rrlib.synthesis.sources.windows import Windowing, most_windows, windows_of
+from rrlib.training.pack import pack
 from rrlib.types import Hit, Passage, Query
 
 RUST: dict[str, Any] = {
@@ -294,3 +298,41 @@ def test_the_filter_drops_what_contradicts_people(tmp_path: Path) -> None:
 def test_a_server_needs_a_model(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="needs its name"):
         ModelTeacher(make_folder(tmp_path), checkpoint="http://localhost:1/v1")
+
+
+# --- a pointwise reranker from the same labels ------------------------------------------------------------------------
+def test_a_judge_is_trained_on_human_labels_packed_and_asked_without_being_told(
+    realdata: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`python -m rrlib.studies.pointwise`, then `pack`, then the three lines of its card."""
+    monkeypatch.setenv("RRLIB_CACHE", str(tmp_path / "cache"))
+    profile = tmp_path / "small.yaml"
+    profile.write_text(f"name: small\nseed: 7\nshared: {{model: {backbone}, max_passage_tokens: 64}}\n")
+    options = [
+        *("--collection", "entailmentbank", "--first-stage", "ai2-25", "--profile", str(profile), "--limit", "2")
+    ]
+    options += ["--data", str(realdata / "collections"), "--output", str(tmp_path / "out"), "--set", "epochs=1"]
+    changes = ("learning_rate=1e-2", "micro_batch=8", "accumulation=1", "lora_rank=2")
+    assert pointwise.main([*options, *(word for change in changes for word in ("--set", change))]) == 0
+    told = capsys.readouterr().out
+    assert "16 passages of 2 queries" in told and "examples 16" in told
+    checkpoint = tmp_path / "out" / "checkpoint"
+    assert len((tmp_path / "out" / "log.jsonl").read_text().splitlines()) == 2, "an update for each eight"
+    packed = pack(checkpoint, tmp_path / "judge", base=str(backbone), rank=2)
+    assert json.loads((packed.folder / "SOURCE.json").read_text())["use"] == {
+        "style": "pointwise_nothink",
+        "max_passage_tokens": 64,
+    }
+    card = (packed.folder / "README.md").read_text()
+    assert "A pointwise reranker, which judges one passage at a time without reasoning" in card
+    assert "style='pointwise_nothink', max_passage_tokens=64)" in card
+    ranked = Reranker(str(packed.folder), decoding=Decoding(max_new_tokens=4)).rank("why?", ["a b c", "x y z"])
+    assert [len(window.docids) for window in ranked.windows] == [1, 1]
+    assert all(window.score is not None and 0 <= window.score <= 1 for window in ranked.windows)
+
+
+@pytest.mark.parametrize("change", ["lora_rank=1.7", "epochs=many", "rank=3", "epochs", "gradient_checkpointing=1"])
+def test_a_wrong_parameter_is_refused_before_anything_is_read(change: str, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--collection", "entailmentbank", "--first-stage", "ai2-25", "--data", "nowhere", "--output", "none"]
+    assert pointwise.main([*options, "--set", change]) == 2
+    assert "--set" in capsys.readouterr().err

@@ -157,7 +157,8 @@ def test_the_parts_of_the_method_are_those_of_the_library(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_the_losses_are_those_that_are_trained(seed: int) -> None:
-    torch = pytest.importorskip("torch")
+    import torch
+
     torch.manual_seed(seed)
     logprobs, labels = torch.randn(9, 4).log_softmax(-1), torch.randint(0, 4, (9,))
     labels[:3] = -100

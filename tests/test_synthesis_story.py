@@ -8,6 +8,7 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -180,6 +181,18 @@ def test_progress_says_how_far_how_dear_and_how_long(monkeypatch: pytest.MonkeyP
     (eighth,) = (line for line in lines if "8/10" in line)
     assert "00:04<00:04" in eighth and "2.00s/query" in eighth, "the rate of this run"
     assert "10/10" in lines[-1] and "4 calls" in lines[-1] and out.getvalue().endswith("\n"), "closed"
+
+
+def test_progress_in_a_notebook_is_one_text_whatever_is_set_for_bars(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    shown = SimpleNamespace(update=lambda data, raw: lines.append(data["text/plain"]))
+    monkeypatch.setattr("rrlib.notebook.in_notebook", lambda: True)
+    monkeypatch.setattr("IPython.display.display", lambda *_, **__: shown)
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    show = ProgressBar()
+    for done in range(1, 11):
+        show(done, 10, Usage(calls=done))
+    assert "10/10" in lines[-1] and "10 calls" in lines[-1] and len(lines) <= 3
 
 
 def test_progress_in_a_log_is_a_line_now_and_then() -> None:

@@ -240,7 +240,7 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What a notebook's line says, each time that it is written."""
     lines: list[str] = []
     line = SimpleNamespace(update=lambda data, raw: lines.append(data["text/plain"]))
-    monkeypatch.setattr("rrlib.lesson.plots.training.in_notebook", lambda: True)
+    monkeypatch.setattr("rrlib.notebook.in_notebook", lambda: True)
     monkeypatch.setattr("IPython.display.display", lambda *_, **__: line)
     return lines
 

@@ -49,11 +49,11 @@ def read_options(texts: Sequence[str], elsewhere: Mapping[str, str]) -> dict[str
             raise InputError(f"--engine-option {name} has a flag of its own", remedy=f"write {elsewhere[name]}")
         if name in options:
             raise InputError(f"--engine-option {name} is given twice", remedy="leave one of them out")
-        options[name] = _value(value.strip())
+        options[name] = read_value(value.strip())
     return options
 
 
-def _value(text: str) -> Any:
+def read_value(text: str) -> Any:
     """A value as JSON, as YAML, or as the text itself."""
     import yaml
 

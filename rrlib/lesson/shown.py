@@ -11,10 +11,12 @@ import re
 import textwrap
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
+
+from rrlib.notebook import live_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -132,24 +134,20 @@ class Counting:
 
     def __init__(self, what: str, total: int = 0, every: float = 0.5, *, logs: tuple[Path, str] | None = None) -> None:
         self.what, self.total, self.every, self.logs, self.n = what, total, every, logs, 0
-        self._line: Any = None
+        self._write: Callable[[str], None] | None = None
         self._begun = time.monotonic()
         self._over = threading.Event()
         self._ticker = threading.Thread(target=self._tick, daemon=True)
 
     def __enter__(self) -> Counting:
-        from rrlib.lesson.plots.training import in_notebook
-
-        if in_notebook():
-            from IPython.display import display
-
-            self._line = display({"text/plain": self.in_words()}, raw=True, display_id=True)
+        self._write = live_text(self.in_words())
+        if self._write is not None:
             self._ticker.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._over.set()
-        if self._line is not None:
+        if self._write is not None:
             self._ticker.join()
             self._look()
             done = f"{self.n} {self.what}" if self.n else self.what
@@ -176,9 +174,6 @@ class Counting:
             self.n = sum(path.read_bytes().count(b"\n") for path in folder.glob(pattern))
 
     def _tick(self) -> None:
-        while not self._over.wait(self.every):
+        while self._write is not None and not self._over.wait(self.every):
             self._look()
             self._write(self.in_words())
-
-    def _write(self, line: str) -> None:
-        self._line.update({"text/plain": line}, raw=True)

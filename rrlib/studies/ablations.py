@@ -42,15 +42,13 @@ from rrlib.resources import load_callable, resolve
 from rrlib.responses import Verdict, valid_share
 from rrlib.studies.recipes import FIRST_STAGE, FULL, RECIPES, Ranker, Recipe, Supervision
 from rrlib.studies.rows import METRIC, Result, judged, mean, read_results
-from rrlib.studies.setting import Setting, key_of, setting_of
+from rrlib.studies.setting import Setting, key_of
 from rrlib.studies.supervision import labelled_by_chain, ranked_by
 from rrlib.studies.teacher import teacher_ranking
 from rrlib.training.mix import pointwise_examples
 from rrlib.training.resume import TrainResult
 from rrlib.training.schedule import epochs_for, sft_schedule
 from rrlib.types import RankingExample, Run
-
-__all__ = ["METRIC", "RECIPES", "Table", "setting_of"]
 
 
 class Table:

@@ -12,7 +12,6 @@ time are ranked too. Time is that of the process (CPU): a clock would measure wh
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -23,13 +22,15 @@ from rrlib.chain import stages
 from rrlib.chain.from_profile import grpo_settings, listwise_of
 from rrlib.chain.params import Config
 from rrlib.disk import append_jsonl, cut_torn_tail
-from rrlib.errors import InputError, RRLibError
-from rrlib.evaluation.metrics import per_query
 from rrlib.evaluation.significance import t_interval
 from rrlib.formats import read_jsonl
 from rrlib.responses import Word, valid_share
 from rrlib.strategies import sliding_spans
-from rrlib.studies.ablations import METRIC, RECIPES, Setting, Table, setting_of
+from rrlib.studies.ablations import Table
+from rrlib.studies.command import exit_code
+from rrlib.studies.recipes import RECIPES
+from rrlib.studies.rows import METRIC, judged, mean
+from rrlib.studies.setting import Setting, setting_of
 from rrlib.training.credit import best_reachable, left_behind, potential
 from rrlib.training.episodes import train_episodes
 from rrlib.types import RankingExample
@@ -97,7 +98,7 @@ class Study:
                 if arm not in done:
                     row = self._rank(seed, arm, checkpoint, steps, seconds)
                     append_jsonl(self.path, asdict(row), sort_keys=True)
-                    self.say(f"seed {seed}: {arm}: {METRIC} {_mean(row.ndcg):.4f}, {steps} steps, {seconds:.0f} CPU s")
+                    self.say(f"seed {seed}: {arm}: {METRIC} {mean(row.ndcg):.4f}, {steps} steps, {seconds:.0f} CPU s")
         return [row for row in self.rows() if row.seed in seeds]
 
     def _train(self, seed: int) -> dict[Arm, tuple[str, int, float]]:
@@ -180,13 +181,13 @@ class Study:
             reported=False,
             echo=None,
         )
-        ndcg = per_query(data.qrels, result.run(arm.value), [METRIC])[METRIC]
+        ndcg = judged(data.qrels, result.run(arm.value))
         lost = {
-            qid: left_behind([data.qrels[qid].get(docid, 0) for docid in docids], self.spans)
+            qid: round(left_behind([data.qrels[qid].get(docid, 0) for docid in docids], self.spans), 4)
             for qid, docids in result.ranking(arm.value).items()
         }
         valid = valid_share(result.records(arm.value))
-        return Row(seed, arm.value, _rounded(ndcg), _rounded(lost), valid, steps, cpu_seconds, self.table.key)
+        return Row(seed, arm.value, ndcg, lost, valid, steps, cpu_seconds, self.table.key)
 
     def bounds(self, seed: int) -> tuple[float, float]:
         """(nDCG@10, share left behind) of windows that sort perfectly, means over the test queries of a seed."""
@@ -200,20 +201,12 @@ class Study:
         return sum(best) / len(best), sum(lost) / len(lost)
 
 
-def _rounded(values: Mapping[str, float]) -> dict[str, float]:
-    return {qid: round(value, 4) for qid, value in values.items()}
-
-
-def _mean(values: Mapping[str, float]) -> float:
-    return sum(values.values()) / len(values)
-
-
 def differences(rows: Sequence[Row], value: str = "ndcg", baseline: Arm = Arm.WINDOW) -> pd.DataFrame:
     """One line an arm: mean over seeds, the seeds' means, RL steps and CPU seconds (means); and where two seeds have
     both, the mean difference to `baseline` with its t interval over seeds (low, high). value: ndcg or left_behind."""
     import pandas as pd
 
-    means = {(row.arm, row.seed): _mean(getattr(row, value)) for row in rows}
+    means = {(row.arm, row.seed): mean(getattr(row, value)) for row in rows}
     lines = []
     for arm in Arm:
         own = [row for row in rows if row.arm == arm]
@@ -248,7 +241,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     top.add_argument("--test", type=int, default=200, help="test queries")
     top.add_argument("--steps", type=int, default=30, help="steps of RL, of both trainings")
     args = top.parse_args(argv)
-    try:
+
+    def work() -> None:
         study = Study(args.output, study_setting(args.profile, args.train, args.test, args.steps))
         rows = study.run(args.seeds)
         for value in ("ndcg", "left_behind"):
@@ -256,10 +250,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for seed in args.seeds:
             best, lost = study.bounds(seed)
             print(f"seed {seed}: windows that sort perfectly: {METRIC} {best:.4f}, left behind {lost:.4f}")
-    except RRLibError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, InputError) else 1
-    return 0
+
+    return exit_code(work)
 
 
 if __name__ == "__main__":

@@ -10,15 +10,15 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
 from rrlib.disk import append_jsonl
-from rrlib.errors import InputError, RRLibError
+from rrlib.errors import InputError
 from rrlib.studies.ablations import Table
+from rrlib.studies.command import exit_code
 from rrlib.studies.recipes import FIRST_STAGE, FULL, RECIPES
 from rrlib.studies.rows import read_results
 from rrlib.studies.setting import setting_of
@@ -66,7 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Make rows, keep them, or both; the exit code: 0, 1 (it failed), 2 (bad input)."""
     given = parser().parse_args(argv)
     say = partial(print, flush=True)
-    try:
+
+    def work() -> None:
         if not given.rows and not given.keep:
             raise InputError("nothing to do", remedy="name --rows to make, or --keep those that are finished")
         maker = Table(given.output, setting_of(given.base), say, equal_updates=not given.unequal)
@@ -74,10 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if given.keep:
             for line in keep(maker, Path(given.stored)):
                 say(line)
-    except RRLibError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, InputError) else 1
-    return 0
+
+    return exit_code(work)
 
 
 if __name__ == "__main__":

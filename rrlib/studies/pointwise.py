@@ -12,19 +12,17 @@ Killed and run again, it goes on.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
-from typing import Any
-
-import yaml
 
 from rrlib.chain import stages
 from rrlib.chain.from_profile import config_of
-from rrlib.chain.params import Config, load_profile
-from rrlib.errors import InputError, RRLibError
+from rrlib.chain.params import Config, check_value, load_profile
+from rrlib.engines.options import read_value
+from rrlib.errors import InputError
 from rrlib.formats import read_collection
 from rrlib.prompts import POINT_STYLES
 from rrlib.resources import profile_path, resolve
+from rrlib.studies.command import exit_code
 from rrlib.studies.real import DEPTH, collections_folder
 from rrlib.studies.real_rows import COLLECTIONS, FirstStageName
 from rrlib.synthesis.human import human_examples
@@ -34,13 +32,15 @@ from rrlib.training.resume import TrainResult
 
 
 def settings(profile: str, style: str, seed: int, changes: Sequence[str]) -> Config:
-    """The parameters of 02_sft of a profile, with `name=value` changes (YAML values). Raises InputError for others."""
+    """The parameters of 02_sft of a profile, with `name=value` changes. Raises InputError for others."""
     values = config_of(load_profile(profile_path(profile)), "02_sft").as_dict()
     for change in changes:
-        name, _, value = change.partition("=")
-        if name not in values or not value:
+        name, _, text = change.partition("=")
+        if name not in values or not text:
             raise InputError(f"--set {change}", remedy=f"use name=value with one of {', '.join(values)}")
-        values[name] = type(values[name])(yaml.safe_load(value))
+        value = read_value(text)
+        check_value(name, value, values[name], section="--set")
+        values[name] = value
     return Config("02_sft", {**values, "style": style, "seed": seed})
 
 
@@ -76,14 +76,13 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Train and return the exit code: 0, 1 (it failed), 2 (bad input)."""
     args = parser().parse_args(argv)
-    try:
+
+    def work() -> None:
         result = train(args)
-    except RRLibError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, InputError) else 1
-    numbers: dict[str, Any] = stages.metrics_of(result)
-    print(f"{result.checkpoint}: {result.seconds:.0f} s, " + ", ".join(f"{k} {v:g}" for k, v in numbers.items()))
-    return 0
+        numbers = ", ".join(f"{name} {value:g}" for name, value in stages.metrics_of(result).items())
+        print(f"{result.checkpoint}: {result.seconds:.0f} s, {numbers}")
+
+    return exit_code(work)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from rrlib.chain.from_profile import config_of, listwise_of, pointwise_of, sizes
 from rrlib.chain.manifest import outputs_root
 from rrlib.chain.params import Config, load_profile
 from rrlib.engines import Decoding
-from rrlib.errors import InputError, RRLibError
+from rrlib.errors import InputError
 from rrlib.evaluation import baselines
 from rrlib.evaluation.benchmarks import BenchmarkData, from_collection, make_first_stage
 from rrlib.evaluation.experiment import Experiment
@@ -39,6 +39,7 @@ from rrlib.evaluation.systems import RandomOrder
 from rrlib.formats import read_collection
 from rrlib.prompts import get_style
 from rrlib.resources import profile_path, repository
+from rrlib.studies.command import exit_code
 from rrlib.studies.real_pages import write_pages
 from rrlib.studies.real_rows import (
     COLLECTIONS,
@@ -368,7 +369,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0, 1 (it failed), 2 (bad input)."""
     words = list(sys.argv[1:] if argv is None else argv)
     args = parser().parse_args(words)
-    try:
+
+    def work() -> None:
         if args.command == "pages":
             for other in args.merge:
                 merge(Path(other), table_path(args.rows))
@@ -376,10 +378,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(path)
         else:
             measure(args, words)
-    except RRLibError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, InputError) else 1
-    return 0
+
+    return exit_code(work)
 
 
 if __name__ == "__main__":

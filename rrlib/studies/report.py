@@ -19,6 +19,7 @@ from rrlib.errors import InputError
 from rrlib.evaluation.paired import in_words, means_in_words, paired_rows, sets_of
 from rrlib.evaluation.significance import paired_t, paired_t_power
 from rrlib.resources import repository
+from rrlib.studies.command import exit_code
 from rrlib.studies.recipes import FIRST_STAGE, FULL, PAPER_FIRST_STAGE, RECIPES
 from rrlib.studies.rows import METRIC, Result, compared_alike, mean
 from rrlib.studies.stored import stored_rows
@@ -293,16 +294,13 @@ def write_page(path: str | Path) -> None:
         file.write(f"{before}{BEGIN}\n\n{stored_page().strip()}\n\n{END}{after}".encode())
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Print the stored rows, or write them into the page."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the stored rows, or write them into the page; the exit code: 0, or 2 (a page without a place)."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", nargs="?", const=str(repository() / "docs" / "ablations.md"), metavar="PAGE")
     given = parser.parse_args(argv)
-    if given.write:
-        write_page(given.write)
-    else:
-        print(stored_page())
+    return exit_code(lambda: write_page(given.write) if given.write else print(stored_page()))
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

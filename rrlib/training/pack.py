@@ -240,7 +240,7 @@ def _source(
         "weakest": {"weight": packed.weakest[0], "share": round(packed.weakest[1], 6)},
         "profile": next((row["profile"] for row in rows), run.name if stages else ""),
         "seed": settings.get("seed", next((row["seed"] for row in rows if "seed" in row), None)),
-        "use": {key: settings[key] for key in _USE if settings.get(key)},
+        "use": {key: settings[key] for key in _used(settings.get("style")) if settings.get(key)},
         "stages": stages,
         "results": [dict(row) for row in rows],
     }
@@ -266,6 +266,11 @@ def base_license(base: str) -> str:
     head = (folder / "README.md").read_text(encoding="utf-8").split("---")
     lines = head[1].splitlines() if len(head) > 2 and not head[0].strip() else []
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("license:")), "")
+
+
+def _used(style: str | None) -> tuple[str, ...]:
+    """The settings that a checkpoint of a prompt style is asked with; a judge of one passage has no window."""
+    return ("style", "max_passage_tokens") if style in POINT_STYLES else _USE
 
 
 def _called(style: str) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 
 from rrlib.errors import InputError
 from rrlib.lesson.plots.basics import _DASHES, _MARKERS, PALETTE, _canvas, _series, _smooth
+from rrlib.notebook import in_notebook, live_text
 from rrlib.training.alarms import read_alarms
 from rrlib.training.completions import group_bands, read_completions
 
@@ -126,13 +127,13 @@ class Live:
         self.drawn = 0
         self._last = time.monotonic()
         self._figure: Any = None
-        self._text: Any = None
+        self._text: Callable[[str], None] | None = None
 
     def __enter__(self) -> Live:
         if in_notebook():
             from IPython.display import display
 
-            self._text = display({"text/plain": ""}, raw=True, display_id=True)
+            self._text = live_text()
             self._figure = display({"text/plain": ""}, raw=True, display_id=True)
         return self
 
@@ -140,7 +141,8 @@ class Live:
         if self._figure is not None and kind is None:
             self._figure.update({"text/plain": ""}, raw=True)
             alarms = "\n".join(f"alarm at {alarm}" for alarm in read_alarms(self.output))
-            self._text.update({"text/plain": alarms or "no alarms"}, raw=True)
+            assert self._text is not None
+            self._text(alarms or "no alarms")
 
     def __call__(self, row: dict[str, Any]) -> None:
         """A row of the log: `on_log` of a training."""
@@ -152,7 +154,7 @@ class Live:
         """A line of progress or of a worker's output: `echo` of a training."""
         self.lines = [*self.lines[1 - _LINES :], line]
         if self._text is not None:
-            self._text.update({"text/plain": "\n".join(self.lines)}, raw=True)
+            self._text("\n".join(self.lines))
 
     def show(self) -> None:
         """Draw from what is on the disk now."""
@@ -163,14 +165,6 @@ class Live:
         self.drawn += 1
         if self._figure is not None:
             self._figure.update(figure)
-
-
-def in_notebook() -> bool:
-    """Whether a notebook shows what this process displays."""
-    from IPython import get_ipython
-
-    shell = get_ipython()
-    return shell is not None and hasattr(shell, "kernel")
 
 
 def group_in_views(rollouts: pd.DataFrame) -> Figure:

@@ -7,6 +7,7 @@ import sys
 import time
 from typing import Any
 
+from rrlib.notebook import live_text
 from rrlib.synthesis.teacher.ask import Usage
 
 
@@ -21,10 +22,10 @@ class ProgressBar:
     def __init__(self, **options: Any) -> None:
         from tqdm.std import tqdm  # tqdm.auto's widget would be missing in a notebook that was stored
 
-        self._display = _display() if "file" not in options else None
-        if self._display is not None:
+        self._write = live_text("nothing to ask: every answer is stored") if "file" not in options else None
+        if self._write is not None:
             options = {**options, "file": io.StringIO(), "disable": False}  # whatever is set for bars that print
-        quick = self._display is not None or (options.get("file") or sys.stderr).isatty()
+        quick = self._write is not None or (options.get("file") or sys.stderr).isatty()
         options = {"mininterval": 0.5 if quick else 30.0} | options
         self.bar = tqdm(desc="teacher", unit="query", smoothing=0.0, **options)
         self._shown = 0.0
@@ -37,9 +38,9 @@ class ProgressBar:
             bar.initial, bar.start_t = done, time.time()
         bar.set_postfix_str(spent(usage), refresh=False)
         bar.update(done - bar.n)
-        if self._display is not None and (done >= total or time.time() - self._shown >= 0.5):
+        if self._write is not None and (done >= total or time.time() - self._shown >= 0.5):
             self._shown = time.time()
-            self._display.update({"text/plain": str(bar)}, raw=True)
+            self._write(str(bar))
         if done >= total:
             bar.close()
 
@@ -53,15 +54,3 @@ def spent(usage: Usage) -> str:
         more = f" (at most ${usage.usd + usage.possible_usd:.4f})" if usage.possible_usd else ""
         parts.append(f"${usage.usd:.4f}{more}")
     return ", ".join(parts)
-
-
-def _display() -> Any:
-    """An output of the running notebook cell that can be written over; None outside a kernel (papermill's is one)."""
-    try:
-        from IPython import get_ipython
-        from IPython.display import display
-    except ImportError:
-        return None
-    if not hasattr(get_ipython(), "kernel"):
-        return None
-    return display({"text/plain": "nothing to ask: every answer is stored"}, raw=True, display_id=True)
