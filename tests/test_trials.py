@@ -14,6 +14,7 @@ from trials import ROW_OF, Trials, arguments, markdown, opened, pooled
 from rrlib.chain.from_profile import sft_settings
 from rrlib.errors import InputError
 from rrlib.evaluation.results import ExperimentResult
+from rrlib.studies.setting import setting_of
 
 ROOT = Path(__file__).resolve().parents[1]
 PROFILE = """\
@@ -93,7 +94,7 @@ def test_listwise_forms_are_rows_of_the_table(
     from rrlib.studies import ablations
     from rrlib.training.sft import encode_for_sft
 
-    trials = Trials(folder, ablations.setting_of(profile))
+    trials = Trials(folder, setting_of(profile))
     (home,) = folder.glob("seed-7-*")
     assert len(list(home.glob("sft-*"))) == 2, "think and no-think, once for both scripts"
     made = {path.name for path in (folder / "seed-7" / "sft").iterdir()}
