@@ -115,11 +115,12 @@ def number(page: str, row: str, column: str, table: int = 0, which: int = 0) -> 
     return float(re.findall(r"[-+]?\d+\.?\d*", cell(page, row, column, table))[which])
 
 
-def real(system: str, collection: str, first_stage: str, metric: str = "nDCG@10") -> float:
-    """A mean of docs/results/real.json, over its seeds."""
+def real(system: str, collection: str, first_stage: str, metric: str = "nDCG@10", profile: str = "") -> float:
+    """A mean of docs/results/real.json, over its seeds; of one profile where it is named."""
     rows = json.loads((ROOT / "docs/results/real.json").read_text(encoding="utf-8"))["rows"]
     key = (system, collection, first_stage, metric)
-    return fmean(r["mean"] for r in rows if (r["system"], r["collection"], r["first_stage"], r["metric"]) == key)
+    rows = [row for row in rows if (row["system"], row["collection"], row["first_stage"], row["metric"]) == key]
+    return fmean(row["mean"] for row in rows if row["profile"] == profile or not profile)
 
 
 def belief(row: str, column: str) -> float:

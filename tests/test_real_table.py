@@ -110,10 +110,11 @@ def test_rows_with_unknown_names_or_no_fractions_are_refused(table: Path, change
 
 def test_a_row_takes_the_place_of_the_one_with_its_key(table: Path) -> None:
     put_rows(table, [a_row(seed=8), a_row(), a_row(system="oracle", mean=0.55)])
-    put_rows(table, [a_row(mean=0.45, profile="other"), a_row(metric="R@10")])
+    put_rows(table, [a_row(mean=0.45, device="a GPU"), a_row(metric="R@10"), a_row(mean=0.47, profile="other")])
     rows = read_rows(table)
     assert [(r["system"], r["seed"], r["metric"], r["mean"]) for r in rows] == [
         ("oracle", 7, HEADLINE, 0.55),
+        ("sft", 7, HEADLINE, 0.47),
         ("sft", 7, "R@10", 0.5),
         ("sft", 7, HEADLINE, 0.45),
         ("sft", 8, HEADLINE, 0.5),
@@ -148,9 +149,9 @@ def test_the_page_is_equal_to_the_file() -> None:
 def test_rows_have_their_runs_and_absent_ones_are_named() -> None:
     rows, runs = read_rows(table_path()), read_runs(runs_path(table_path()))
     assert rows, "the table is empty"
-    values = {(r.system, r.collection, r.first_stage, r.seed): r.values for r in runs if r.own}
+    values = {(r.system, r.profile, r.collection, r.first_stage, r.seed): r.values for r in runs if r.own}
     for row in (row for row in rows if row["metric"] == HEADLINE):
-        of_query = values[row["system"], row["collection"], row["first_stage"], row["seed"]]
+        of_query = values[*(row[key] for key in ("system", "profile", "collection", "first_stage", "seed"))]
         assert len(of_query) == row["n"] and np.mean(of_query) == pytest.approx(row["mean"], abs=1e-5)
     made = {(row["system"], row["collection"], row["first_stage"]) for row in rows}
     text = (ROOT / "docs/results.md").read_text(encoding="utf-8")
@@ -173,13 +174,30 @@ def test_claims_are_paired_by_query_and_seed() -> None:
         runs += [a_run("sft", list(base + 0.05 + draws.normal(0, 0.02, 200)), seed=seed)]
         runs += [a_run("sft+rl", list(base + 0.1 + draws.normal(0, 0.02, 200)), seed=seed)]
     runs.append(a_run("sft+rl", list(base + 0.15), window=20, stride=10, own=False, command="COMMAND"))
-    made = parts([a_row(system=r.system, seed=r.seed) for r in runs if r.own], runs)
+    made = parts([a_row(system=r.system, seed=r.seed, profile=r.profile) for r in runs if r.own], runs)
     (line,) = [line for line in made["claims"].splitlines() if line.startswith("| sft+rl - sft ")]
     assert "+0.05" in line and "| 0.0001 |" in line and line.endswith("| +2.59 |")
     assert "| 20/10 | " in made["windows"] and "+0.0" in made["windows"]
     (row,) = [line for line in made["tables"].splitlines() if line.startswith("| sft+rl |")]
     assert "+0.1" in row and "0.500 (0.500, 0.500, 0.500)" in row
     assert {paper_difference(a, b) is None for a, b, _ in CLAIMS} == {True, False}
+
+
+def test_trainings_of_two_profiles_are_two_lines_and_never_compared() -> None:
+    draws = np.random.default_rng(0)
+    base = draws.uniform(0.2, 0.6, 200)
+    static = a_run(SystemName.STATIC, list(base + 0.02))
+    runs = [a_run(SystemName.FIRST_STAGE, list(base)), static, a_run("sft+rl", list(base + 0.1), profile="one")]
+    runs += [a_run("sft", list(base + 0.05), profile=name) for name in ("one", "two")]
+    made = parts([a_row(system=run.system, profile=run.profile) for run in runs], runs)
+    assert [line.split(" | ")[0] for line in made["overview"].splitlines()[2:]] == [
+        "| first-stage", "| static", "| sft, `one`", "| sft, `two`", "| sft+rl",
+    ]  # fmt: skip
+    said = [line for line in made["claims"].splitlines() if line.startswith("| sft")]
+    assert [line.split(" | ")[0] for line in said] == ["| sft+rl - sft", "| sft+rl - static"]
+    assert all("| `one` |" in line for line in said)
+    lines = [line for line in made["tables"].splitlines() if line.startswith("| sft, ")]
+    assert len(lines) == 2 and all("+0.050" in line for line in lines)
 
 
 def test_a_part_that_nobody_makes_is_refused() -> None:

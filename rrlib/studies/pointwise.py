@@ -1,7 +1,7 @@
 """Trains a pointwise reranker on the labels that the listwise one learns from: the rows `pointwise` of the real table.
 
-    python -m rrlib.studies.pointwise --collection entailmentbank --first-stage ai2-25 --set lora_rank=16 \\
-        --set learning_rate=1e-3 --set epochs=0.3 --output outputs/pointwise
+    python -m rrlib.studies.pointwise --profile smollm2-135m-gpu --collection entailmentbank --first-stage ai2-25 \\
+        --per-list 12 --set micro_batch=64 --set learning_rate=1.5e-3 --set epochs=1.2 --output outputs/pointwise
     python -m rrlib.studies.real model --system 'pointwise no reasoning' --checkpoint outputs/pointwise/checkpoint ...
 
 A passage is an example: the train split's candidates as retrieved, with the human label and, in the style `pointwise`,

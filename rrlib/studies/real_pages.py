@@ -30,6 +30,9 @@ CLAIMS: tuple[tuple[S, S, str], ...] = (
     (S.SFT_RL, S.ONE_DOMAIN, "the second domain"),
     (S.SFT, S.POINTWISE, "the list instead of single passages"),
     (S.POINTWISE, S.POINTWISE_PLAIN, "the chain, one passage at a time"),
+    (S.SFT, S.POINTWISE_PLAIN, "lists and a chain instead of single passages without"),
+    (S.POINTWISE_PLAIN, S.STATIC, "a language model that judges instead of word vectors"),
+    (S.POINTWISE_PLAIN, S.DENSE, "a language model that judges instead of a sentence encoder"),
     (S.SFT_RL, S.STATIC, "a language model instead of word vectors"),
     (S.SFT_RL, S.DENSE, "a ranker that reasons instead of a sentence encoder"),
 )
@@ -73,9 +76,22 @@ def _figure(rows: Rows) -> str:
     return f"{np.mean(means):.3f} ({', '.join(f'{mean:.3f}' for mean in means)})"
 
 
-def _of(rows: Rows, collection: str, first_stage: str, system: str, metric: str) -> Rows:
-    wanted = {"collection": collection, "first_stage": first_stage, "system": system, "metric": metric}
+def _of(rows: Rows, **wanted: str) -> Rows:
     return [row for row in rows if all(row[key] == value for key, value in wanted.items())]
+
+
+def _systems(rows: Rows) -> list[tuple[str, str, str]]:
+    """(system, profile, what a line calls it) in the order of the table: a recipe by its profile where systems of one
+    name were trained by several."""
+    profiles: dict[str, list[str]] = {name: [] for name in SystemName}
+    for row in rows:
+        if row["profile"] not in profiles[row["system"]]:
+            profiles[row["system"]].append(row["profile"])
+    return [
+        (name, profile, f"{name}, `{profile}`" if len(of_system) > 1 else str(name))
+        for name, of_system in profiles.items()
+        for profile in sorted(of_system)
+    ]
 
 
 def overview(rows: Rows) -> str:
@@ -83,10 +99,11 @@ def overview(rows: Rows) -> str:
     columns = [key for key in TRAINED_ON if any((r["collection"], r["first_stage"]) == key for r in rows)]
     head = ["system", *(f"{collection}, `{first_stage}`" for collection, first_stage in columns)]
     lines = []
-    for system in SystemName:
-        cells = [_figure(_of(rows, *column, system, HEADLINE)) for column in columns]
-        if any(cells):
-            lines.append([system, *cells])
+    for system, profile, called in _systems(rows):
+        own = {"system": system, "profile": profile, "metric": HEADLINE}
+        places = [{"collection": collection, "first_stage": first_stage} for collection, first_stage in columns]
+        if any(cells := [_figure(_of(rows, **own, **place)) for place in places]):
+            lines.append([called, *cells])
     return _markdown(head, lines)
 
 
@@ -98,14 +115,13 @@ def table(rows: Rows, runs: Sequence[RealRun], collection: str, first_stage: str
     behind = [run for run in runs if run.own and (run.collection, run.first_stage) == (collection, first_stage)]
     compared = _against_first_stage(behind)
     lines = []
-    for system in SystemName:
-        if not (of_system := [row for row in here if row["system"] == system]):
-            continue
-        figures = [_figure([row for row in of_system if row["metric"] == metric]) for metric in metrics]
-        gap = compared.get(system, {})
+    for system, profile, called in _systems(here):
+        of_system = _of(here, system=system, profile=profile)
+        figures = [_figure(_of(of_system, metric=metric)) for metric in metrics]
+        gap = compared.get((system, profile), {})
         sure = [in_words(gap), f"{gap['p_holm']:.4f}"] if gap else ["", ""]
-        costs = _costs([run for run in behind if run.system == system])
-        lines.append([system, *figures, *sure, *costs, str(max(row["n"] for row in of_system))])
+        costs = _costs([run for run in behind if (run.system, run.profile) == (system, profile)])
+        lines.append([called, *figures, *sure, *costs, str(max(row["n"] for row in of_system))])
     head = ["system", *metrics, "from the first stage", "p (Holm)", "valid", "tokens a query", "s a query", "n"]
     return _markdown(head, lines)
 
@@ -116,21 +132,20 @@ def _mean_values(runs: Sequence[RealRun]) -> list[float]:
     return [float(value) for value in np.mean([run.values[:n] for run in runs], axis=0)]
 
 
-def _against_first_stage(runs: Sequence[RealRun]) -> dict[str, dict[str, Any]]:
-    """System -> its comparison with the first stage, paired by query, p corrected for the systems of the table."""
-    values = {
-        system: _mean_values(of_system)
-        for system in SystemName
-        if (of_system := [run for run in runs if run.system == system])
-    }
-    if S.FIRST_STAGE not in values:
+def _against_first_stage(runs: Sequence[RealRun]) -> dict[tuple[str, str], dict[str, Any]]:
+    """(system, profile) -> its comparison with the first stage, paired by query, p corrected for the lines of the
+    table."""
+    keys = sorted({(run.system, run.profile) for run in runs})
+    values = {key: _mean_values([run for run in runs if (run.system, run.profile) == key]) for key in keys}
+    base = next((values.pop(key) for key in keys if key[0] == S.FIRST_STAGE), None)
+    if base is None:
         return {}
-    base = values.pop(S.FIRST_STAGE)
     # a limited run has the first queries alone: it is compared on those
-    sets = {str(system): {str(len(of_query)): of_query} for system, of_query in values.items()}
-    sizes = {name for by_size in sets.values() for name in by_size}
-    both = {str(S.FIRST_STAGE): {name: base[: int(name)] for name in sizes or {str(len(base))}}, **sets}
-    return {row["system"]: row for row in paired_rows(both, S.FIRST_STAGE) if "p" in row}
+    by_name = {"\n".join(key): key for key in values}
+    sets = {name: {str(len(values[key])): values[key]} for name, key in by_name.items()}
+    sizes = {size for by_size in sets.values() for size in by_size}
+    both = {str(S.FIRST_STAGE): {size: base[: int(size)] for size in sizes or {str(len(base))}}, **sets}
+    return {by_name[row["system"]]: row for row in paired_rows(both, S.FIRST_STAGE) if "p" in row}
 
 
 def _costs(runs: Sequence[RealRun]) -> list[str]:
@@ -143,22 +158,27 @@ def _costs(runs: Sequence[RealRun]) -> list[str]:
 
 
 def claims(runs: Sequence[RealRun]) -> str:
-    """What a part buys, paired by query within each seed that both have, beside the paper's difference."""
+    """What a part buys, paired by query within each seed that both have, beside the paper's difference. Two trainings
+    are of one profile."""
     lines = []
     for collection, first_stage in TRAINED_ON:
+        here = [run for run in runs if (run.collection, run.first_stage) == (collection, first_stage)]
         for system, other, what in CLAIMS:
-            values, others = (_by_seed(runs, name, collection, first_stage) for name in (system, other))
-            if others and other in (S.STATIC, S.DENSE, S.ZERO_SHOT):  # the same for every seed of a training
-                others = dict.fromkeys(values, next(iter(others.values())))
-            if seeds := sorted(values.keys() & others.keys()):
-                figures = _claim(values, others, seeds)
-                paper = paper_difference(system, other)
-                said = "" if paper is None else f"{paper:+.2f}"
-                lines.append([f"{system} - {other}", what, f"{collection}, `{first_stage}`", *figures, said])
+            for profile in sorted({run.profile for run in here if run.system == system}):
+                values, others = _by_seed(here, system, profile), _by_seed(here, other, profile)
+                if other in (S.STATIC, S.DENSE, S.ZERO_SHOT):  # the same for every training and seed
+                    untrained = next((run.values for run in here if run.own and run.system == other), None)
+                    others = {} if untrained is None else dict.fromkeys(values, untrained)
+                if seeds := sorted(values.keys() & others.keys()):
+                    figures = _claim(values, others, seeds)
+                    paper = paper_difference(system, other)
+                    said = "" if paper is None else f"{paper:+.2f}"
+                    place = [f"{collection}, `{first_stage}`", f"`{profile}`"]
+                    lines.append([f"{system} - {other}", what, *place, *figures, said])
     if not lines:
         return "No two systems that a claim is about have been run yet."
-    head = ["systems", "what the first has more", "on", f"{HEADLINE}, difference", "p", "p (seeds)", "paper (points)"]
-    return _markdown(head, lines)
+    head = ["systems", "what the first has more", "on", "profile", f"{HEADLINE}, difference", "p", "p (seeds)"]
+    return _markdown([*head, "paper (points)"], lines)
 
 
 def _claim(
@@ -170,9 +190,8 @@ def _claim(
     return in_words(row), f"{row['p']:.4f}", f"{paired_t(*means):.3f}" if len(seeds) > 1 else ""
 
 
-def _by_seed(runs: Sequence[RealRun], system: str, collection: str, first_stage: str) -> dict[int, list[float]]:
-    wanted = (system, collection, first_stage)
-    return {r.seed: r.values for r in runs if r.own and (r.system, r.collection, r.first_stage) == wanted}
+def _by_seed(runs: Sequence[RealRun], system: str, profile: str) -> dict[int, list[float]]:
+    return {run.seed: run.values for run in runs if run.own and (run.system, run.profile) == (system, profile)}
 
 
 def _compared(
@@ -188,12 +207,13 @@ def other_windows(runs: Sequence[RealRun]) -> str:
     """Runs with other windows than their profile's, beside the row of the same system and seed."""
     lines = []
     for run in (run for run in runs if not run.own):
-        same = _by_seed(runs, run.system, run.collection, run.first_stage)
+        place = (run.collection, run.first_stage)
+        same = _by_seed([r for r in runs if (r.collection, r.first_stage) == place], run.system, run.profile)
         gap = _compared({run.seed: run.values}, same, [run.seed]) if run.seed in same else {}
         mean = f"{np.mean(run.values):.3f}"
         sizes = f"{run.window}/{run.stride}" if run.window else "all at once"
-        place = [run.system, f"{run.collection}, `{run.first_stage}`", str(run.seed), sizes]
-        lines.append([*place, mean, in_words(gap), *_costs([run]), str(len(run.values)), f"`{run.command}`"])
+        what = [run.system, f"{run.collection}, `{run.first_stage}`", str(run.seed), sizes]
+        lines.append([*what, mean, in_words(gap), *_costs([run]), str(len(run.values)), f"`{run.command}`"])
     if not lines:
         return "None has been run yet."
     head = ["system", "on", "seed", "window/stride", HEADLINE, "from the profile's windows", "valid", "tokens a query"]

@@ -1,8 +1,8 @@
 """The rows of the table on real language: their closed words, their file, and the runs behind them.
 
-docs/results/real.json holds `{"rows": [...]}`, a row a system, collection, first stage, metric and seed (ROW_KEYS).
-docs/results/real-runs.jsonl holds a line a run: the headline metric of every query, so that any two systems can be
-tested query by query later, and what the run cost. Both are written by rrlib.studies.real alone.
+docs/results/real.json holds `{"rows": [...]}`, a row a system, profile, collection, first stage, metric and seed
+(ROW_KEYS). docs/results/real-runs.jsonl holds a line a run: the headline metric of every query, so that any two systems
+can be tested query by query later, and what the run cost. Both are written by rrlib.studies.real alone.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ROW_KEYS = (
     *("system", "collection", "first_stage", "metric", "mean", "low", "high", "n", "seed", "profile", "data_kind"),
     *("command", "date", "device"),
 )
-_KEY = ("system", "collection", "first_stage", "metric", "seed")
+_KEY = ("system", "profile", "collection", "first_stage", "metric", "seed")
 COMMAND = "python -m rrlib.studies.real"
 """How every row's command begins."""
 
@@ -156,7 +156,8 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def put_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Add rows, or put them in the place of those with the same system, collection, first stage, metric and seed.
+    """Add rows, or put them in the place of those with the same key (system, profile, collection, first stage, metric,
+    seed).
 
     The file is replaced at once; commands that write at the same time wait for each other. Raises InputError for rows
     that do not belong here, before anything is written.
@@ -181,7 +182,7 @@ def _place(row: Mapping[str, Any]) -> tuple[Any, ...]:
     """Where a row or run stands in its file."""
     collections, stages = [*COLLECTIONS], [*FirstStageName]
     place = (collections.index(row["collection"]), stages.index(row["first_stage"]), [*SystemName].index(row["system"]))
-    return (*place, row["seed"], row.get("metric", ""), row.get("window", 0), row.get("stride", 0))
+    return (*place, row["profile"], row["seed"], row.get("metric", ""), row.get("window", 0), row.get("stride", 0))
 
 
 # --- runs ------------------------------------------------------------------------------------------------------------
@@ -220,7 +221,7 @@ class RealRun:
     @property
     def key(self) -> tuple[Any, ...]:
         """What makes it another run; of two with the same key the later counts."""
-        return self.system, self.collection, self.first_stage, self.seed, self.window, self.stride
+        return self.system, self.profile, self.collection, self.first_stage, self.seed, self.window, self.stride
 
 
 def read_runs(path: Path) -> list[RealRun]:

@@ -181,11 +181,17 @@ def low_rank(difference: Any, rank: int) -> Change:
     import torch
 
     out, width = difference.shape
-    left, values, right = torch.linalg.svd(difference, full_matrices=False)  # (out, s), (s,), (s, in)
+    exact, count = difference.double(), min(rank, out, width)
+    wide = exact.T if out > width else exact  # (small, large)
+    values, vectors = torch.linalg.eigh(wide @ wide.T)  # ascending; a tenth of the time of the whole decomposition
+    root = values[-count:].clamp(min=0).pow(0.25)  # of the singular values
+    left = vectors[:, -count:]  # (small, count)
+    right = (left.T @ wide) / root.clamp(min=1e-30).square()[:, None]  # (count, large)
+    first, second = left * root, (right * root[:, None]).T
+    if out > width:
+        first, second = second, first
     up, down = torch.zeros(out, rank), torch.zeros(rank, width)
-    count = min(rank, len(values))
-    root = values[:count].sqrt()
-    up[:, :count], down[:count] = left[:, :count] * root, right[:count] * root[:, None]
+    up[:, :count], down[:count] = first, second.T
     up, down = up.bfloat16(), down.bfloat16()
     energy = float(difference.double().square().sum())
     return Change(down, up, energy, float((difference.double() - up.double() @ down.double()).square().sum()))
@@ -238,7 +244,7 @@ def _source(
         "dtype": "bfloat16",
         "share": round(packed.share, 6),
         "weakest": {"weight": packed.weakest[0], "share": round(packed.weakest[1], 6)},
-        "profile": next((row["profile"] for row in rows), run.name if stages else ""),
+        "profile": next((row["profile"] for row in rows if row["profile"]), run.name if stages else ""),
         "seed": settings.get("seed", next((row["seed"] for row in rows if "seed" in row), None)),
         "use": {key: settings[key] for key in _used(settings.get("style")) if settings.get(key)},
         "stages": stages,
