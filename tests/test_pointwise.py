@@ -96,6 +96,31 @@ def test_transformers_scores_choices_in_batches_as_one_by_one(tiny: str) -> None
                 assert replies[i].logprobs[choice] == pytest.approx(expected, abs=1e-4)
 
 
+def test_transformers_reads_what_the_passages_of_a_query_share_once(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import AutoModelForCausalLM
+
+    engine: Any = make_engine("transformers", tiny, batch_size=4)
+    model, read = AutoModelForCausalLM.from_pretrained(tiny), []
+    forward = engine._lm.forward
+
+    def counted(ids: Any, **options: Any) -> Any:
+        read.append(tuple(ids.shape))
+        return forward(ids, **options)
+
+    monkeypatch.setattr(engine._lm, "forward", counted)
+    queries = ("which fox jumps over the lazy dog in the rain", "why does a river run down to the sea at night")
+    prompts = [f"{query}: {passage}" for passage in ("a", "fox", "the fox", "rain") for query in queries]
+    engine.submit([Request(i, prompt=p, choices=("x", "y")) for i, p in enumerate(prompts)], Decoding())
+    for query in (0, 1):
+        replies = dict(engine.collect())
+        assert sorted(i % 2 for i in replies) == [query] * 4, "a batch has the passages of one query"
+        (one, shared), (rows, rest) = read[-2:]
+        lengths = [len(engine._ids(prompts[i])) for i in replies]
+        assert (one, rows) == (1, 4) and shared + rest == max(lengths) and shared > rest
+        for i, reply in replies.items():
+            assert reply.logprobs["x"] == pytest.approx(logprob(model, engine.tokenizer, prompts[i], "x"), abs=1e-4)
+
+
 def test_transformers_stops_at_a_string_and_at_the_requests_own_limit(tiny: str) -> None:
     engine: Any = make_engine("transformers", tiny, batch_size=4)
     hot = Decoding(30, temperature=1.0, seed=5)  # greedy, a random model repeats itself

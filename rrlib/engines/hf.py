@@ -64,6 +64,15 @@ class _Waiting:
         return self.decoding, self.limit, self.request.stop, self.request.choices
 
 
+def common_length(rows: Sequence[Sequence[int]], least: int = 1) -> int:
+    """How many first tokens all rows have in common, with at least `least` left of each."""
+    if len(rows) < 2:
+        return 0
+    low, high = min(rows), max(rows)  # in the order of words: what these two share, all share
+    room = max(min(map(len, rows)) - least, 0)
+    return next((i for i in range(room) if low[i] != high[i]), room)
+
+
 class TransformersEngine:
     """Greedy or sampled generation with a causal LM.
 
@@ -146,6 +155,9 @@ class TransformersEngine:
             return []
         first = self._waiting[0]
         near = sorted(self._waiting[1:], key=lambda w: abs(len(w.ids) - len(first.ids)))
+        if first.request.choices:  # the passages of a query together, so that what comes before them is read once
+            of_query = [w for w in near if common_length([w.ids, first.ids]) >= len(first.ids) // 2]
+            near = of_query if 4 * len(of_query) >= self.batch_size else near
         batch, longest = [first], len(first.ids)
         for item in near:
             if len(batch) >= self.batch_size:
@@ -197,7 +209,8 @@ class TransformersEngine:
         return replies
 
     def _score(self, batch: list[_Waiting]) -> list[tuple[int, Reply]]:
-        """Log-probabilities of the choices: one forward pass, a row for each choice that takes more than one token."""
+        """Log-probabilities of the choices: one forward pass, a row for each choice that takes more than one token. The
+        beginning that all rows share is read once."""
         import torch
 
         choices = batch[0].request.choices
@@ -212,16 +225,25 @@ class TransformersEngine:
                     row_of[fed] = len(rows)
                     rows.append([*item.ids, *fed])
             places.append([row_of[tuple(ids[:-1])] for ids in encoded])
-        width, tail = max(map(len, rows)), max(map(len, encoded))
-        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=self.device)
-        inputs = torch.tensor([[self._pad] * (width - len(row)) + row for row in rows], device=self.device)
+        tail = max(map(len, encoded))
+        shared = common_length(rows, least=tail) if prefix.supports(self._lm) else 0
+        width = max(map(len, rows)) - shared
+        mask = torch.tensor([[1] * shared + [0] * (width + shared - len(r)) + [1] * (len(r) - shared) for r in rows])
+        inputs = torch.tensor([[self._pad] * (width + shared - len(row)) + row[shared:] for row in rows])
+        places_of = (mask.cumsum(1) - 1).clamp(min=0)[:, shared:]
         began = time.perf_counter()
         with torch.inference_mode():
+            cache = None
+            if shared:
+                start = torch.tensor([rows[0][:shared]], device=self.device)
+                cache = self._lm(start, use_cache=True, logits_to_keep=1).past_key_values
+                cache.batch_repeat_interleave(len(rows))
             out = self._lm(
-                inputs,
-                attention_mask=mask,
-                position_ids=(mask.cumsum(1) - 1).clamp(min=0),
-                use_cache=False,
+                inputs.to(self.device),
+                attention_mask=mask.to(self.device),
+                position_ids=places_of.to(self.device),
+                past_key_values=cache,
+                use_cache=cache is not None,
                 logits_to_keep=tail,
             )
             table = torch.log_softmax(out.logits[:, -tail:].float(), dim=-1).cpu()  # (rows, tail, vocabulary)
