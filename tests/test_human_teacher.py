@@ -325,7 +325,7 @@ def test_a_judge_is_trained_on_human_labels_packed_and_asked_without_being_told(
     }
     card = (packed.folder / "README.md").read_text()
     assert "A pointwise reranker, which judges one passage at a time without reasoning" in card
-    assert "style='pointwise_nothink', max_passage_tokens=64)" in card
+    assert 'style="pointwise_nothink", max_passage_tokens=64)' in card
     ranked = Reranker(str(packed.folder), decoding=Decoding(max_new_tokens=4)).rank("why?", ["a b c", "x y z"])
     assert [len(window.docids) for window in ranked.windows] == [1, 1]
     assert all(window.score is not None and 0 <= window.score <= 1 for window in ranked.windows)

@@ -155,7 +155,7 @@ def test_card_and_source_say_what_made_it(packed: Packed, checkpoint: Path, back
     assert source["stages"]["03_rl"]["parameters"]["model"] == backbone.name  # no folder of this machine
     text = (packed.folder / "README.md").read_text(encoding="utf-8")
     assert "| questions | sft+rl | nDCG@10 | 0.600 | 0.500 to 0.700 | 3 |" in text
-    assert "style='reasonrank', window=10, stride=5, max_passage_tokens=64" in text and "not stated" in text
+    assert 'style="reasonrank", window=10, stride=5, max_passage_tokens=64' in text and "not stated" in text
 
 
 def test_the_cards_lines_run(packed: Packed, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -64,7 +64,7 @@ class _Waiting:
         return self.decoding, self.limit, self.request.stop, self.request.choices
 
 
-def common_length(rows: Sequence[Sequence[int]], least: int = 1) -> int:
+def common_length(rows: Sequence[list[int]], least: int = 1) -> int:
     """How many first tokens all rows have in common, with at least `least` left of each."""
     if len(rows) < 2:
         return 0

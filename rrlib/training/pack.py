@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -299,7 +300,7 @@ def card(source: Mapping[str, Any], folder: Path, data: str) -> str:
     packaged = folder.resolve().parent == PACKAGE / "checkpoints"
     reference = f"package:rrlib.checkpoints/{folder.name}" if packaged else folder.name
     made = f"Profile `{source['profile']}`, seed {source['seed']}; " if source["profile"] else "Settings not stated; "
-    arguments = "".join(f", {key}={value!r}" for key, value in use.items())
+    arguments = "".join(f", {key}={json.dumps(value)}" for key, value in use.items())
     lines = [
         "---", *head, "---", "", f"# {folder.name}", "",
         f"{_called(str(use.get('style', 'reasonrank')))} as an adapter: the change that training "
@@ -312,6 +313,7 @@ def card(source: Mapping[str, Any], folder: Path, data: str) -> str:
         "",
         "```python",
         "from rrlib import Reranker",
+        "",
         f'reranker = Reranker("{reference}"{arguments})',
         'print(reranker.rank("a question", ["a passage", "another passage"]))',
         "```",
