@@ -230,7 +230,7 @@ class TransformersEngine:
         width = max(map(len, rows)) - shared
         mask = torch.tensor([[1] * shared + [0] * (width + shared - len(r)) + [1] * (len(r) - shared) for r in rows])
         inputs = torch.tensor([[self._pad] * (width + shared - len(row)) + row[shared:] for row in rows])
-        places_of = (mask.cumsum(1) - 1).clamp(min=0)[:, shared:]
+        positions = (mask.cumsum(1) - 1).clamp(min=0)[:, shared:]
         began = time.perf_counter()
         with torch.inference_mode():
             cache = None
@@ -241,7 +241,7 @@ class TransformersEngine:
             out = self._lm(
                 inputs.to(self.device),
                 attention_mask=mask.to(self.device),
-                position_ids=places_of.to(self.device),
+                position_ids=positions.to(self.device),
                 past_key_values=cache,
                 use_cache=cache is not None,
                 logits_to_keep=tail,
