@@ -166,9 +166,11 @@ class Run:
         tokenizer = self.owner.prompts.tokenizer
         if limit is None or tokenizer is None:
             return
+        style, answer = self.owner.style, self.owner.decoding.max_new_tokens
+        if style.words and not style.think:  # such a judge writes one of the words and no more
+            answer = max(len(tokenizer(word, add_special_tokens=False)["input_ids"]) for word in style.words)
         for job in self.jobs.values():
-            query, answer = job.candidates.query, self.owner.decoding.max_new_tokens
-            self.owner.prompts.check_fits(query, job.head, self.owner.strategy.widest, limit, answer)
+            self.owner.prompts.check_fits(job.candidates.query, job.head, self.owner.strategy.widest, limit, answer)
 
     def go(self) -> Iterator[Finished]:
         """Rerank, and yield the queries as they are finished. Raises EngineError where no call succeeds."""

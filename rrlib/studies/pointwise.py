@@ -2,11 +2,14 @@
 
     python -m rrlib.studies.pointwise --profile smollm2-135m-gpu --collection entailmentbank --first-stage ai2-25 \\
         --per-list 12 --set micro_batch=64 --set learning_rate=1.5e-3 --set epochs=1.2 --output outputs/pointwise
+    python -m rrlib.studies.pointwise --collection entailmentbank argkp --first-stage ai2-25 stem --together ...
     python -m rrlib.studies.real model --system 'pointwise no reasoning' --checkpoint outputs/pointwise/checkpoint ...
 
 A passage is an example: the train split's candidates as retrieved, with the human label and, in the style `pointwise`,
 what the human chain says of it (the paper compares with Rank1, which reasons on each passage alone: section 5.5).
-Killed and run again, it goes on.
+With
+--together the passages of a query are one sequence (rrlib.training.together), a quarter of the tokens. Killed and run
+again, it goes on.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import argparse
 from collections.abc import Sequence
 
 from rrlib.chain import stages
-from rrlib.chain.from_profile import config_of
+from rrlib.chain.from_profile import config_of, sft_settings
 from rrlib.chain.params import Config, check_value, load_profile
 from rrlib.engines.options import read_value
 from rrlib.errors import InputError
@@ -27,8 +30,11 @@ from rrlib.studies.real import DEPTH, collections_folder
 from rrlib.studies.real_rows import COLLECTIONS, FirstStageName
 from rrlib.synthesis.human import human_examples
 from rrlib.synthesis.sources.windows import Windowing
+from rrlib.training.launch import progress
 from rrlib.training.mix import pointwise_examples
 from rrlib.training.resume import TrainResult
+from rrlib.training.together import lengthen, train_together
+from rrlib.types import RankingExample
 
 
 def settings(profile: str, style: str, seed: int, changes: Sequence[str]) -> Config:
@@ -47,25 +53,49 @@ def settings(profile: str, style: str, seed: int, changes: Sequence[str]) -> Con
 def train(args: argparse.Namespace) -> TrainResult:
     """Train, or go on, or hand back what is there."""
     config = settings(args.profile, args.style, args.seed, args.set)
-    collection = read_collection(collections_folder(args.data) / args.collection, "train", first_stage=args.first_stage)
+    if len(args.collection) != len(args.first_stage):
+        raise InputError(
+            f"{len(args.collection)} collections and {len(args.first_stage)} first stages", remedy="name one for each"
+        )
     whole = Windowing(size=args.depth, stride=args.depth, depth=args.depth)
-    lists = human_examples(collection, windowing=whole, seed=args.seed, limit=args.limit or None)
-    examples = pointwise_examples(lists, args.style, args.per_list, args.seed)
-    relevant = sum(example.relevance[0] for example in examples)
-    print(f"{len(examples)} passages of {len(lists)} queries, {relevant} of them relevant")
-    return stages.sft(config, examples, resolve(config.model), args.output)
+    examples: list[RankingExample] = []
+    for name, first_stage in zip(args.collection, args.first_stage, strict=True):
+        collection = read_collection(collections_folder(args.data) / name, "train", first_stage=first_stage)
+        lists = human_examples(collection, windowing=whole, seed=args.seed, limit=args.limit or None)
+        drawn = pointwise_examples(lists, args.style, args.per_list, args.seed)
+        relevant = sum(example.relevance[0] for example in drawn)
+        print(f"{name}: {len(drawn)} passages of {len(lists)} queries, {relevant} of them relevant", flush=True)
+        examples += lengthen(drawn, args.lengthen, args.seed)
+    if not args.together:
+        return stages.sft(config, examples, resolve(config.model), args.output)
+    return train_together(
+        examples,
+        resolve(config.model),
+        args.output,
+        sft_settings(config),
+        args.style,
+        on_log=lambda row: print(progress(row), flush=True),
+    )
 
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
     out = argparse.ArgumentParser(prog="python -m rrlib.studies.pointwise", description="Train a pointwise reranker.")
-    out.add_argument("--collection", required=True, choices=[*COLLECTIONS])
-    out.add_argument("--first-stage", required=True, choices=[*FirstStageName])
+    out.add_argument("--collection", required=True, nargs="+", choices=[*COLLECTIONS])
+    out.add_argument("--first-stage", required=True, nargs="+", choices=[*FirstStageName], help="one a collection")
     out.add_argument("--profile", default="smollm2-135m", help="a name in params/, or a YAML file")
     out.add_argument("--style", default="pointwise_nothink", choices=[*POINT_STYLES])
     out.add_argument("--per-list", type=int, default=8, help="passages a query, half of them relevant; 0: all")
     out.add_argument("--depth", type=int, default=DEPTH, help="candidates of a query that are drawn from")
     out.add_argument("--limit", type=int, default=0, help="only so many queries (0: all)")
+    out.add_argument(
+        "--together",
+        action="store_true",
+        help="a query's passages as one sequence, an update --set accumulation queries",
+    )
+    out.add_argument(
+        "--lengthen", type=float, default=0.0, help="share of the queries whose passages stand among others"
+    )
     out.add_argument("--seed", type=int, default=7)
     out.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a parameter of notebook 02")
     out.add_argument("--data", help="folder of the collections ($RRLIB_REALDATA/collections)")

@@ -78,10 +78,12 @@ def train_sft(
     Returns the final checkpoint and the log (loss, mean_token_accuracy, learning_rate, grad_norm, seconds per step).
     Raises InputError for bad settings or examples that are too long, StageError for a folder begun with other inputs.
     """
-    return _SFT(examples, model, output, settings or SFTSettings(), style, on_log).run()
+    return SFT(examples, model, output, settings or SFTSettings(), style, on_log).run()
 
 
-class _SFT(Training):
+class SFT(Training):
+    """Supervised fine-tuning as a stage of training."""
+
     stage = "sft"
     settings: SFTSettings
 
