@@ -200,7 +200,9 @@ def test_what_the_filter_drops(tmp_path: Path) -> None:
     assert (none["kept"], none["dropped"], none["ndcg dropped"], none["better"]) == (5, 0, None, None)
     assert (paper["kept"], paper["share"][0], paper["precision"], paper["recall"]) == (3, 0.6, 1 / 3, 1.0)
     assert paper["ndcg dropped"] == pytest.approx(WORTH[5] / 2, abs=1e-4)
-    assert (paper["better"], paper["worse"], paper["undecided"]) == (0.5, 0.5, 0.5)  # q3, q4, q3
+    assert (paper["better"], paper["worse"]) == (0.5, 0.5)  # q3, q4
+    assert (paper["undecided kept"], paper["undecided dropped"]) == (0.0, 0.5)  # q3
+    assert found["topics"] == [[0, 1], [1, 2], [1, 1], [1, 1]]  # of q4; of q0 and q3; of q1; of q2
     assert paper["by retrieval"] == 0.8 and 0 < paper["by chance"] < 0.5
     assert paper["retrieved dropped"] == pytest.approx((1 / math.log2(9) + 1) / 2)
     assert (high["kept"], high["precision"]) == (2, 0.5)

@@ -47,9 +47,11 @@ SHUFFLES = 20
 class Listed:
     """One list of the teacher. judge, retrieved: NDCG@k of its order and of the first stage's, same window, same
     labels. shuffled: of SHUFFLES random orders. first_right: whether the list begins with a relevant passage.
-    undecided: whether a pair that the crowd left undecided stands above the first relevant passage."""
+    undecided: whether a pair that the crowd left undecided stands above the first relevant passage. topic: empty where
+    the collection does not say."""
 
     qid: str
+    topic: str
     judge: float
     retrieved: float
     shuffled: tuple[float, ...]
@@ -101,6 +103,7 @@ def _listed(row: Mapping[str, Any], collection: Collection, group: set[str], see
     unjudged = group - set(collection.qrels[qid])
     return Listed(
         qid,
+        _group(collection, qid)[0],
         self_consistency(order, relevance, k),
         self_consistency(retrieved, relevance, k),
         tuple(shuffled),
@@ -132,7 +135,7 @@ def at_alpha(lists: Sequence[Listed], alpha: float, seed: int) -> dict[str, Any]
     kept, dropped: lists. share: kept, with its 95% interval (bootstrap over queries). precision: share of the kept that
     begin with a relevant passage; recall: share of such lists that are kept. ndcg kept, dropped: means of the judge's
     lists; retrieved kept, dropped: of the first stage's order in the same windows. better: share of the dropped lists
-    that the first stage orders worse, and worse: better. undecided: share of the dropped with an undecided pair above
+    that the first stage orders worse, and worse: better. undecided kept, dropped: share with an undecided pair above
     the first relevant passage. by retrieval, by chance: share kept of the first stage's orders and of random ones. A
     mean over no list is None.
     """
@@ -153,15 +156,16 @@ def at_alpha(lists: Sequence[Listed], alpha: float, seed: int) -> dict[str, Any]
         "retrieved dropped": _mean([row.retrieved for row in dropped]),
         "better": _mean([row.judge > row.retrieved for row in dropped]),
         "worse": _mean([row.judge < row.retrieved for row in dropped]),
-        "undecided": _mean([row.undecided for row in dropped]),
+        "undecided kept": _mean([row.undecided for row in kept]),
+        "undecided dropped": _mean([row.undecided for row in dropped]),
         "by retrieval": _mean([keeps(row.retrieved, alpha) for row in lists]),
         "by chance": _mean([keeps(value, alpha) for row in lists for value in row.shuffled]),
     }
 
 
 def report(lists: Sequence[Listed], alphas: Sequence[float], seed: int) -> dict[str, Any]:
-    """Figures of all lists, of the lists kept and dropped by the paper's alpha, and of each alpha. Raises InputError
-    for no list."""
+    """Figures of all lists, of those kept and dropped by the paper's alpha (also by topic), and of each alpha. Raises
+    InputError for no list."""
     if not lists:
         raise InputError("no list can be read", remedy="see fates.jsonl in the folder")
     judge, retrieved = [row.judge for row in lists], [row.retrieved for row in lists]
@@ -178,8 +182,18 @@ def report(lists: Sequence[Listed], alphas: Sequence[float], seed: int) -> dict[
             name: _spread([row.judge for row in lists if keeps(row.judge, ALPHA) == stays])
             for name, stays in (("kept", True), ("dropped", False))
         },
+        "topics": _topics(lists),
         "alphas": [at_alpha(lists, alpha, seed) for alpha in alphas],
     }
+
+
+def _topics(lists: Sequence[Listed]) -> list[list[int]]:
+    """[lists kept by the paper's alpha, lists] of each topic, the lowest share first."""
+    counts: dict[str, list[int]] = {}
+    for row in lists:
+        count = counts.setdefault(row.topic, [0, 0])
+        count[0], count[1] = count[0] + keeps(row.judge, ALPHA), count[1] + 1
+    return sorted(counts.values(), key=lambda count: (count[0] / count[1], count[1]))
 
 
 def _mean(values: Sequence[float]) -> float | None:
@@ -207,6 +221,8 @@ def as_markdown(found: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
         f"NDCG@{summary['k']} of {found['lists']} lists: judge {found['judge']:.3f}, first stage "
         f"{found['retrieved']:.3f}, random {found['shuffled']:.3f}; judge - first stage {found['gain'][0]:+.3f} "
         f"[{low:+.3f}, {high:+.3f}], p {found['p']:.4f}; {found['first right']:.1%} begin with a relevant passage.",
+        "",
+        f"Kept by alpha {ALPHA:g}, topic by topic: " + ", ".join(f"{kept} of {n}" for kept, n in found["topics"]) + ".",
         "",
         *_table({name: {"": name, **spread} for name, spread in found["distribution"].items()}.values()),
         "",
