@@ -45,14 +45,15 @@ def with_relevant_at(qid: str, place: int) -> list[int]:
 
 def make_folder(root: Path) -> Path:
     """Queries q0 to q4 with a relevant passage, and q5, of whose candidates none is. Point 0 was asked about with the
-    argument q0, of the same topic and stance as q3, and left undecided for q3."""
+    argument q0, of the same topic and stance as q3, and left undecided for q3; point 1 was judged for q4, and
+    does not match."""
     judged = Judged("argkp", {"data_kind": "real", "licence": "ours"})
     judged.corpus = {f"d{i}": Passage(f"d{i}", f"point {i}.") for i in range(POOL)} | {"far": Passage("far", "far off")}
     run = {}
     for qid in ("q0", "q1", "q2", "q3", "q4", "q5"):
         judged.queries[qid] = Query(qid, f"argument {qid}")
         relevant = "far" if qid == "q5" else f"d{relevant_of(qid)}"
-        judged.qrels[qid] = {relevant: 1} | ({"d0": 0} if qid == "q0" else {})
+        judged.qrels[qid] = {relevant: 1} | {"q0": {"d0": 0}, "q4": {"d1": 0}}.get(qid, {})
         judged.metadata[qid] = {
             "split": "train", "domain": "argument", "gold_answer": "so",
             "topic": "nails" if qid in ("q0", "q3") else qid, "stance": "1",
@@ -206,6 +207,7 @@ def test_what_the_filter_drops(tmp_path: Path) -> None:
     assert paper["by retrieval"] == 0.8 and 0 < paper["by chance"] < 0.5
     assert paper["retrieved dropped"] == pytest.approx((1 / math.log2(9) + 1) / 2)
     assert (high["kept"], high["precision"]) == (2, 0.5)
+    assert (high["better"], high["worse"]) == (1 / 3, 2 / 3)  # q3; q2 and q4
     with pytest.raises(InputError, match="no list"):
         filtered.report([], (0.4,), seed=7)
 
