@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,25 @@ SPLITS = ("train", "validation")
 _QUERY = re.compile(r"^Query:[ \t]*(.*)$", re.MULTILINE)
 _GOLD = re.compile(r"^Gold answer:[ \t]*(.*)$", re.MULTILINE)
 _PASSAGE = re.compile(r"^\[(\d+)\][ \t]+(.*)$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a prompt of the teacher asks: the query (empty where there is none), the passages' texts as shown, whether
+    it is to select (the gold answer is in view) or to rank, and how many words the prompt has."""
+
+    query: str
+    texts: tuple[str, ...]
+    selects: bool
+    words: int
+
+
+def read_question(messages: Sequence[Message]) -> Asked:
+    """Read a prompt of rrlib.synthesis.prompts back."""
+    text = "\n".join(m["content"] for m in messages if m["role"] == "user")
+    queries = _QUERY.findall(text)
+    texts = tuple(shown for _, shown in _PASSAGE.findall(text))
+    return Asked(queries[-1] if queries else "", texts, bool(_GOLD.search(text)), len(text.split()))
 
 
 class HumanTeacher:
@@ -66,18 +86,16 @@ class HumanTeacher:
 
     def answer(self, messages: Sequence[Message], decoding: Decoding) -> Reply:
         """`chat` without the event loop. Passages that the corpus lacks count as not relevant."""
-        text = "\n".join(m["content"] for m in messages if m["role"] == "user")
-        asked = _QUERY.findall(text)
-        judged = self._queries.get(asked[-1]) if asked else None
+        asked = read_question(messages)
+        judged = self._queries.get(asked.query)
         if judged is None:
             return Reply(error="people have not judged this query")
         argument, relevant = judged
-        texts = [shown for _, shown in _PASSAGE.findall(text)]
-        passages = [Passage(self._docids.get(shown) or f"unknown-{i}", shown) for i, shown in enumerate(texts)]
+        passages = [Passage(self._docids.get(shown) or f"unknown-{i}", shown) for i, shown in enumerate(asked.texts)]
         chosen = [i for i, passage in enumerate(passages) if passage.docid in relevant]
-        tokens = len(text.split())
+        tokens = asked.words
         extra = {"data_kind": MODEL}
-        if _GOLD.search(text):
+        if asked.selects:
             return Reply(", ".join(f"[{i + 1}]" for i in chosen) or "None", tokens_in=tokens, extra=extra)
         chain, order = self.rank(argument, passages, chosen)
         return Reply(format_ranking(order), chain, tokens_in=tokens, tokens_out=len(chain.split()), extra=extra)
@@ -199,12 +217,11 @@ class ModelTeacher:
 
     async def chat(self, messages: Sequence[Message], decoding: Decoding) -> Reply:
         """Answer a selection prompt by the labels, a ranking prompt by the checkpoint."""
-        text = "\n".join(m["content"] for m in messages if m["role"] == "user")
-        asked = _QUERY.findall(text)
-        if _GOLD.search(text) or not asked:
+        asked = read_question(messages)
+        if asked.selects or not asked.query:
             return self._people.answer(messages, decoding)
-        passages = [Passage(number, shown) for number, shown in _PASSAGE.findall(text)]
-        return await self._ask(self._request(asked[-1], passages), decoding)
+        passages = [Passage(str(number), shown) for number, shown in enumerate(asked.texts, 1)]
+        return await self._ask(self._request(asked.query, passages), decoding)
 
     def _request(self, query: str, passages: Sequence[Passage]) -> Request:
         self._asked += 1
