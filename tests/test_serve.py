@@ -27,8 +27,9 @@ import pytest
 
 from rrlib.cli import main
 from rrlib.engines import Decoding, Reply, Request
-from rrlib.errors import EngineError, InputError
+from rrlib.errors import EngineError, InputError, StageError
 from rrlib.prompts import format_response
+from rrlib.records import read_records
 from rrlib.rerank import Reranker
 from rrlib.serve.guard import Limits
 from rrlib.serve.server import Server
@@ -640,6 +641,60 @@ def test_a_missing_extra_is_named_with_the_line_that_brings_it(
     monkeypatch.setattr("rrlib.cli.serve.PACKAGES", ("fastapi", "no_such_package_here"))
     code, text = command(capsys, "--model", MODEL)
     assert (code, text) == (1, "error: rrlib serve needs no_such_package_here -> pip install 'rrlib[serve]'\n")
+
+
+def test_every_finished_window_is_logged_under_the_id_of_its_answer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those of clients at the same time, of both forms and streams; also of a request that then fails."""
+    path = tmp_path / "new" / "served.jsonl"
+    engine = Scripted(fail=lambda prompt: "told to fail" if "Query: bad" in prompt else None)
+
+    def served(*bodies: tuple[str, dict[str, Any]]) -> list[httpx.Response]:
+        made = Server(lambda: Reranker(engine, window=4, stride=2, depth=None), "m", log=path)
+        with made as server, httpx.Client(base_url=server.url, timeout=30) as client, ThreadPoolExecutor(8) as pool:
+            with pytest.raises(StageError, match="another process is writing"):
+                Server(lambda: Reranker(engine), "m", log=path)
+            return list(pool.map(lambda body: client.post(body[0], json=body[1]), bodies))
+
+    texts = {"query": "t", "texts": DOCS}
+    answers = served(*[("/v1/rerank", cohere(f"q{i}")) for i in range(20)], ("/rerank", texts))
+    stream, bad = served(("/v1/rerank", cohere("s", stream=True)), ("/v1/rerank", cohere("bad")))
+    records = read_records(path)
+    assert len(records) == 23 * 3 and bad.status_code == 502
+    lists = {answer.json()["id"]: places(answer.json()) for answer in answers[:20]}
+    lists[answers[20].headers["X-Request-Id"]] = places(answers[20].json())
+    result = json.loads(stream.text.rpartition("data: ")[2])
+    lists[result["id"]] = places(result)
+    assert len(lists) == 22 and [r.qid for r in records if r.error] == [*{r.qid for r in records} - set(lists)] * 3
+    for name, ranking in lists.items():
+        order = [str(place) for place in range(8)]
+        for record in records:
+            if record.qid == name:
+                record.replay_onto(order)
+        assert [int(docid) for docid in order] == ranking and ranking[:2] == BEST[:2]
+    assert all(record.settings and record.settings["window"] == 4 for record in records)
+    assert main(["audit", str(path)]) == 0 and "69" in capsys.readouterr().out
+
+
+def test_a_log_that_cannot_be_written_costs_no_answer(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, write, full = tmp_path / "served.jsonl", os.write, [False]
+
+    def on_a_full_disk(file: int, data: bytes) -> int:
+        if full[0] and data.startswith(b'{"qid"'):
+            raise OSError(28, "No space left on device")
+        return write(file, data)
+
+    monkeypatch.setattr("rrlib.disk.os.write", on_a_full_disk)
+    with Server(lambda: Reranker(Scripted(), depth=None), "m", log=path) as server:
+        for state in (False, True, True, False):
+            full[0] = state
+            assert places(httpx.post(f"{server.url}/v1/rerank", json=cohere()).json()) == BEST
+    assert len(read_records(path)) == 2 and caplog.text.count("No space left") == 1
+    with pytest.raises(InputError, match="name a file"):
+        Server(lambda: Reranker(Scripted()), "m", log=tmp_path)
 
 
 def test_a_seat_tells_what_happened_to_it() -> None:

@@ -152,16 +152,24 @@ class Server(ThreadingHTTPServer):
     """Ranks by the gains that stand in the passages. slots: calls that are worked on at once, `seconds` each.
 
     failing: answer 500 until that many calls have had it. dies_after: answers after which the process is gone: calls
-    in flight get no answer, and nobody listens any more. status: of every answer, where it is not 200.
+    in flight get no answer, and nobody listens any more. status: of every answer, where it is not 200. health: what
+    /health answers; 0 cuts the connection; most of these servers have none.
     """
 
     daemon_threads = True
     request_queue_size = 128
 
     def __init__(
-        self, seconds: float = 0.0, slots: int = 64, failing: int = 0, dies_after: int = 10**9, status: int = 200
+        self,
+        seconds: float = 0.0,
+        slots: int = 64,
+        failing: int = 0,
+        dies_after: int = 10**9,
+        status: int = 200,
+        health: int = 404,
     ) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
+        self.health, self.looks = health, 0
         self.seconds, self.failing, self.dies_after, self.status = seconds, failing, dies_after, status
         self.slots, self.guard, self.dead = threading.Semaphore(slots), threading.Lock(), False
         self.answered: list[str] = []
@@ -187,6 +195,16 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *args: object) -> None:
         pass
+
+    def do_GET(self) -> None:
+        assert self.path == "/health"
+        if self.server.health:
+            self.send_response(self.server.health)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+        else:
+            self.close_connection = True
+        self.server.looks += 1
 
     def do_POST(self) -> None:
         server = self.server
@@ -333,6 +351,100 @@ def test_a_refused_call_is_not_asked_of_the_others(serve: Any) -> None:
     with pytest.raises(EngineError, match="every call failed"):
         result_of.rerank([make(10, "a"), make(10, "b")])
     assert sum(server.asked for server in servers) == 2
+
+
+# --- their health, asked for -----------------------------------------------------------------------------------------
+@pytest.fixture
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rrlib.engines.servers.HEALTH_EVERY", 0.01)
+
+
+def says(server: Server, health: int) -> None:
+    """It answers so from now on, and that is known: three looks say that it is gone, one before may be older."""
+    server.health = health
+    seen = server.looks + 5
+    while server.looks < seen:
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize(("health", "word"), [(503, "drains"), (500, "is gone"), (0, "is gone")])
+def test_a_server_that_is_not_well_gets_no_new_calls(
+    serve: Any, often: None, caplog: pytest.LogCaptureFixture, health: int, word: str
+) -> None:
+    """What it has in flight it finishes, and it is used again when it is well: no call is lost or made twice."""
+    leaves, stays = serve(seconds=0.3, health=200), serve(seconds=0.02, health=200)
+    reranker, windows, asked = over(leaves, stays, concurrency=8), 0, []
+
+    def on_window(record: Any) -> None:
+        nonlocal windows
+        windows += 1
+        if windows == 10:
+            says(leaves, health)
+        if windows in (10, 50):
+            asked.append(leaves.asked)
+        if windows == 50:
+            says(leaves, 200)
+
+    reranker.on_window = on_window
+    result = reranker.rerank([make(10, f"q{i}") for i in range(120)])
+    assert result.counts["verdict_ok"] == 120 and sum(record.retries for record in result.records) == 0
+    assert 1 <= asked[0] == asked[1] < leaves.asked == len(leaves.answered)
+    assert len(leaves.answered) + len(stays.answered) == 120
+    assert f"{leaves.url} {word}" in caplog.text and f"{leaves.url} is back" in caplog.text
+
+
+def test_calls_wait_where_all_servers_drain(serve: Any, often: None) -> None:
+    servers = [serve(health=200), serve(health=200)]
+    reranker = over(*servers)
+    reranker.rerank([make(10, "first")])
+    for server in servers:
+        says(server, 503)
+    before = sum(server.asked for server in servers)
+    threading.Timer(0.5, lambda: setattr(servers[1], "health", 200)).start()
+    began = time.monotonic()
+    result = reranker.rerank([make(10, f"q{i}") for i in range(5)])
+    assert time.monotonic() - began > 0.4 and result.counts["verdict_ok"] == 5
+    assert sum(server.asked for server in servers) == before + 5 == len(servers[1].answered) + servers[0].asked
+    impatient = over(*servers, timeout=0.3, max_retries=0)  # after the time of a call they are asked all the same
+    impatient.rerank([make(10, "first")])
+    for server in servers:
+        says(server, 503)
+    assert impatient.rerank([make(10, "a")]).counts["verdict_ok"] == 1
+
+
+def test_a_server_without_health_is_looked_at_once(serve: Any, often: None) -> None:
+    servers = [serve(seconds=0.02), serve(seconds=0.02, health=501)]
+    reranker = over(*servers, concurrency=2)
+    assert reranker.rerank([make(10, f"q{i}") for i in range(40)]).counts["verdict_ok"] == 40
+    assert [server.looks for server in servers] == [1, 1] and all(server.answered for server in servers)
+    servers = [serve(health=502), serve(health=0)]  # a gateway that lets nothing but /v1 through: no word of the server
+    reranker = over(*servers)
+    reranker.rerank([make(10, "a")])
+    says(servers[0], 502)
+    assert reranker.engine.capacity == 64
+    alone = serve(health=503)
+    assert over(alone).rerank([make(10, "a")]).counts["verdict_ok"] == 1 and not alone.looks
+
+
+def test_health_is_looked_at_again_after_a_cancel(serve: Any, often: None) -> None:
+    servers = [serve(health=200), serve(health=200)]
+    reranker = over(*servers)
+    reranker.rerank([make(10, "a")])
+    reranker.engine.cancel()  # type: ignore[attr-defined]
+    reranker.rerank([make(10, "b")])
+    says(servers[0], 200)
+    reranker.engine.close()
+    looks = servers[0].looks
+    time.sleep(0.1)
+    assert servers[0].looks == looks
+
+
+@pytest.mark.parametrize("base", ["http://h:1/v1", "http://h:1", "http://h:1/", "http://h:1/v1/"])
+def test_where_health_stands(base: str) -> None:
+    from rrlib.engines.address import health_address
+
+    assert health_address(base) == "http://h:1/health"
+    assert health_address("https://h/some/v1beta") == "https://h/some/health"
 
 
 @pytest.mark.parametrize(

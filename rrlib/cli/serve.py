@@ -21,6 +21,7 @@ HTTP_ONLY = (
     "max_query_chars",
     "max_requests",
     "grace",
+    "log",
 )
 """The options that mean nothing to a server over standard input and output."""
 
@@ -61,6 +62,7 @@ def serve(
     max_query_chars: Annotated[int, typer.Option(help="of a query")] = 10_000,
     max_requests: Annotated[int, typer.Option(help="waiting or worked on at the same time")] = 256,
     grace: Annotated[float, typer.Option(help="seconds that requests may take to finish at the end", min=0)] = 30.0,
+    log: Annotated[Path | None, typer.Option(help="file to which every finished window is added")] = None,
     mcp: Annotated[
         bool, typer.Option("--mcp", help="no HTTP: an MCP server over standard input and output, with one tool")
     ] = False,
@@ -114,7 +116,7 @@ def serve(
     from rrlib.serve.server import Server
 
     server = Server(
-        make, known_as, host=host, port=port, key=_client_key(api_key_env), grace=grace,
+        make, known_as, host=host, port=port, key=_client_key(api_key_env), grace=grace, log=log,
         limits=Limits(max_body_bytes, max_documents, max_query_chars, max_requests),
         ready=lambda: typer.echo("ready", err=True),
     )  # fmt: skip

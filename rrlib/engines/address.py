@@ -40,6 +40,11 @@ def read_address(text: str, key_variable: str) -> tuple[str, dict[str, str]]:
     return _ENDPOINTS.sub("", address.partition("#")[0]), parameters
 
 
+def health_address(base_url: str) -> str:
+    """Where vLLM, SGLang, TGI and llama.cpp say how they are: /health beside /v1."""
+    return re.sub(r"(?:/v\d+\w*)?/*$", "", base_url) + "/health"
+
+
 def hint_of_path(base_url: str) -> str:
     """What to do about a 404 or a web page: most servers speak below /v1. Empty where the path has a version."""
     if re.search(r"/v\d+\w*(?:/|$)", urllib.parse.urlsplit(base_url).path):

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from rrlib.engines.address import hint_of_path, hint_of_proxy, read_address
+from rrlib.engines.address import health_address, hint_of_path, hint_of_proxy, read_address
 from rrlib.engines.answers import UnusableAnswer, WebPage, read_body, read_choices, read_reply
 from rrlib.engines.base import Decoding, Message, Reply
 from rrlib.engines.keys import Keys, is_secret_name
@@ -185,6 +185,24 @@ class OpenAIClient:
             )
 
         return await self._call(ask, size_of(messages), decoding, watch)
+
+    async def health(self, timeout: float) -> int | None:
+        """The status of this server's /health, which stands beside its /v1; None: no answer in so many seconds.
+
+        Raises FatalCallError as a call does.
+        """
+        import httpx
+        import openai
+
+        session = self._session()
+        try:
+            options = {"timeout": timeout}
+            answer = await session.get(health_address(self.base_url), cast_to=httpx.Response, options=options)
+        except openai.APIStatusError as error:
+            return error.status_code
+        except Exception:  # whatever it is, the calls meet it too and name it
+            return None
+        return int(answer.status_code)
 
     def _with_body(self, fields: dict[str, Any], **more: Any) -> dict[str, Any]:
         """The fields of a request, with those of its body that the SDK does not know."""

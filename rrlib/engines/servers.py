@@ -1,12 +1,19 @@
 """Several servers of one model as one: the least loaded is asked, and what one does not answer another is asked.
 
-Health is learned from the calls themselves. A server that fails rests, twice as long each time; then one call at a time
-tries it, until one is answered. Its calls in flight that fail go to the others at once; those it still answers count.
-A call that a server refuses for what stands in it (400, 413, 422) is refused: the others would say the same.
+Health is learned from the calls themselves, and where there are several servers from /health. A server that fails
+rests, twice as long each time; then one call at a time tries it, until one is answered. Its calls in flight that fail
+go to the others at once; those it still answers count. A call that a server refuses for what stands in it (400, 413,
+422) is refused: the others would say the same.
+
+/health is asked every few seconds. A server that answers 503 there drains: it gets no new calls, those it has may
+finish, and it is used again when it answers 200. One that answered 200 and then gives no answer, or another 5xx, three
+times in a row, is asked only where there is no other. Any other answer says that there is no /health, and it is not
+asked for again.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -27,6 +34,12 @@ from rrlib.errors import EngineError, InputError
 SHORTEST_REST, LONGEST_REST = 0.5, 30.0
 """Seconds that a server is not asked after its first failure, and at most."""
 
+HEALTH_EVERY, HEALTH_TIMEOUT = 2.0, 5.0
+"""Seconds between two looks at /health, and that it has to answer; a busy server may be slow at it."""
+
+MISSES = 3
+"""Looks in a row without an answer after which a server counts as gone."""
+
 REFUSALS = ("400", "413", "422")
 """Statuses that speak of the one call, not of the server."""
 
@@ -40,13 +53,14 @@ class Server:
     """One of the servers: its client, its limit, and how it does.
 
     failures: failed tries since its last answer, those of one moment counted once. refuses: it turns all calls down
-    (a wrong key, no such model), as far as is known.
+    (a wrong key, no such model), as far as is known. drains: /health says that it wants no new calls. misses: looks in
+    a row that got no answer from /health, since it was well.
     """
 
     def __init__(self, client: OpenAIClient, limit: InFlightLimit) -> None:
         self.client, self.limit = client, limit
-        self.answers = self.failures = 0
-        self.refuses = self.said_to_fail = False
+        self.answers = self.failures = self.misses = 0
+        self.refuses = self.said_to_fail = self.drains = self._was_well = False
         self._failed_at = self._rests_until = self._asked_until = 0.0
 
     @property
@@ -55,14 +69,20 @@ class Server:
         return max(self._rests_until, self._asked_until)
 
     @property
+    def out(self) -> bool:
+        """Whether it is out of use by what /health says."""
+        return self.drains or self.misses >= MISSES
+
+    @property
     def awake(self) -> bool:
         """Whether it may be asked: it does not rest, and one that failed has no other call to try it with."""
-        return time.monotonic() >= self.rests_until and (not self.failures or not self.limit.in_flight)
+        rests = self.out or time.monotonic() < self.rests_until
+        return not rests and (not self.failures or not self.limit.in_flight)
 
     @property
     def room(self) -> int:
-        """Calls that it is given at once: its limit; 1 after a failure; 0 while it rests."""
-        return 0 if time.monotonic() < self.rests_until else 1 if self.failures else self.limit.value
+        """Calls that it is given at once: its limit; 1 after a failure; 0 while it rests or is out of use."""
+        return 0 if self.out or time.monotonic() < self.rests_until else 1 if self.failures else self.limit.value
 
     @property
     def preference(self) -> tuple[float, int]:
@@ -85,6 +105,32 @@ class Server:
         """Take in an answer: it is well."""
         self.answers += 1
         self.failures, self._rests_until, self.refuses = 0, 0.0, False
+
+    async def watch(self) -> None:
+        """Look at /health every HEALTH_EVERY seconds, as long as there is one."""
+        has_one = True
+        while has_one:
+            try:
+                status = await self.client.health(HEALTH_TIMEOUT)
+            except FatalCallError:
+                return  # the calls say so too
+            was_out = self.out
+            has_one = self._learn(status)
+            if self.out != was_out:
+                how = "drains" if self.drains else "is gone" if self.out else "is back"
+                _LOGGER.warning("%s %s: its /health says %s", self.client.base_url, how, status or "nothing")
+            await asyncio.sleep(HEALTH_EVERY)
+
+    def _learn(self, status: int | None) -> bool:
+        """Take in what /health answered, None for nothing. False where there is no /health."""
+        if status is None or (status >= 500 and status not in (501, 503)):
+            self.misses += self._was_well
+            return True
+        if self.out and status == 200:
+            self._rests_until = 0.0  # asked at once; where it had failed, with one call
+        self._was_well = self._was_well or status == 200
+        self.misses, self.drains = 0, status == 503
+        return status in (200, 503)
 
 
 class Servers:
@@ -109,6 +155,7 @@ class Servers:
         for server in self.servers:
             server.client.told = self._listener(server)
             server.client.give_way = lambda server=server: self._other_than(server)  # type: ignore[misc]
+        self._watches: list[asyncio.Task[None]] = []
 
     @property
     def capacity(self) -> int:
@@ -122,11 +169,15 @@ class Servers:
     async def ask(self, call: Call) -> Reply:
         """Put a question to the least loaded server, and where that fails to another one.
 
+        Where all servers drain it waits for one, as long as a call may take; then it asks one of them.
         Raises RefusedCallError, FatalCallError where no server answers or one that never did refuses all calls, and
         EngineError when the tries are used up.
         """
         began, moves = time.monotonic(), 0
+        self._watch()
         while True:
+            while all(s.drains for s in self.servers) and time.monotonic() - began < self.servers[0].client.timeout:
+                await asyncio.sleep(0.05)
             server = self._pick()
             try:
                 reply = await self._ask_one(server, call)
@@ -171,14 +222,23 @@ class Servers:
         return FatalCallError(f"none of the {len(self.servers)} servers has answered; the last: {error}")
 
     def _pick(self) -> Server:
-        """The least loaded of those that may be asked; where none may, the one that rests the shortest."""
+        """The least loaded of those that may be asked; where none may, the one that rests the shortest. One that is out
+        of use comes last, above all one that drains."""
         awake = [server for server in self.servers if server.awake]
         if awake:
             return min(awake, key=lambda server: server.preference)
-        return min(self.servers, key=lambda server: (server.rests_until, server.preference))
+        return min(self.servers, key=lambda s: (s.drains, s.out, s.rests_until, s.preference))
 
     def _other_than(self, server: Server) -> bool:
-        return any(other.awake for other in self.servers if other is not server)
+        return server.drains or any(other.awake for other in self.servers if other is not server)
+
+    def _watch(self) -> None:
+        """Look at the health of several servers, in the running loop, until the loop's tasks are cancelled or `close`.
+
+        Begun anew for all after a cancel.
+        """
+        if len(self.servers) > 1 and (not self._watches or any(watch.cancelled() for watch in self._watches)):
+            self._watches = [asyncio.create_task(server.watch()) for server in self.servers]
 
     def _listener(self, server: Server) -> Callable[[str, float, float | None], None]:
         def told(what: str, seconds: float, wait: float | None) -> None:
@@ -193,5 +253,8 @@ class Servers:
 
     async def close(self) -> None:
         """Close the connections of the running loop."""
+        for watch in self._watches:
+            watch.cancel()
+        self._watches = []
         for server in self.servers:
             await server.client.close()

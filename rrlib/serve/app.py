@@ -24,6 +24,7 @@ from rrlib.serve.forms import (
     window_of,
 )
 from rrlib.serve.guard import Guard, Limits, Places, Refused, error_response
+from rrlib.serve.log import ServedWindows
 from rrlib.serve.slots import Slots
 from rrlib.types import Candidates
 
@@ -34,11 +35,13 @@ PATHS = ("/v1/rerank", "/v2/rerank", "/rerank")
 class Service:
     """The app over the slots of an engine. model: the name that clients use; a request may leave it out."""
 
-    def __init__(self, slots: Slots, model: str, limits: Limits, key: str = "") -> None:
+    def __init__(
+        self, slots: Slots, model: str, limits: Limits, key: str = "", log: ServedWindows | None = None
+    ) -> None:
         self.model, self.limits, self.slots = model, limits, slots
         places = Places(limits.requests)
         self.counts = Counts(lambda: places.taken, lambda: slots.in_flight)
-        self.desk = Desk(slots, self.counts.records)
+        self.desk = Desk(slots, self.counts.records, log)
         self.app = FastAPI(title="rrlib", docs_url=None, redoc_url=None)  # their pages load scripts from elsewhere
         self.app.add_middleware(
             Guard,
@@ -72,7 +75,7 @@ class Service:
         order = Order(self._checked(asked), asked.max_tokens_per_doc)
         if asked.stream:
             return await self._stream(asked, order, request)
-        return _json(rerank_answer(asked, await self.desk.carry_out(order, request), self.model))
+        return _json(rerank_answer(asked, await self.desk.carry_out(order, request), self.model, order.id))
 
     async def either(self, asked: EitherRequest, request: Request) -> Response:
         """TEI's form, or Cohere's: whichever list of texts is in the body."""
@@ -80,7 +83,9 @@ class Service:
             return await self.rerank(asked, request)
         order = Order(self._checked(asked), whole=asked.truncate is False)
         result = await self.desk.carry_out(order, request)
-        return _json(texts_answer(asked, result), {"X-Unread-Windows": str(len(result.unread))})
+        return _json(
+            texts_answer(asked, result), {"X-Unread-Windows": str(len(result.unread)), "X-Request-Id": order.id}
+        )
 
     def _checked(self, asked: RerankRequest | TextsRequest) -> Candidates:
         """The candidates of a request. Raises Refused (422) where it holds nothing to rank, or too much."""
@@ -108,9 +113,9 @@ class Service:
 
         async def events() -> AsyncIterator[str]:
             try:
-                yield _event(self._step(asked, first), lines)
+                yield _event(self._step(asked, order, first), lines)
                 async for step in steps:
-                    yield _event(self._step(asked, step), lines)
+                    yield _event(self._step(asked, order, step), lines)
             except Refused as refused:
                 error = {"message": refused.message, "code": refused.status}
                 yield _event({"type": "error", "error": error}, lines)
@@ -120,10 +125,10 @@ class Service:
         kind = "application/x-ndjson" if lines else "text/event-stream"
         return StreamingResponse(events(), media_type=kind, headers={"Cache-Control": "no-store"})
 
-    def _step(self, asked: RerankRequest, step: WindowRecord | RerankResult) -> dict[str, Any]:
+    def _step(self, asked: RerankRequest, order: Order, step: WindowRecord | RerankResult) -> dict[str, Any]:
         if isinstance(step, WindowRecord):
             return {"type": "window", **window_of(step, reasoning=asked.return_reasoning)}
-        return {"type": "result", **rerank_answer(asked, step, self.model)}
+        return {"type": "result", **rerank_answer(asked, step, self.model, order.id)}
 
 
 def _json(answer: Any, headers: dict[str, str] | None = None) -> Response:

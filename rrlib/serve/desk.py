@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from starlette.requests import Request
@@ -24,6 +25,7 @@ from rrlib.ranking import why_unranked
 from rrlib.records import RerankResult, WindowRecord
 from rrlib.rerank import Reranker
 from rrlib.serve.guard import ClientLeft, Refused
+from rrlib.serve.log import ServedWindows
 from rrlib.serve.slots import Seat, Slots
 from rrlib.types import Candidates
 
@@ -34,18 +36,22 @@ T = TypeVar("T")
 @dataclass(frozen=True)
 class Order:
     """What is to be done for one client. max_tokens: documents are cut to this, where it is below the server's own
-    limit. whole: refuse a document that would be cut."""
+    limit. whole: refuse a document that would be cut. id: of the request, in its answer and in the log."""
 
     candidates: Candidates
     max_tokens: int | None = None
     whole: bool = False
+    id: str = field(default_factory=lambda: f"rerank-{uuid.uuid4().hex}")
 
 
 class Desk:
-    """Takes orders over the slots of one engine. done: told of the windows of every order that was carried out."""
+    """Takes orders over the slots of one engine. done: told of the windows of every order that was carried out. log:
+    gets every window as it is finished."""
 
-    def __init__(self, slots: Slots, done: Callable[[list[WindowRecord]], None]) -> None:
-        self.slots, self.done = slots, done
+    def __init__(
+        self, slots: Slots, done: Callable[[list[WindowRecord]], None], log: ServedWindows | None = None
+    ) -> None:
+        self.slots, self.done, self.log = slots, done, log
         self._pool: ThreadPoolExecutor | None = None
 
     async def carry_out(self, order: Order, request: Request) -> RerankResult:
@@ -94,7 +100,14 @@ class Desk:
     def _work(self, order: Order, seat: Seat, on_window: Callable[[WindowRecord], None] | None) -> RerankResult:
         """In a thread of the pool. Raises Refused with what the client is told."""
         reranker = _for_seat(self.slots.reranker, seat, order.max_tokens)
-        reranker.on_window = on_window
+
+        def told(record: WindowRecord) -> None:
+            if self.log is not None:
+                self.log.append(order.id, record)
+            if on_window is not None:
+                on_window(record)
+
+        reranker.on_window = told
         try:
             if seat.error is not None:
                 raise seat.error  # its client left, or the server stopped, while it waited for a thread

@@ -6,7 +6,6 @@ place in the request, from 0.
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
@@ -115,9 +114,9 @@ def window_of(record: WindowRecord, *, reasoning: bool) -> dict[str, Any]:
     return {**row, "reasoning": record.reasoning} if reasoning else row
 
 
-def rerank_answer(asked: RerankRequest, result: RerankResult, model: str) -> dict[str, Any]:
-    """The answer in Cohere's form. unread_windows: windows whose answer could not be read, so that they kept the order
-    they had. reasoning: a row a window, in the order they finished, where it was asked for."""
+def rerank_answer(asked: RerankRequest, result: RerankResult, model: str, name: str) -> dict[str, Any]:
+    """The answer in Cohere's form. name: its id. unread_windows: windows whose answer could not be read, so that they
+    kept the order they had. reasoning: a row a window, in the order they finished, where it was asked for."""
     results: list[dict[str, Any]] = []
     for place, score in list(zip(order_of(result), scores_of(result), strict=True))[: asked.top_n]:
         row: dict[str, Any] = {"index": place, "relevance_score": score}
@@ -126,7 +125,7 @@ def rerank_answer(asked: RerankRequest, result: RerankResult, model: str) -> dic
         results.append(row)
     tokens_in, tokens_out = tokens_of(result.records)
     usage = {"prompt_tokens": tokens_in, "completion_tokens": tokens_out, "total_tokens": tokens_in + tokens_out}
-    body: dict[str, Any] = {"id": f"rerank-{uuid.uuid4().hex}", "model": model, "results": results, "usage": usage}
+    body: dict[str, Any] = {"id": name, "model": model, "results": results, "usage": usage}
     body["unread_windows"] = len(result.unread)
     if asked.return_reasoning:
         body["reasoning"] = [window_of(record, reasoning=True) for record in result.records]

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 
 import uvicorn
@@ -17,6 +18,7 @@ from rrlib.errors import EngineError, InputError
 from rrlib.rerank import Reranker
 from rrlib.serve.app import Service
 from rrlib.serve.guard import Limits
+from rrlib.serve.log import ServedWindows
 from rrlib.serve.slots import Slots
 
 
@@ -40,7 +42,8 @@ class Server:
 
     make: called in the engine's own thread, which loads, asks and closes the model. model: the name that clients use.
     port: 0 is any free one. key: what clients must send; "" is none. grace: seconds that requests may take to finish
-    when it stops. ready: called when the model is loaded. Raises InputError where it cannot listen at host and port.
+    when it stops. ready: called when the model is loaded. log: a file that gets every finished window
+    (rrlib.serve.log). Raises InputError where it cannot listen at host and port, or write the log.
     """
 
     def __init__(
@@ -54,19 +57,23 @@ class Server:
         limits: Limits | None = None,
         grace: float = 30.0,
         ready: Callable[[], None] = lambda: None,
+        log: Path | None = None,
     ) -> None:
         self._failure: BaseException | None = None
+        self._socket = _listening(host, port)
+        self._log = None if log is None else ServedWindows(log)
 
         def made() -> Reranker:
             reranker = make()
             if reranker.prompts.tokenizer is not None:
                 reranker.prompts.tokenizer("", add_special_tokens=False)  # sets it up, before threads share it
+            if self._log is not None:
+                self._log.settings = reranker.settings()
             ready()
             return reranker
 
         self.slots = Slots(made, self._engine_ended)
-        self.service = Service(self.slots, model, limits or Limits(), key)
-        self._socket = _listening(host, port)
+        self.service = Service(self.slots, model, limits or Limits(), key, self._log)
         port = self._socket.getsockname()[1]
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         config = uvicorn.Config(
@@ -89,6 +96,8 @@ class Server:
         finally:
             self.service.desk.stop()
             self._socket.close()
+            if self._log is not None:
+                self._log.close()
         if self._failure is not None:
             raise self._failure
 
