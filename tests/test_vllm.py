@@ -7,14 +7,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import signal
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import pytest
 
 from rrlib.engines import Decoding, make_engine
@@ -141,6 +146,42 @@ def test_openai_engine_with_messages(windows: list[Candidates], expected: dict[s
     assert {r.qid: r.tokens_in for r in result.records} == {q: r.tokens_in for q, r in expected.items()}
     same = sum(r.order == expected[r.qid].order for r in result.records)
     assert same >= 0.95 * len(expected)
+
+
+def test_rrlib_serve_over_vllm(windows: list[Candidates], expected: dict[str, WindowRecord], tmp_path: Path) -> None:
+    """Sixteen clients at once get the orders of transformers, from the same prompts."""
+    log, asked = tmp_path / "served.jsonl", windows[:16]
+    command = [
+        sys.executable, "-m", "rrlib", "serve", "--engine", "vllm", "--model", MODEL, "--dtype", "float32",
+        "--port", "0", "--max-model-len", "4096", "--max-new-tokens", str(DECODING.max_new_tokens),
+        "--window", str(SIZE), "--stride", str(SIZE), "--log", str(log),
+    ]  # fmt: skip
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
+    with (tmp_path / "said").open("w+") as said, subprocess.Popen(command, env=env, stderr=said) as process:
+        try:
+            ends = time.monotonic() + 180
+            while "\nready\n" not in (text := Path(said.name).read_text()):
+                assert process.poll() is None and time.monotonic() < ends, text[-3000:]
+                time.sleep(0.1)
+            (url,) = re.findall(r"http://127\.0\.0\.1:\d+(?= )", text)
+
+            def ask(item: Candidates) -> tuple[str, list[str]]:
+                documents = [{"text": passage.text, "title": passage.title} for passage in item.passages]
+                body = {"query": item.query.text, "documents": documents}
+                answer = httpx.post(f"{url}/v1/rerank", json=body, timeout=120).json()
+                return answer["id"], [item.passages[row["index"]].docid for row in answer["results"]]
+
+            with ThreadPoolExecutor(16) as pool:
+                answers = list(pool.map(ask, asked))
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(60) == 0, Path(said.name).read_text()[-3000:]
+        finally:
+            process.kill()
+    records = {record.qid: record for record in read_records(log)}
+    found = [replace(records[name], qid=w.query.qid) for w, (name, _) in zip(asked, answers, strict=True)]
+    agree(found, {record.qid: expected[record.qid] for record in found})
+    for item, (name, docids) in zip(asked, answers, strict=True):
+        assert docids == [item.passages[place].docid for place in records[name].order]
 
 
 CHOICES = """
