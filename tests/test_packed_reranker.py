@@ -1,8 +1,10 @@
-"""The reranker that comes with the package: what its card says is a row of the table, and it ranks real sentences."""
+"""The rerankers that come with the package: what a card says is a row of the table, and they rank real sentences."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,38 +13,60 @@ from rrlib.evaluation.paired import paired_rows
 from rrlib.resources import PACKAGE, SMOLLM2
 from rrlib.studies.real_rows import HEADLINE, read_rows, read_runs, runs_path, table_path
 
-NAME = "smollm2-135m-facts"
-REFERENCE = f"package:rrlib.checkpoints/{NAME}"
-FOLDER = PACKAGE / "checkpoints" / NAME
-SOURCE = json.loads((FOLDER / "SOURCE.json").read_text(encoding="utf-8"))
+NAMES = ("smollm2-135m-facts", "smollm2-135m-judge")
 
 
-def test_the_card_shows_rows_of_the_table_and_they_beat_the_first_stage() -> None:
-    rows = read_rows(table_path())
-    assert SOURCE["results"] and all(row in rows for row in SOURCE["results"])
-    by_system = {row["system"]: row for row in SOURCE["results"] if row["metric"] == HEADLINE}
-    first, ours = by_system.pop("first-stage"), by_system.popitem()[1]
-    assert not by_system and REFERENCE in ours["command"]
-    values = {
-        run.system: run.values
-        for run in read_runs(runs_path(table_path()))
-        if run.own and (run.collection, run.first_stage) == (ours["collection"], ours["first_stage"])
-        if run.profile in ("", ours["profile"])
+def folder_of(name: str) -> Path:
+    return PACKAGE / "checkpoints" / name
+
+
+def reference(name: str) -> str:
+    return f"package:rrlib.checkpoints/{name}"
+
+
+def source_of(name: str) -> dict[str, Any]:
+    return dict(json.loads((folder_of(name) / "SOURCE.json").read_text(encoding="utf-8")))
+
+
+def test_these_are_all() -> None:
+    assert {folder.name for folder in (PACKAGE / "checkpoints").iterdir() if (folder / "SOURCE.json").exists()} == {
+        *NAMES
     }
-    sets = {system: {"": values[system]} for system in ("first-stage", ours["system"])}
-    gap = next(row for row in paired_rows(sets, "first-stage") if row["system"] == ours["system"])
-    assert ours["mean"] > first["mean"] and gap["p"] < 0.01, "packed only if it beats its first stage by a paired test"
 
 
-def test_the_card_names_base_licence_and_the_terms_of_the_data() -> None:
-    card = (FOLDER / "README.md").read_text(encoding="utf-8")
-    assert SOURCE["base"] == SMOLLM2 and SOURCE["base_license"] == "apache-2.0"
-    assert "EntailmentBank" in card and "non-commercial" in card and REFERENCE in card
-    assert sum(file.stat().st_size for file in FOLDER.iterdir()) < 12e6
+@pytest.mark.parametrize("name", NAMES)
+def test_the_card_shows_rows_of_the_table_and_they_beat_the_first_stage(name: str) -> None:
+    rows, source = read_rows(table_path()), source_of(name)
+    assert source["results"] and all(row in rows for row in source["results"])
+    headline = [row for row in source["results"] if row["metric"] == HEADLINE]
+    for collection in {row["collection"] for row in headline}:
+        by_system = {row["system"]: row for row in headline if row["collection"] == collection}
+        first, ours = by_system.pop("first-stage"), by_system.popitem()[1]
+        assert not by_system and reference(name) in ours["command"]
+        values = {
+            run.system: run.values
+            for run in read_runs(runs_path(table_path()))
+            if run.own and (run.collection, run.first_stage) == (ours["collection"], ours["first_stage"])
+            if run.profile in ("", ours["profile"])
+        }
+        sets = {system: {"": values[system]} for system in ("first-stage", ours["system"])}
+        gap = next(row for row in paired_rows(sets, "first-stage") if row["system"] == ours["system"])
+        assert ours["mean"] > first["mean"] and gap["p"] < 0.01, (
+            "packed only if it beats its first stage by a paired test"
+        )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_card_names_base_licence_and_the_terms_of_the_data(name: str) -> None:
+    card, source = (folder_of(name) / "README.md").read_text(encoding="utf-8"), source_of(name)
+    assert source["base"] == SMOLLM2 and source["base_license"] == "apache-2.0"
+    assert "EntailmentBank" in card and "non-commercial" in card and reference(name) in card
+    assert sum(file.stat().st_size for file in folder_of(name).iterdir()) < 12e6
 
 
 @pytest.mark.smollm2
-def test_it_ranks_real_sentences_offline(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_it_ranks_real_sentences_offline(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     query = "Why does an iron nail that lies in the rain turn brown? It rusts."
     passages = [
@@ -52,5 +76,5 @@ def test_it_ranks_real_sentences_offline(monkeypatch: pytest.MonkeyPatch) -> Non
         "A nail is made of iron.",
         "Sugar is sweet.",
     ]
-    ranked = [hit.text for hit in Reranker(REFERENCE).rank(query, passages)]
+    ranked = [hit.text for hit in Reranker(reference(name)).rank(query, passages)]
     assert set(ranked[:2]) == {passages[1], passages[3]}
