@@ -227,11 +227,11 @@ def test_the_command_makes_and_reports(
     engine = Judge()
 
     def fake(folder: Path, *, checkpoint: str, engine_: Judge = engine, **options: Any) -> JudgeTeacher:
-        assert checkpoint == filtered.CHECKPOINT and options == {"seed": 7, "engine": "transformers"}
+        assert checkpoint == "a judge" and options == {"seed": 7, "engine": "transformers"}
         return teacher_of(folder, engine_, seed=7)
 
     monkeypatch.setattr(filtered, "JudgeTeacher", fake)
-    arguments = ["--data", str(tmp_path / "data"), "--output", str(tmp_path / "out")]
+    arguments = ["--data", str(tmp_path / "data"), "--output", str(tmp_path / "out"), "--checkpoint", "a judge"]
     assert filtered.main([*arguments, "--stored"]) == 2 and "run without --stored" in capsys.readouterr().err
     assert filtered.main(arguments) == 0
     told, calls = capsys.readouterr().out, engine.calls

@@ -173,11 +173,10 @@ def test_pages_are_of_notebooks_or_of_a_run(arguments: list[str]) -> None:
 
 
 def test_the_repository_stays_small() -> None:
-    """Under 36 MB without what git ignores: 20 MB are two packed rerankers, the rest stored results, checkpoints of the
-    miniature and all."""
+    """Under 25 MB without what git ignores: checkpoints of the miniature, stored results and all."""
     total = 0
     for folder, folders, files in os.walk(ROOT):
         ignored = {"outputs", "build", "dist", "__pycache__"}
         folders[:] = [name for name in folders if not name.startswith(".") and name not in ignored]
         total += sum((Path(folder) / name).stat().st_size for name in files)
-    assert total < 36_000_000, f"{total / 1e6:.1f} MB"
+    assert total < 25_000_000, f"{total / 1e6:.1f} MB"

@@ -13,7 +13,7 @@ from rrlib.evaluation.paired import paired_rows
 from rrlib.resources import PACKAGE, SMOLLM2
 from rrlib.studies.real_rows import HEADLINE, read_rows, read_runs, runs_path, table_path
 
-NAMES = ("smollm2-135m-facts", "smollm2-135m-judge")
+NAMES = ("smollm2-135m-judge",)
 
 
 def folder_of(name: str) -> Path:

@@ -1,6 +1,7 @@
 """What the self-consistency filter drops of a trained judge's lists, under labels of people (section 4.1, step 4).
 
-    python -m rrlib.studies.filtered --collection argkp --first-stage stem --limit 300 --output outputs/filtered-argkp
+    python -m rrlib.studies.filtered --collection argkp --first-stage stem --limit 300 \\
+        --checkpoint outputs/pointwise-lora/checkpoint --output outputs/filtered-argkp
 
 One round of the paper's synthesis: windows of positives, hard and random negatives of the train split's candidates,
 labels of people, lists of the judge (rrlib.synthesis.judge), without a chain. Beside the judge's order of a window
@@ -35,7 +36,6 @@ from rrlib.synthesis.pipeline import synthesize
 from rrlib.synthesis.rank import read_ranking
 from rrlib.synthesis.teacher.progress import ProgressBar
 
-CHECKPOINT = "package:rrlib.checkpoints/smollm2-135m-facts"
 ALPHAS = (0.2, 0.4, 0.6)
 STYLE = "nothink"
 """Of the examples: a judge gives no chain."""
@@ -249,7 +249,7 @@ def parser() -> argparse.ArgumentParser:
     out = argparse.ArgumentParser(prog="python -m rrlib.studies.filtered", description="What the filter drops.")
     out.add_argument("--collection", default="argkp", choices=[*COLLECTIONS])
     out.add_argument("--first-stage", default="stem", choices=[*FirstStageName])
-    out.add_argument("--checkpoint", default=CHECKPOINT, help="a judge of single passages")
+    out.add_argument("--checkpoint", required=True, help="a judge of single passages, not trained on this collection")
     out.add_argument("--engine", default="transformers")
     out.add_argument("--engine-option", action="append", default=[], metavar="NAME=VALUE")
     out.add_argument("--window", type=int, default=20, help="passages in a list")

@@ -5,7 +5,7 @@ prompt for each passage alone and orders the list by the probability of its word
 filter meets the errors of a real model. Examples of such a teacher need a style without a think block. In a profile:
 
     01_synthesis: {teacher: "rrlib.synthesis.judge:JudgeTeacher",
-                   teacher_options: {checkpoint: "package:rrlib.checkpoints/smollm2-135m-facts"}}
+                   teacher_options: {checkpoint: "outputs/pointwise-lora/checkpoint"}}
 """
 
 from __future__ import annotations
