@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -106,13 +107,15 @@ def judged_scores(
     order: Sequence[str], records: Sequence[WindowRecord], *, log_odds: bool = False
 ) -> list[float] | None:
     """What the model thought of each document by itself, in the order of the ids: the probability of its word for
-    relevant, or its log-odds. None where it did not judge each by itself, once (every strategy
-    but pointwise, and several samples)."""
+    relevant, or its log-odds. None where it did not judge each by itself, once (every strategy but pointwise, and
+    several samples), or where the order is not that of the scores (one that is fused with the first stage's)."""
     scored = [(record.docids[0], record.score) for record in records if record.score is not None]
     judged = dict(scored)
     if not order or not len(judged) == len(scored) == len(order):
         return None
     chances = [judged[docid] for docid in order]
+    if any(later > chance for chance, later in itertools.pairwise(chances)):
+        return None
     if not log_odds:
         return chances
     inner = [min(max(chance, 1e-9), 1 - 1e-9) for chance in chances]

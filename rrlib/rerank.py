@@ -16,7 +16,7 @@ from typing import Any
 from rrlib.continuation import Continuation
 from rrlib.engines import Decoding, Engine, engine_from
 from rrlib.engines.shared import alone
-from rrlib.engines.trained import settings_for
+from rrlib.engines.trained import counts_first_stage, settings_for
 from rrlib.errors import InputError
 from rrlib.formats.objects import candidates_from, check_top_k, question_from
 from rrlib.pieces import PreparedPrompts
@@ -41,6 +41,8 @@ class Reranker:
     budget: reasoning tokens (0 or more; None: no limit of its own). A chain that is longer is closed there and the
     answer still asked for, within decoding.max_new_tokens in all; the prompt must be known (a tokenizer).
     style, window, stride, max_passage_tokens: None is what the checkpoint was trained with (rrlib.engines.trained).
+    with_first_stage: the final order is fused with the one given, by reciprocal ranks. The answers in a log serve both.
+    None: as a packed checkpoint says, for candidates that carry a first stage's scores (a run's; not plain texts).
     samples, fuse: each window is asked so often, with sampling, and the orders are fused by `rrf` (None) or `borda`
     (rrlib.sampling); a seed of the decoding that is None is 0 then. None: once, or as recorded answers were drawn.
     retry_failed: on resume, ask windows again whose call had failed. engine_options: see rrlib.engines.make_engine.
@@ -67,6 +69,7 @@ class Reranker:
         budget: int | None = None,
         samples: int | None = None,
         fuse: str | None = None,
+        with_first_stage: bool | None = None,
         **engine_options: Any,
     ) -> None:
         asked = {"style": style, "window": window, "stride": stride, "max_passage_tokens": max_passage_tokens}
@@ -87,6 +90,8 @@ class Reranker:
                 remedy="the pointwise strategy takes a pointwise style, and the others a listwise one",
             )
         self.continuation = Continuation(self.style, budget, self.decoding)
+        self.with_first_stage = with_first_stage
+        self._fuses_runs = with_first_stage is None and counts_first_stage(model)
         own = list(inspect.signature(Reranker.__init__).parameters)[1:-1]
         self.engine = engine_from(model, engine, engine_options, own)
         self.asks_model = getattr(self.engine, "asks_model", True)  # an engine of one's own need not say so
@@ -131,6 +136,10 @@ class Reranker:
             **limits,
             **self.strategy.settings(),
         }
+
+    def fuses(self, candidates: Candidates) -> bool:
+        """Whether the final order of these is fused with the one they come in."""
+        return bool(self.with_first_stage) or (self._fuses_runs and bool(candidates.scores))
 
     def _repr_html_(self) -> str:
         """Model, engine, style and strategy as a table for notebooks."""

@@ -71,6 +71,11 @@ def fused(orders: Sequence[Permutation], fuse: str = Fusion.RRF) -> tuple[int, .
     return tuple(int(item) for item in np.argsort(places_P, kind="stable"))
 
 
+def with_first_stage(order: Permutation) -> tuple[int, ...]:
+    """The order (a permutation of range(n), best first) fused by `rrf` with that of the first stage, 0 to n - 1."""
+    return fused([range(len(order)), order])
+
+
 def sampled(strategy: Strategy, samples: int, fuse: str) -> Strategy:
     """A strategy whose windows are each asked `samples` times, at the same time, and answered with the fused order.
 

@@ -28,7 +28,7 @@ from rrlib.errors import EngineError, InputError
 from rrlib.pieces import PreparedPrompts
 from rrlib.prompts import PromptBuilder, PromptStyle
 from rrlib.records import Key, Tally, WindowLog, WindowRecord
-from rrlib.sampling import SampledSpec, seed_of
+from rrlib.sampling import SampledSpec, seed_of, with_first_stage
 from rrlib.strategies import Answer, Strategy, Window, plan
 from rrlib.templates import whole_response
 from rrlib.types import Candidates, Passage
@@ -60,6 +60,10 @@ class Settings(Protocol):
 
     def settings(self) -> dict[str, Any]:
         """What every log line records."""
+        ...
+
+    def fuses(self, candidates: Candidates) -> bool:
+        """Whether the final order is fused with that of the first stage."""
         ...
 
 
@@ -362,6 +366,7 @@ class Run:
         """A query is finished: it waits to be handed out, and what was kept for it is dropped."""
         job = self.jobs.pop(index)
         tail = job.candidates.passages[len(job.head) :]
+        order = with_first_stage(order) if self.owner.fuses(job.candidates) else order
         docids = [job.head[i].docid for i in order] + [p.docid for p in tail]
         windows = [self.log.read(w) if self.log is not None and isinstance(w, int) else w for w in job.kept]
         self.done.append(Finished(job.candidates, docids, [w for w in windows if isinstance(w, WindowRecord)]))

@@ -20,7 +20,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "types"),
     ("disk", "notebook", "patches", "gguf", "lora", "checkpoints", "resources", "doctor"),
     ("formats", "metrics", "templates", "prompts", "pieces", "reading", "responses", "strategies", "sampling"),
-    ("reward", "records", "ranking", "retrieval"),
+    ("reward", "records", "ranking", "outcome", "retrieval"),
     ("engines",),
     ("continuation", "scheduler", "rerank"),
     ("synthesis", "training", "evaluation", "miniature"),

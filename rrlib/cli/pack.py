@@ -21,6 +21,9 @@ def register(app: typer.Typer) -> None:
         least_share: Annotated[
             float, typer.Option(help="refuse an adapter that holds less of the change", min=0.0, max=1.0)
         ] = 0.9,
+        with_first_stage: Annotated[
+            bool, typer.Option("--with-first-stage", help="its order is to be fused with that of a run that it reranks")
+        ] = False,
         force: Annotated[bool, typer.Option("--force", help="write it whatever share it holds")] = False,
         data: Annotated[str, typer.Option(help="for the card: what it was trained on, and the licence")] = "",
         results: Annotated[
@@ -43,8 +46,9 @@ def register(app: typer.Typer) -> None:
             except (ValueError, KeyError, TypeError) as error:
                 raise InputError("no JSON with rows", path=results, remedy="name a results.json") from error
         packed = pack_checkpoint(
-            checkpoint, output, base=base, rank=rank, least_share=least_share, force=force, data=data, rows=rows
-        )
+            checkpoint, output, base=base, rank=rank, least_share=least_share, force=force, data=data, rows=rows,
+            with_first_stage=with_first_stage,
+        )  # fmt: skip
         weight, least = packed.weakest
         typer.echo(f"{packed.folder}: rank {packed.rank}, {packed.size / 1e6:.1f} MB")
         typer.echo(f"it holds {packed.share:.2%} of the change; least in {weight} ({least:.2%})")

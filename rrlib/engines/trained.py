@@ -20,6 +20,12 @@ from rrlib.resources import locate
 FILE = "rrlib.json"
 """The file of a checkpoint's folder that says what it was trained with."""
 
+SOURCE = "SOURCE.json"
+"""The file of a packed checkpoint's folder: where it comes from, and under `use` how it is used."""
+
+WITH_FIRST_STAGE = "with_first_stage"
+"""The name under `use` of what `counts_first_stage` reads."""
+
 USUAL: Mapping[str, Any] = {"style": "reasonrank", "window": 20, "stride": 10, "max_passage_tokens": 512}
 """The settings of a reranking where neither the caller nor the checkpoint says any (the paper's)."""
 
@@ -41,13 +47,22 @@ def trained_settings(model: Any) -> dict[str, Any]:
         return {}
     said = _read(folder / FILE)
     if not said:
-        source = _read(folder / "SOURCE.json")
+        source = _read(folder / SOURCE)
         stages = source.get("stages") or {}
         said = source.get("use") or (stages.get("03_rl") or stages.get("02_sft") or {}).get("parameters") or {}
     window = said.get("window")
     if isinstance(window, int) and window > 1 and "stride" not in said:
         said = {**said, "stride": window // 2}
     return valid_settings(said)
+
+
+def counts_first_stage(model: Any) -> bool:
+    """Whether a packed checkpoint says that the first stage's order counts beside its own (`rrlib pack`)."""
+    try:
+        use = _read(Path(locate(getattr(model, "model", model))) / SOURCE).get("use")
+    except InputError:
+        return False
+    return isinstance(use, dict) and use.get(WITH_FIRST_STAGE) is True
 
 
 def _read(path: Path) -> dict[str, Any]:

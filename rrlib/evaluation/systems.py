@@ -162,12 +162,11 @@ class Fit(StrEnum):
 class Listwise:
     """A listwise reranker: any checkpoint or hub model, any engine, with or without reasoning.
 
-    model: folder, hub name, `.gguf` file, or `package:module/folder`.
-    style: with `nothink_tags` or `nothink` it does not reason.
+    model: folder, hub name, `.gguf` file, or `package:module/folder`. style: `nothink_tags`, `nothink` do not reason.
     window, stride, depth, max_passage_tokens: None takes the benchmark's. budget: reasoning tokens (None: no limit of
-    its own). shuffle: a seed; the candidates are shown in a random order instead of the first stage's.
-    context: tokens of prompt and answer together; fit: what gives way where a window does not fit (a Fit).
-    engine_options: more arguments of the engine (rrlib.engines.make_engine).
+    its own). shuffle: a seed; the candidates are shown in a random order instead of the first stage's. context: tokens
+    of prompt and answer together; fit: what gives way where a window does not fit (a Fit). engine_options,
+    with_first_stage: of rrlib.rerank.Reranker.
     """
 
     model: str
@@ -184,6 +183,7 @@ class Listwise:
     shuffle: int | None = None
     context: int | None = None
     fit: str = Fit.NOTHING.value
+    with_first_stage: bool | None = None
     engine_options: Mapping[str, Any] = field(default_factory=dict)
 
     def needs(self) -> tuple[str, ...]:
@@ -322,6 +322,7 @@ class Listwise:
                     decoding=self.decoding,
                     budget=self.budget,
                     log=path,
+                    with_first_stage=self.with_first_stage,
                     **sizes,  # type: ignore[arg-type]
                 )
                 began = time.perf_counter()

@@ -119,7 +119,8 @@ def load(
 @dataclass(frozen=True)
 class _Asked:
     """What a command asks for. systems: of the experiment, beside the first stage. sizes: of the benchmark. window: its
-    window and stride (0, 0: not by windows). own: as the profile says, so that it is the row of that name."""
+    window and stride (0, 0: not by windows). own: as the profile says, so that it is the row of that name. fused: with
+    the first stage's order."""
 
     name: str
     profile: str
@@ -127,6 +128,7 @@ class _Asked:
     sizes: dict[str, Any]
     window: tuple[int, int] = (0, 0)
     own: bool = True
+    fused: bool = False
 
 
 def _without_model(args: argparse.Namespace, folder: Path) -> _Asked:
@@ -165,13 +167,15 @@ def _with_model(args: argparse.Namespace) -> _Asked:
         engine_options.pop("batch_size", None)  # the profile's word to that engine
     decoding = Decoding(args.max_new_tokens or values["max_new_tokens"], values.get("temperature", 0.0))
     changes = {"style": style, "budget": args.budget, "engine": engine, "engine_options": engine_options}
+    changes["with_first_stage"] = args.with_first_stage
     if args.strategy and not pointwise:
         changes["strategy"] = args.strategy
     make = pointwise_of if pointwise else listwise_of
     system = make(config, args.checkpoint or values["model"], decoding=decoding, **changes)
     window = (sizes["window"], sizes["stride"]) if system.strategy == "sliding_window" else (0, 0)
     own = pointwise or window == (profiles_own["window"], profiles_own["stride"])
-    return _Asked(args.system, config.profile, {args.system: system}, sizes, window, own)
+    fused = args.with_first_stage
+    return _Asked(args.system, config.profile, {args.system: system}, sizes, window, own and not fused, fused)
 
 
 # --- rows ------------------------------------------------------------------------------------------------------------
@@ -277,6 +281,7 @@ def measure(args: argparse.Namespace, argv: Sequence[str]) -> list[dict[str, Any
         window=window,
         stride=stride,
         own=asked.own,
+        fused=asked.fused,
         chosen=result.chosen(systems[0]),
         **_costs(result, systems[0], data),
     )
@@ -286,7 +291,7 @@ def measure(args: argparse.Namespace, argv: Sequence[str]) -> list[dict[str, Any
         put_run(runs_path(target), run)
         if asked.own:
             put_rows(target, rows)
-        print(f"written to {target}" if asked.own else f"other windows than the profile's: {runs_path(target)} alone")
+        print(f"written to {target}" if asked.own else f"not the row of that name: {runs_path(target)} alone")
     return rows
 
 
@@ -343,6 +348,9 @@ def parser() -> argparse.ArgumentParser:
         model.add_argument(f"--{option}", type=int, default=0, help=f"{what}; 0: as the profile says")
     model.add_argument("--max-new-tokens", type=int, default=0, help="longest answer, tokens; 0: as the profile says")
     model.add_argument("--budget", type=int, help="reasoning tokens before the answer is asked for")
+    model.add_argument(
+        "--with-first-stage", action="store_true", help="fuse the order with the first stage's: a run beside the row"
+    )
     model.add_argument("--output", help="folder of the windows (outputs/real)")
     model.set_defaults(profile="smollm2-135m")
     pages = commands.add_parser("pages", help="write docs/results.md from the file")

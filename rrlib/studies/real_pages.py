@@ -206,7 +206,7 @@ def _compared(
 def other_windows(runs: Sequence[RealRun]) -> str:
     """Runs with other windows than their profile's, beside the row of the same system and seed."""
     lines = []
-    for run in (run for run in runs if not run.own):
+    for run in (run for run in runs if not run.own and not run.fused):
         place = (run.collection, run.first_stage)
         same = _by_seed([r for r in runs if (r.collection, r.first_stage) == place], run.system, run.profile)
         gap = _compared({run.seed: run.values}, same, [run.seed]) if run.seed in same else {}
@@ -218,6 +218,27 @@ def other_windows(runs: Sequence[RealRun]) -> str:
         return "None has been run yet."
     head = ["system", "on", "seed", "window/stride", HEADLINE, "from the profile's windows", "valid", "tokens a query"]
     return _markdown([*head, "s a query", "n", "command"], lines)
+
+
+def fused(runs: Sequence[RealRun]) -> str:
+    """Runs whose order is fused with the first stage's, beside that order and the model's alone."""
+    lines = []
+    for run in (run for run in runs if run.fused):
+        here = [r for r in runs if r.own and (r.collection, r.first_stage) == (run.collection, run.first_stage)]
+        first = next((r.values for r in here if r.system == S.FIRST_STAGE), None)
+        alone = _by_seed(here, run.system, run.profile).get(run.seed)
+        means = [f"{np.mean(values):.3f}" if values else "" for values in (first, alone, run.values)]
+        gaps = [
+            _compared({run.seed: run.values}, {run.seed: values}, [run.seed]) if values else {}
+            for values in (first, alone)
+        ]
+        figures = [f"{in_words(gap)}, p {gap['p']:.4f}" if gap else "" for gap in gaps]
+        place = f"{run.collection}, `{run.first_stage}`"
+        lines.append([run.system, f"`{run.profile}`", place, str(run.seed), *means, *figures, str(len(run.values))])
+    if not lines:
+        return "None has been run yet."
+    head = ["system", "profile", "on", "seed", "first stage", "model", "fused", "from the first stage"]
+    return _markdown([*head, "from the model", "n"], lines)
 
 
 def missing(rows: Rows) -> str:
@@ -257,6 +278,7 @@ def parts(rows: Rows, runs: Sequence[RealRun]) -> dict[str, str]:
         "tables": tables([place for place in there if place[0] in trained]),
         "claims": claims(runs),
         "windows": other_windows(runs),
+        "fused": fused(runs),
         "elsewhere": tables([place for place in there if place[0] not in trained]),
         "missing": missing(rows),
         "commands": commands(rows),

@@ -182,7 +182,8 @@ def _place(row: Mapping[str, Any]) -> tuple[Any, ...]:
     """Where a row or run stands in its file."""
     collections, stages = [*COLLECTIONS], [*FirstStageName]
     place = (collections.index(row["collection"]), stages.index(row["first_stage"]), [*SystemName].index(row["system"]))
-    return (*place, row["profile"], row["seed"], row.get("metric", ""), row.get("window", 0), row.get("stride", 0))
+    sizes = (row.get(name, 0) for name in ("window", "stride", "fused"))
+    return (*place, row["profile"], row["seed"], row.get("metric", ""), *sizes)
 
 
 # --- runs ------------------------------------------------------------------------------------------------------------
@@ -193,7 +194,8 @@ class RealRun:
     """One run behind the rows: the headline metric of every query, and what was spent.
 
     values: of the first n queries of the qrels, in their order. depth: candidates a query. window, stride: passages (0:
-    not by windows). own: they are the profile's, so that the run is the row of its name. windows: answers a query.
+    not by windows). own: they are the profile's, so that the run is the row of its name. fused: the order is fused with
+    the first stage's, and the run is no row. windows: answers a query.
     verdicts: share of the answers by verdict, `ok` being valid. tokens_in, tokens_out: of one answer. seconds: of a
     query. chosen: what was chosen on the dev split.
     """
@@ -208,6 +210,7 @@ class RealRun:
     window: int = 0
     stride: int = 0
     own: bool = True
+    fused: bool = False
     windows: float = 0.0
     verdicts: dict[str, float] = field(default_factory=dict)
     tokens_in: float = 0.0
@@ -221,7 +224,8 @@ class RealRun:
     @property
     def key(self) -> tuple[Any, ...]:
         """What makes it another run; of two with the same key the later counts."""
-        return self.system, self.profile, self.collection, self.first_stage, self.seed, self.window, self.stride
+        what = self.system, self.profile, self.collection, self.first_stage, self.seed
+        return *what, self.window, self.stride, self.fused
 
 
 def read_runs(path: Path) -> list[RealRun]:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from rrlib import gguf
 from rrlib.disk import read_json, write_json
-from rrlib.engines.trained import trained_settings
+from rrlib.engines.trained import WITH_FIRST_STAGE, trained_settings
 from rrlib.errors import InputError
 from rrlib.lora import WEIGHTS
 from rrlib.prompts import POINT_STYLES, get_style
@@ -69,6 +69,7 @@ def pack(
     force: bool = False,
     data: str = "",
     rows: Sequence[Mapping[str, Any]] | None = None,
+    with_first_stage: bool = False,
 ) -> Packed:
     """Write the difference of a checkpoint and its base as an adapter, with README.md (the card) and SOURCE.json.
 
@@ -81,6 +82,7 @@ def pack(
     least_share: in [0, 1]; a lower share of the change is refused, unless `force`.
     data: a sentence for the card: what it was trained on, under which licence.
     rows: results that prove it, as in results.json; default: those of the run.
+    with_first_stage: its order is to be fused with that of a run which it reranks (rrlib.rerank).
 
     Raises InputError where the checkpoint does not come from this base, is equal to it, or differs in embeddings,
     norms or biases, which no adapter of this kind holds.
@@ -110,6 +112,8 @@ def pack(
     _write_adapter(part, changes, base, rank)
     packed = Packed(target, rank, share, weakest, (part / WEIGHTS).stat().st_size)
     source = _source(checkpoint, base, packed, rows)
+    if with_first_stage:
+        source["use"][WITH_FIRST_STAGE] = True
     write_json(part / "SOURCE.json", source)
     (part / "README.md").write_text(card(source, target, data), encoding="utf-8")
     if target.exists():
@@ -288,9 +292,18 @@ def _called(style: str) -> str:
     return f"A pointwise reranker, which judges one passage at a time{without},"
 
 
+FUSED = (
+    "The order of a run which it reranks counts beside its own: the two are fused by their reciprocal ranks. "
+    "`--without-first-stage`, or `with_first_stage=False`, leaves the order to the model. Plain texts have no order.",
+    "",
+)
+"""The paragraph of a card whose checkpoint is used so."""
+
+
 def card(source: Mapping[str, Any], folder: Path, data: str) -> str:
     """The text of README.md, with the header that hubs read; source: SOURCE.json's content; folder: of the adapter."""
     base, use = str(source["base"]), dict(source["use"])
+    fused = use.pop(WITH_FIRST_STAGE, False)
     hub_name = HUB_NAMES.get(base, base)
     head = ["library_name: peft", "pipeline_tag: text-generation", "tags: [reranking, reasoning, rrlib]"]
     if ":" not in hub_name and not Path(hub_name).exists():
@@ -318,6 +331,7 @@ def card(source: Mapping[str, Any], folder: Path, data: str) -> str:
         'print(reranker.rank("a question", ["a passage", "another passage"]))',
         "```",
         "",
+        *(FUSED if fused else ()),
         "## Results", "",
         *_table(source["results"]),
         "",
