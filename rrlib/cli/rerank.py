@@ -157,7 +157,7 @@ def rerank(
         for other, name in ((responses, "--responses"), (output, "--output")):
             if other is not None and log_path.resolve() == other.resolve():
                 raise InputError(f"--log and {name} are the same file", remedy="name another --log")
-    more = _more_options(engine, engine_option or [])
+    more = more_options(engine, engine_option or [])
     if engine in ("transformers", "vllm", "numpy") and model:
         _check_model(model)
     notes: list[str] = []
@@ -270,13 +270,18 @@ FLAGS = {
 """Engine -> its options that have a flag of their own."""
 
 
-def _more_options(engine: str, texts: list[str]) -> dict[str, Any]:
-    """The options of --engine-option, read and checked by name before anything is loaded."""
+def more_options(
+    engine: str, texts: Sequence[str], other_flags: Mapping[str, str | None] | None = None
+) -> dict[str, Any]:
+    """The options of --engine-option, read and checked by name before anything is loaded.
+
+    other_flags: option -> its flag in a command that names it differently, None where the command has no flag for it.
+    """
     from rrlib.engines import check_engine_options
     from rrlib.engines.options import read_options
 
-    flags = {name: "--" + name.replace("_", "-") for name in FLAGS.get(engine, ())}
-    options = read_options(texts, flags)
+    flags = {name: "--" + name.replace("_", "-") for name in FLAGS.get(engine, ())} | dict(other_flags or {})
+    options = read_options(texts, {name: flag for name, flag in flags.items() if flag is not None})
     check_engine_options(engine, options)
     return options
 
