@@ -120,6 +120,7 @@ def rerank(
     from rrlib import formats
     from rrlib.disk import check_output
     from rrlib.engines import Decoding, make_engine
+    from rrlib.engines.flags import more_options
     from rrlib.engines.trained import settings_for, trained_settings
     from rrlib.errors import InputError
     from rrlib.prompts import get_style
@@ -260,33 +261,8 @@ def _check_model(model: str) -> None:
         raise MissingFileError("no such model", path=model, remedy="name a folder with config.json and weights")
 
 
-FLAGS = {
-    "transformers": ("dtype", "batch_size"),
-    "numpy": ("batch_size",),
-    "vllm": ("dtype", "max_model_len"),
-    "openai": ("base_url", "tokenizer", "concurrency", "api_key_env", "provider"),
-    "replay": ("responses",),
-}
-"""Engine -> its options that have a flag of their own."""
-
-
-def more_options(
-    engine: str, texts: Sequence[str], other_flags: Mapping[str, str | None] | None = None
-) -> dict[str, Any]:
-    """The options of --engine-option, read and checked by name before anything is loaded.
-
-    other_flags: option -> its flag in a command that names it differently, None where the command has no flag for it.
-    """
-    from rrlib.engines import check_engine_options
-    from rrlib.engines.options import read_options
-
-    flags = {name: "--" + name.replace("_", "-") for name in FLAGS.get(engine, ())} | dict(other_flags or {})
-    options = read_options(texts, {name: flag for name, flag in flags.items() if flag is not None})
-    check_engine_options(engine, options)
-    return options
-
-
 def _engine_options(engine: str, **given: Any) -> dict[str, Any]:
+    from rrlib.engines.flags import FLAGS
     from rrlib.errors import InputError
 
     if engine == "replay":

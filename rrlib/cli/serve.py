@@ -87,8 +87,9 @@ def serve(
       curl http://127.0.0.1:8000/health
     """
     asked = dict(locals())
-    from rrlib.cli.rerank import more_options, standard_output
+    from rrlib.cli.rerank import standard_output
     from rrlib.engines import Decoding, check_engine_options, make_engine
+    from rrlib.engines.flags import more_options
     from rrlib.errors import InputError
     from rrlib.rerank import Reranker
 
