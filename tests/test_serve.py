@@ -627,12 +627,79 @@ def test_what_the_command_refuses(capsys: pytest.CaptureFixture[str], monkeypatc
         (("--model", MODEL, "--max-documents", "0"), "limit documents is 0"),
         (("--model", MODEL, "--api-key-env", "RRLIB_NO_SUCH_KEY"), "RRLIB_NO_SUCH_KEY is not set"),
         (("--model", MODEL, "--temperature", "-1"), "temperature"),
+        (("--model", MODEL, "--engine", "jax"), "unknown engine 'jax'"),
+        (("--model", MODEL, "--base-url", "http://127.0.0.1:9/v1"), "no option 'base_url'"),
     ):
         code, text = command(capsys, *words)
         assert code == 2 and said in text
     with socket.create_server(("127.0.0.1", 0)) as taken:
         code, text = command(capsys, "--model", MODEL, "--port", str(taken.getsockname()[1]))
     assert code == 2 and "cannot serve at 127.0.0.1" in text and "--port" in text
+
+
+@pytest.mark.parametrize(
+    ("engine", "options", "said"),
+    [
+        ("transformers", ["max_batch_tokens"], "write NAME=VALUE"),
+        ("transformers", ["max_batch_tokens=9", "max-batch-tokens=8"], "given twice"),
+        ("transformers", ["batch_size=9"], "write --batch-size"),
+        ("transformers", ["max_batch_token=9"], "write 'max_batch_tokens'"),
+        ("transformers", ["max_batch_tokens=many"], "give int or None"),
+        ("vllm", ["dtype=float32"], "write --dtype"),
+        ("vllm", ["disable-log-stats=true"], "rrlib sets it"),
+        ("vllm", ["data_parallel_size=4"], "many-machines"),
+        ("openai", ["timeout=soon"], "give float"),
+        ("openai", ["base_url=http://127.0.0.1:9/v1"], "write --base-url"),
+        ("openai", ["api_key_env=KEY"], "write --engine-key-env"),
+        ("openai", ["api_key=abc"], "api_key_env"),
+    ],
+)
+def test_options_of_the_engine_that_the_command_refuses(
+    capsys: pytest.CaptureFixture[str], engine: str, options: list[str], said: str
+) -> None:
+    """In one line, before the server listens; `--mcp` too."""
+    told = [word for option in options for word in ("--engine-option", option)]
+    server = ("--base-url", "http://127.0.0.1:9/v1") if engine == "openai" else ()
+    for more in ((), ("--mcp",)):
+        code, text = command(capsys, "--model", "some/model", "--engine", engine, *server, *told, *more)
+        assert code == 2 and said in text and text.startswith("error: ") and text.count("\n") == 1, text
+
+
+def test_options_and_several_addresses_reach_the_engine(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, Any] = {}
+
+    def noting(name: str, model: str, **options: Any) -> Any:
+        seen.update(options)
+        raise InputError("far enough")
+
+    monkeypatch.setattr("rrlib.engines.make_engine", noting)
+    addresses = ["http://127.0.0.1:9/v1", "http://127.0.0.1:10/v1"]
+    words = [word for address in addresses for word in ("--base-url", address)]
+    words += ["--engine-option", "timeout=5", "--engine-option", 'provider={"headers": {"X-Team": "rank"}}']
+    code, text = command(capsys, "--model", "m", "--engine", "openai", *words, "--concurrency", "3", "--port", "0")
+    assert code == 2 and "far enough" in text
+    provider = {"headers": {"X-Team": "rank"}}
+    assert seen == {"base_url": addresses, "concurrency": 3, "timeout": 5, "provider": provider}
+    seen.clear()
+    code, text = command(
+        capsys, "--model", MODEL, "--batch-size", "2", "--engine-option", "max_batch_tokens=9", "--mcp"
+    )
+    assert code == 2 and seen == {"batch_size": 2, "max_batch_tokens": 9}
+
+
+@pytest.mark.parametrize(
+    ("addresses", "said"),
+    [
+        (["http://127.0.0.1:9/v1", "http://127.0.0.1:9/v1/"], "is named twice"),
+        (["http://127.0.0.1:9/v1", "127.0.0.1:10"], "write http://host:port/v1"),
+    ],
+)
+def test_addresses_that_cannot_be(capsys: pytest.CaptureFixture[str], addresses: list[str], said: str) -> None:
+    words = [word for address in addresses for word in ("--base-url", address)]
+    code, text = command(capsys, "--model", "m", "--engine", "openai", *words, "--port", "0")
+    assert code == 2 and said in text.splitlines()[-1] and text.splitlines()[-1].startswith("error: "), text
 
 
 def test_a_missing_extra_is_named_with_the_line_that_brings_it(

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import heapq
 import json
+import os
 import random
+import re
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
 from test_rerank import make
 
@@ -304,6 +310,35 @@ def test_one_of_three_servers_is_killed(
     assert servers[0].url in caplog.text and "its calls go to the others" in caplog.text
     lost = sum(record.retries for record in records)
     assert 1 <= lost <= 3 * servers[0].most_active  # of its calls in flight alone
+
+
+def test_one_of_two_servers_behind_rrlib_serve_is_killed(serve: Any) -> None:
+    """No client notices: each gets its own order, and no call that was answered is made again."""
+    dies, lives = serve(seconds=0.02, dies_after=5, health=200), serve(seconds=0.02, health=200)
+    words = [sys.executable, "-m", "rrlib", "serve", "--model", "m", "--engine", "openai", "--port", "0"]
+    words += ["--base-url", dies.url, "--base-url", lives.url, "--engine-option", "timeout=20", "--concurrency", "4"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stderr is not None
+        try:
+            (url,) = re.findall(r"http://127\.0\.0\.1:\d+(?= )", process.stderr.readline())
+            while process.stderr.readline() != "ready\n":
+                assert process.poll() is None
+
+            def ask(number: int) -> list[int]:
+                documents = [f"gain {(place + number) % 10}" for place in range(10)]
+                body = {"query": f"q{number}", "documents": documents}
+                answer = httpx.post(f"{url}/v1/rerank", json=body, timeout=60)
+                assert answer.status_code == 200, answer.text
+                return [row["index"] for row in answer.json()["results"]]
+
+            with ThreadPoolExecutor(8) as pool:
+                orders = list(pool.map(ask, range(60)))
+        finally:
+            process.kill()
+    assert orders == [sorted(range(10), key=lambda place: -((place + n) % 10)) for n in range(60)]
+    answered = Counter(dies.answered + lives.answered)
+    assert len(answered) == 60 and set(answered.values()) == {1} and len(dies.answered) == 5
 
 
 def test_a_slow_server_gets_fewer_calls(serve: Any) -> None:

@@ -127,6 +127,7 @@ def rerank(
     from rrlib import formats
     from rrlib.disk import check_output
     from rrlib.engines import Decoding, make_engine
+    from rrlib.engines.flags import more_options
     from rrlib.engines.trained import settings_for, trained_settings
     from rrlib.errors import InputError
     from rrlib.prompts import get_style
@@ -164,7 +165,7 @@ def rerank(
         for other, name in ((responses, "--responses"), (output, "--output")):
             if other is not None and log_path.resolve() == other.resolve():
                 raise InputError(f"--log and {name} are the same file", remedy="name another --log")
-    more = _more_options(engine, engine_option or [])
+    more = more_options(engine, engine_option or [])
     if engine in ("transformers", "vllm", "numpy") and model:
         _check_model(model)
     notes: list[str] = []
@@ -270,28 +271,8 @@ def _check_model(model: str) -> None:
         raise MissingFileError("no such model", path=model, remedy="name a folder with config.json and weights")
 
 
-FLAGS = {
-    "transformers": ("dtype", "batch_size"),
-    "numpy": ("batch_size",),
-    "vllm": ("dtype", "max_model_len"),
-    "openai": ("base_url", "tokenizer", "concurrency", "api_key_env", "provider"),
-    "replay": ("responses",),
-}
-"""Engine -> its options that have a flag of their own."""
-
-
-def _more_options(engine: str, texts: list[str]) -> dict[str, Any]:
-    """The options of --engine-option, read and checked by name before anything is loaded."""
-    from rrlib.engines import check_engine_options
-    from rrlib.engines.options import read_options
-
-    flags = {name: "--" + name.replace("_", "-") for name in FLAGS.get(engine, ())}
-    options = read_options(texts, flags)
-    check_engine_options(engine, options)
-    return options
-
-
 def _engine_options(engine: str, **given: Any) -> dict[str, Any]:
+    from rrlib.engines.flags import FLAGS
     from rrlib.errors import InputError
 
     if engine == "replay":

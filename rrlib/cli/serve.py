@@ -25,6 +25,9 @@ HTTP_ONLY = (
 )
 """The options that mean nothing to a server over standard input and output."""
 
+OTHER_FLAGS: Mapping[str, Mapping[str, str | None]] = {"openai": {"api_key_env": "--engine-key-env", "provider": None}}
+"""Engine -> option -> its flag here, where rrlib rerank has another: `--api-key-env` is the key of our own clients."""
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to the app."""
@@ -53,10 +56,19 @@ def serve(
     dtype: Annotated[str | None, typer.Option(help="transformers, vllm: float32, bfloat16 or float16")] = None,
     batch_size: Annotated[int | None, typer.Option(help="transformers: rows a batch")] = None,
     max_model_len: Annotated[int | None, typer.Option(help="vllm: prompt and answer, tokens")] = None,
-    base_url: Annotated[str | None, typer.Option(help="openai: server behind this one, http://host:port/v1")] = None,
+    base_url: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="openai: server behind this one, http://host:port/v1; again for more servers of the same model"
+        ),
+    ] = None,
     tokenizer: Annotated[str | None, typer.Option(help="openai: that server's tokenizer")] = None,
-    concurrency: Annotated[int | None, typer.Option(help="openai: calls in flight")] = None,
+    concurrency: Annotated[int | None, typer.Option(help="openai: calls in flight, over all servers")] = None,
     engine_key_env: Annotated[str | None, typer.Option(help="openai: environment variable with its key")] = None,
+    engine_option: Annotated[
+        list[str] | None,
+        typer.Option(help="any other option of the engine, NAME=VALUE, as in rrlib rerank; repeatable"),
+    ] = None,
     max_body_bytes: Annotated[int, typer.Option(help="of one request")] = 4_000_000,
     max_documents: Annotated[int, typer.Option(help="of one request")] = 1000,
     max_query_chars: Annotated[int, typer.Option(help="of a query")] = 10_000,
@@ -75,7 +87,9 @@ def serve(
       curl http://127.0.0.1:8000/health
     """
     asked = dict(locals())
-    from rrlib.engines import Decoding, make_engine
+    from rrlib.cli.rerank import standard_output
+    from rrlib.engines import Decoding, check_engine_options, make_engine
+    from rrlib.engines.flags import more_options
     from rrlib.errors import InputError
     from rrlib.rerank import Reranker
 
@@ -87,14 +101,17 @@ def serve(
         raise InputError("--model is missing", remedy="name a folder or a hub name")
     if engine == "replay":
         raise InputError("recorded answers cannot be served", remedy="use another --engine")
-    if engine == "openai" and base_url is None:
+    if engine == "openai" and not base_url:
         raise InputError("--base-url is missing", remedy="write --base-url http://host:port/v1")
 
     given = {
-        "dtype": dtype, "batch_size": batch_size, "max_model_len": max_model_len, "base_url": base_url,
+        "dtype": dtype, "batch_size": batch_size, "max_model_len": max_model_len, "base_url": base_url or None,
         "tokenizer": tokenizer, "concurrency": concurrency, "api_key_env": engine_key_env,
     }  # fmt: skip
     options = {option: value for option, value in given.items() if value is not None}
+    more = more_options(engine, engine_option or [], OTHER_FLAGS.get(engine))
+    check_engine_options(engine, options)  # now: the engine itself is made while the server already listens
+    options |= more
     decoding = Decoding(max_new_tokens, temperature)
 
     def make() -> Reranker:
@@ -106,7 +123,6 @@ def serve(
     known_as = name or (Path(model).name if Path(model).expanduser().exists() else model)
     if mcp:
         from rrlib.adapters.mcp import make_server
-        from rrlib.cli.rerank import standard_output
 
         with standard_output(True):  # what engines print while they load is none of the protocol
             reranker = make()
