@@ -17,6 +17,7 @@ def outcome(result: Any, trained: Mapping[str, Any], window: int, asks_model: bo
     0: all calls were answered, 1: some failed, NOTHING_RANKED: no window was reranked, so that no run is written.
     result: what was counted, as `tally` and `counts`.
     """
+    from rrlib.prompts import POINT_STYLES
     from rrlib.responses import Verdict
 
     tally = result.tally
@@ -31,6 +32,8 @@ def outcome(result: Any, trained: Mapping[str, Any], window: int, asks_model: bo
             remedy = f"the last reason was {tally.last_error!r}; mend it and run the same command again"
         elif verdict == Verdict.TRUNCATED:
             remedy = "raise --max-new-tokens, and begin anew with --fresh"
+        elif trained.get("style") in POINT_STYLES:
+            remedy = "the checkpoint judges single passages: leave --strategy out, with --fresh"
         elif trained.get("window", window) < window:
             remedy = f"the checkpoint was trained with windows of {trained['window']}: give --window and --fresh"
         else:

@@ -24,7 +24,7 @@ from rrlib.prompts import PromptBuilder, get_style
 from rrlib.ranking import Ranking
 from rrlib.records import RerankResult, Tally, WindowRecord
 from rrlib.resources import model_hash
-from rrlib.sampling import SampledSpec, check_sampling, sampling_for
+from rrlib.sampling import SampledSpec, check_sampling, sampling_for, varies
 from rrlib.scheduler import Finished, Progress, Run
 from rrlib.types import Candidates, Query
 
@@ -96,7 +96,7 @@ class Reranker:
         self.engine = engine_from(model, engine, engine_options, own)
         self.asks_model = getattr(self.engine, "asks_model", True)  # an engine of one's own need not say so
         if self.asks_model:
-            check_sampling(*drawn, self.decoding.temperature)
+            check_sampling(*drawn, self.decoding.temperature, varies=varies(self.style))
         tokenizer = getattr(self.engine, "tokenizer", None)
         if tokenizer is not None and not self.style.raw and not getattr(tokenizer, "chat_template", True):
             remedy = "name an instruct checkpoint, or put its chat_template.jinja beside its tokenizer"

@@ -46,6 +46,12 @@ _SETUP = {
 }
 
 
+def packed() -> dict[str, str]:
+    """The rerankers that come with the package: name -> reference."""
+    folders = sorted(path.parent.name for path in (PACKAGE / "checkpoints").glob("*/SOURCE.json"))
+    return {name: f"package:rrlib.checkpoints/{name}" for name in folders}
+
+
 def at_home(text: str) -> str:
     """A path that begins with `~/` or `~user/` in full; anything else as it is."""
     return os.path.expanduser(text) if text.startswith("~") else text
@@ -56,6 +62,8 @@ def locate(ref: str | Path) -> str:
     `~` in full."""
     text = at_home(str(ref))
     if not text.startswith("package:"):
+        if text in (own := packed()) and not Path(text).exists():
+            raise InputError(f"{text!r} comes with the package", remedy=f"write {own[text]}")
         return text
     module, _, inside = text.removeprefix("package:").partition("/")
     spec = importlib.util.find_spec(module) if module else None
@@ -64,7 +72,9 @@ def locate(ref: str | Path) -> str:
         raise InputError(f"no package {module!r} for {text!r}", remedy=remedy)
     path = Path(next(iter(spec.submodule_search_locations))) / inside
     if not path.exists():
-        raise MissingFileError(f"{inside!r} is not in package {module}", remedy="reinstall the package, or name a path")
+        there = ", ".join(packed().values()) if module == "rrlib.checkpoints" else ""
+        remedy = f"use {there}" if there else "reinstall the package, or name a path"
+        raise MissingFileError(f"{inside!r} is not in package {module}", remedy=remedy)
     return str(path)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rrlib.errors import InputError
+from rrlib.prompts import PromptStyle
 from rrlib.responses import Word
 from rrlib.strategies import Answer, Permutation, Strategy, StrategySpec, Window
 
@@ -34,20 +35,30 @@ class Fusion(Word):
     """Places are added up."""
 
 
-def check_sampling(samples: int, fuse: str, temperature: float | None = None) -> None:
+def check_sampling(samples: int, fuse: str, temperature: float | None = None, *, varies: bool = True) -> None:
     """Raises InputError for fewer than one sample, an unknown fusion, and samples of a model that does not sample.
 
-    temperature: of the decoding; None where answers are recorded.
+    temperature: of the decoding; None where answers are recorded. varies: see `varies`.
     """
     if samples < 1:
         raise InputError(f"{samples} samples", remedy="give 1 or more")
     if fuse not in set(Fusion):
         raise InputError(f"unknown fusion {fuse!r}", remedy=f"use one of {', '.join(Fusion)}")
+    if samples > 1 and not varies:
+        raise InputError(
+            f"{samples} samples of the probability of a word are the same {samples} times",
+            remedy="ask once: nothing is drawn where a passage is judged without reasoning",
+        )
     if samples > 1 and temperature == 0:
         raise InputError(
             f"{samples} samples at temperature 0 are one answer {samples} times",
             remedy="give a temperature above 0 (--temperature 0.7), or one sample",
         )
+
+
+def varies(style: PromptStyle) -> bool:
+    """Whether two samples of an answer in a style can differ: not where the probability of a word is all of it."""
+    return style.words is None or style.think
 
 
 def mean_places(orders: Sequence[Permutation], fuse: str = Fusion.RRF) -> Floats:

@@ -147,6 +147,10 @@ class Run:
             if name in names:
                 raise InputError(f"query {name[1]!r} of collection {name[0]!r} is given twice")
             names.add(name)
+            if owner.asks_model and item.passages and not item.query.text.strip():
+                raise InputError(
+                    f"query {item.query.qid!r} has no text", remedy="give its text, or leave the query out"
+                )
             head = item.passages if owner.depth is None else item.passages[: owner.depth]
             cost = plan(owner.strategy.start, len(head))
             total += cost.calls

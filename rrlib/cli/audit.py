@@ -75,7 +75,7 @@ def register(app: typer.Typer) -> None:
         seconds = sorted(float(r.get("seconds") or 0.0) for r in rows)
         middle, late = len(rows) // 2, min(len(rows) - 1, int(0.95 * len(rows)))
         typer.echo(f"  output tokens p50 {tokens[middle]}, p95 {tokens[late]}")
-        typer.echo(f"  seconds a window p50 {seconds[middle]:.3f}, p95 {seconds[late]:.3f}")
+        typer.echo(f"  seconds that a window waited p50 {seconds[middle]:.3f}, p95 {seconds[late]:.3f}")
         for said in _lines(followed):
             typer.echo(f"  {said}")
 

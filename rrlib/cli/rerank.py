@@ -132,7 +132,7 @@ def rerank(
     from rrlib.errors import InputError
     from rrlib.prompts import get_style
     from rrlib.rerank import Reranker
-    from rrlib.sampling import check_sampling
+    from rrlib.sampling import check_sampling, varies
     from rrlib.strategies import StrategySpec
 
     if output is None:
@@ -146,9 +146,12 @@ def rerank(
     asked = {"style": prompt, "window": window, "stride": stride, "max_passage_tokens": max_passage_tokens}
     chosen = settings_for(model, strategy, asked, warn=False)
     get_style(chosen["style"])
+    notes: list[str] = []
+    if chosen["strategy"] == "pointwise" and (window or stride):
+        notes.append("passages are judged one by one: --window and --stride do nothing")
     if not replay:  # recorded answers bring their own
         StrategySpec(chosen["strategy"], chosen["window"], chosen["stride"], passes, best)
-        check_sampling(samples or 1, fuse or "rrf", temperature)
+        check_sampling(samples or 1, fuse or "rrf", temperature, varies=varies(get_style(chosen["style"])))
     if depth < 1 or chosen["max_passage_tokens"] < 1:
         raise InputError("--depth or --max-passage-tokens is out of range", remedy="give 1 or more")
     decoding = Decoding(max_new_tokens, temperature, top_p, top_k, seed)
@@ -162,13 +165,12 @@ def rerank(
     log_path = log if log is not None else None if replay else Path(f"{output}.log.jsonl")
     if log_path is not None:
         check_output(log_path, "window log", appended=True)
-        for other, name in ((responses, "--responses"), (output, "--output")):
-            if other is not None and log_path.resolve() == other.resolve():
-                raise InputError(f"--log and {name} are the same file", remedy="name another --log")
+    inputs = {"--run": run, "--queries": queries, "--corpus": corpus, "--requests": requests}
+    inputs |= {"--excluded": excluded, "--responses": responses}
+    _check_apart(inputs, {"--output": None if standard else output, "--log": log_path})
     more = more_options(engine, engine_option or [])
     if engine in ("transformers", "vllm", "numpy") and model:
         _check_model(model)
-    notes: list[str] = []
     if requests is not None:
         candidates = formats.read_requests(requests, notes=notes)
     else:
@@ -252,12 +254,24 @@ def _candidates(
     needed = {hit.docid for ranked in hits.values() for hit in ranked[:depth]}  # the tail stays as it is, unread
     return formats.make_candidates(
         hits,
-        formats.read_queries(queries) if queries is not None else None,
-        formats.read_corpus(corpus, only=needed) if corpus is not None else None,
+        formats.read_queries(queries, notes) if queries is not None else None,
+        formats.read_corpus(corpus, only=needed, notes=notes) if corpus is not None else None,
         texts_required=not replay,
         notes=notes,
         texts_depth=depth,
     )
+
+
+def _check_apart(read: Mapping[str, Path | None], written: Mapping[str, Path | None]) -> None:
+    """Refuse a file that is to be written and is also read, or written twice. Flag -> file."""
+    from rrlib.errors import InputError
+
+    taken: dict[Path, str] = {path.resolve(): flag for flag, path in read.items() if path is not None}
+    for flag, path in written.items():
+        if path is not None and (other := taken.get(path.resolve())):
+            raise InputError(f"{flag} and {other} are the same file", path=path, remedy=f"name another {flag}")
+        if path is not None:
+            taken[path.resolve()] = flag
 
 
 def _check_model(model: str) -> None:

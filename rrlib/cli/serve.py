@@ -120,7 +120,8 @@ def serve(
             passes=passes, depth=depth, max_passage_tokens=max_passage_tokens, decoding=decoding, budget=budget,
         )  # fmt: skip
 
-    known_as = name or (Path(model).name if Path(model).expanduser().exists() else model)
+    in_a_folder = model.startswith("package:") or Path(model).expanduser().exists()
+    known_as = name or (Path(model).name if in_a_folder else model)
     if mcp:
         from rrlib.adapters.mcp import make_server
 

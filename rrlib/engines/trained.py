@@ -97,6 +97,8 @@ def settings_for(model: Any, strategy: str | None, asked: Mapping[str, Any], *, 
     trained = recorded or trained_settings(model_name)
     judges = not recorded and trained.get("style") in POINT_STYLES
     strategy = strategy or ("pointwise" if judges else "sliding_window")
+    if trained.get("style") in POINT_STYLES and strategy != "pointwise" and not recorded and warn:
+        _LOGGER.warning("%s was trained to judge single passages, and is asked for lists (%s)", model_name, strategy)
     if with_strategy is not None and with_strategy != strategy:
         raise InputError(
             f"{model_name} was recorded with the strategy {with_strategy}, and is asked with {strategy}",

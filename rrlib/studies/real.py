@@ -28,6 +28,7 @@ import numpy as np
 from rrlib.chain.from_profile import config_of, listwise_of, pointwise_of, sizes_of
 from rrlib.chain.manifest import outputs_root
 from rrlib.chain.params import Config, load_profile
+from rrlib.disk import read_json
 from rrlib.engines import Decoding
 from rrlib.errors import InputError
 from rrlib.evaluation import baselines
@@ -38,7 +39,7 @@ from rrlib.evaluation.results import ExperimentResult
 from rrlib.evaluation.systems import RandomOrder
 from rrlib.formats import read_collection
 from rrlib.prompts import get_style
-from rrlib.resources import profile_path, repository
+from rrlib.resources import locate, profile_path, repository
 from rrlib.studies.command import exit_code
 from rrlib.studies.real_pages import write_pages
 from rrlib.studies.real_rows import (
@@ -153,9 +154,17 @@ def _config(profile: str) -> Config:
     return config_of(load_profile(profile_path(profile)), "04_evaluation")
 
 
+def _packed_with(checkpoint: str | None) -> str:
+    """The profile that a packed checkpoint says it was trained by, if it is one of ours; else empty."""
+    if not checkpoint or ":" not in checkpoint:
+        return ""
+    profile = str((read_json(Path(locate(checkpoint)) / "SOURCE.json") or {}).get("profile", ""))
+    return profile if profile and profile_path(profile).is_file() else ""
+
+
 def _with_model(args: argparse.Namespace) -> _Asked:
     """A reranker on the test queries; options stand before the profile's values."""
-    config = _config(args.profile)
+    config = _config(args.profile or _packed_with(args.checkpoint) or "smollm2-135m")
     values, profiles_own = config.as_dict(), sizes_of(config)
     options = {name: getattr(args, name) for name in ("window", "stride", "max_passage_tokens")}
     sizes = {**profiles_own, **{name: value for name, value in options.items() if value}, "depth": args.depth}
@@ -352,7 +361,6 @@ def parser() -> argparse.ArgumentParser:
         "--with-first-stage", action="store_true", help="fuse the order with the first stage's: a run beside the row"
     )
     model.add_argument("--output", help="folder of the windows (outputs/real)")
-    model.set_defaults(profile="smollm2-135m")
     pages = commands.add_parser("pages", help="write docs/results.md from the file")
     pages.add_argument("--merge", action="append", default=[], help="first take the rows and runs of this table too")
     pages.add_argument("--rows", help="the table (docs/results/real.json)")
@@ -363,7 +371,7 @@ def _common(command: argparse.ArgumentParser) -> None:
     command.add_argument("--collection", required=True, choices=[*COLLECTIONS])
     command.add_argument("--first-stage", required=True, choices=[*FirstStageName])
     command.add_argument("--seed", type=int, default=7, help="of the training, or of the shuffles")
-    command.add_argument("--profile", default="", help="a name in params/, or a YAML file")
+    command.add_argument("--profile", default="", help="a name in params/, or a YAML file (a model: as it was packed)")
     command.add_argument("--depth", type=int, default=DEPTH, help="candidates of a query that are ranked")
     command.add_argument("--limit", type=int, default=0, help="only the first queries (0: all): a trial, not written")
     command.add_argument("--write", action="store_true", help="write the rows of a limited run too")
