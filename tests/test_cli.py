@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from rrlib.cli import commands, main
+from rrlib.errors import InputError
+from rrlib.formats import read_corpus
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -33,6 +35,7 @@ def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
         ["rerank", "--run", "missing.trec", "--output", "x.trec", "--engine", "replay", "--responses", "y"],
         ["evaluate", "--qrels", "missing.qrels", "--run", "missing.trec"],
         ["audit", "missing.jsonl"],
+        ["strategies", "--candidates", "0"],
         ["run", "missing.yaml"],
     ],
     ids=" ".join,
@@ -127,3 +130,9 @@ def test_help_is_quick() -> None:
     began = time.perf_counter()
     subprocess.run([sys.executable, "-m", "rrlib", "rerank", "--help"], cwd=ROOT, capture_output=True, check=True)
     assert time.perf_counter() - began < 5  # about 0.2 s on a quiet machine
+
+
+def test_a_text_that_is_null_is_said(tmp_path: Path) -> None:
+    (tmp_path / "c.jsonl").write_text('{"_id": "d1", "title": null, "text": null}\n')
+    with pytest.raises(InputError, match="document \\('d1'\\) without a text: its 'text' is null"):
+        read_corpus(tmp_path / "c.jsonl")

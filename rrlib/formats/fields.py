@@ -113,6 +113,13 @@ def record_text(
         empty = True
     if empty:
         return ""
+    if null := next((key for key in keys if key in record), None):
+        raise InputError(
+            f"a {what} without a text: its {null!r} is null",
+            path=path,
+            line=line,
+            remedy=f"write the text there, or under another of {', '.join(keys)} (an empty one is '')",
+        )
     raise InputError(
         f"a {what} without a text; its keys are {few(record) or 'none'}",
         path=path,
