@@ -120,8 +120,7 @@ def load(
 @dataclass(frozen=True)
 class _Asked:
     """What a command asks for. systems: of the experiment, beside the first stage. sizes: of the benchmark. window: its
-    window and stride (0, 0: not by windows). own: as the profile says, so that it is the row of that name. fused: with
-    the first stage's order."""
+    window and stride (0, 0: not by windows). own: as the profile says, so that it is the row. fused: see RealRun."""
 
     name: str
     profile: str
@@ -154,17 +153,17 @@ def _config(profile: str) -> Config:
     return config_of(load_profile(profile_path(profile)), "04_evaluation")
 
 
-def _packed_with(checkpoint: str | None) -> str:
+def _packed_with(checkpoint: str) -> str:
     """The profile that a packed checkpoint says it was trained by, if it is one of ours; else empty."""
-    if not checkpoint or ":" not in checkpoint:
+    if ":" not in checkpoint:
         return ""
-    profile = str((read_json(Path(locate(checkpoint)) / "SOURCE.json") or {}).get("profile", ""))
-    return profile if profile and profile_path(profile).is_file() else ""
+    profile = str((read_json(Path(locate(checkpoint)) / "SOURCE.json") or {}).get("profile") or "none")
+    return profile if profile_path(profile).is_file() else ""
 
 
 def _with_model(args: argparse.Namespace) -> _Asked:
     """A reranker on the test queries; options stand before the profile's values."""
-    config = _config(args.profile or _packed_with(args.checkpoint) or "smollm2-135m")
+    config = _config(args.profile or _packed_with(args.checkpoint or "") or "smollm2-135m")
     values, profiles_own = config.as_dict(), sizes_of(config)
     options = {name: getattr(args, name) for name in ("window", "stride", "max_passage_tokens")}
     sizes = {**profiles_own, **{name: value for name, value in options.items() if value}, "depth": args.depth}
@@ -183,8 +182,8 @@ def _with_model(args: argparse.Namespace) -> _Asked:
     system = make(config, args.checkpoint or values["model"], decoding=decoding, **changes)
     window = (sizes["window"], sizes["stride"]) if system.strategy == "sliding_window" else (0, 0)
     own = pointwise or window == (profiles_own["window"], profiles_own["stride"])
-    fused = args.with_first_stage
-    return _Asked(args.system, config.profile, {args.system: system}, sizes, window, own and not fused, fused)
+    own = own and not (fused := args.with_first_stage)
+    return _Asked(args.system, config.profile, {args.system: system}, sizes, window, own, fused)
 
 
 # --- rows ------------------------------------------------------------------------------------------------------------
@@ -357,9 +356,7 @@ def parser() -> argparse.ArgumentParser:
         model.add_argument(f"--{option}", type=int, default=0, help=f"{what}; 0: as the profile says")
     model.add_argument("--max-new-tokens", type=int, default=0, help="longest answer, tokens; 0: as the profile says")
     model.add_argument("--budget", type=int, help="reasoning tokens before the answer is asked for")
-    model.add_argument(
-        "--with-first-stage", action="store_true", help="fuse the order with the first stage's: a run beside the row"
-    )
+    model.add_argument("--with-first-stage", action="store_true", help="fuse the two orders: a run beside the row")
     model.add_argument("--output", help="folder of the windows (outputs/real)")
     pages = commands.add_parser("pages", help="write docs/results.md from the file")
     pages.add_argument("--merge", action="append", default=[], help="first take the rows and runs of this table too")
