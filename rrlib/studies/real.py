@@ -182,8 +182,8 @@ def _with_model(args: argparse.Namespace) -> _Asked:
     system = make(config, args.checkpoint or values["model"], decoding=decoding, **changes)
     window = (sizes["window"], sizes["stride"]) if system.strategy == "sliding_window" else (0, 0)
     own = pointwise or window == (profiles_own["window"], profiles_own["stride"])
-    own = own and not (fused := args.with_first_stage)
-    return _Asked(args.system, config.profile, {args.system: system}, sizes, window, own, fused)
+    fused = args.with_first_stage
+    return _Asked(args.system, config.profile, {args.system: system}, sizes, window, own and not fused, fused)
 
 
 # --- rows ------------------------------------------------------------------------------------------------------------
