@@ -110,3 +110,50 @@ def test_a_packed_reranker_is_named_where_its_name_is_nearly_right() -> None:
         locate("smollm2-135m-judge")
     with pytest.raises(InputError, match=f"use .*{JUDGE}"):
         locate("package:rrlib.checkpoints/nosuch")
+
+
+def test_ids_of_both_sides_are_shown(files: dict[str, Path]) -> None:
+    files["queries"].write_text("q 1\twhat is it\nq:2\tand this\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"file: 'q' \(its ids are like 'q 1', 'q:2'\)"):
+        _candidates(files["run"], files["queries"], files["corpus"], None, False, 100, [])
+
+
+def test_a_folder_given_for_a_file_says_which_file(tmp_path: Path) -> None:
+    from rrlib.formats import read_qrels, read_queries
+
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "queries.jsonl").write_text('{"_id": "q", "text": "what"}\n', encoding="utf-8")
+    (tmp_path / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq\ta\t1\n", encoding="utf-8")
+    for read in (read_queries, read_qrels):
+        with pytest.raises(InputError) as caught:
+            read(tmp_path)
+        assert str(caught.value).count(str(tmp_path)) == 1
+        assert str(caught.value).endswith("name a file in it (queries.jsonl, qrels/test.tsv)")
+
+
+def test_a_part_is_evaluated_by_the_queries_that_all_runs_hold(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    qrels, whole, part = (tmp_path / name for name in ("qrels", "whole", "part"))
+    qrels.write_text("".join(f"q{i} 0 a 1\n" for i in range(4)), encoding="utf-8")
+    lines = [f"q{i} Q0 a 1 2.0 x\nq{i} Q0 b 2 1.0 x\n" for i in range(4)]
+    whole.write_text("".join(lines), encoding="utf-8")
+    part.write_text(lines[0] + lines[2].replace("a 1 2.0", "a 2 0.5"), encoding="utf-8")
+    words = ["evaluate", "--qrels", str(qrels), "--run", str(whole), "--run", str(part), "--metrics", "RR@10", "--json"]
+
+    def means() -> list[float]:
+        runs = json.loads(capsys.readouterr().out)["runs"]
+        return [run["metrics"]["RR@10"]["mean"] for run in runs]
+
+    assert main(words) == 0 and means() == pytest.approx([1.0, 0.375])
+    assert main([*words, "--only-retrieved"]) == 0
+    said = capsys.readouterr()
+    runs = json.loads(said.out)["runs"]
+    assert [run["metrics"]["RR@10"]["mean"] for run in runs] == pytest.approx([1.0, 0.75])
+    assert "2 of 4 queries are in all runs" in said.err
+
+
+def test_a_judge_is_not_planned_as_a_ranker_of_lists(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "plan", "--benchmark", "dl19", "--model", JUDGE]) == 2
+    assert "judges single passages" in capsys.readouterr().err
+    assert main(["bench", "plan", "--benchmark", "dl19"]) == 0

@@ -64,14 +64,19 @@ def plan(
 
     Example: rrlib bench plan params/bright-7b.yaml --gpus 4
     """
+    from rrlib.engines.trained import trained_settings
     from rrlib.errors import InputError
     from rrlib.plans.evaluation import PAPER_MODEL, paper_plan, render_plan
+    from rrlib.prompts import POINT_STYLES
 
     if (profile is None) == (not benchmark):
         raise InputError("give a profile or --benchmark, one of them")
     if (gpus is not None and gpus < 1) or gpu_gb <= 0:
         raise InputError(f"--gpus {gpus}, --gpu-gb {gpu_gb}", remedy="give at least one GPU with some memory")
     if benchmark:
+        if trained_settings(model).get("style") in POINT_STYLES:
+            remedy = "it takes one short call a candidate and writes no chain; this plan counts windows that do"
+            raise InputError(f"{model} judges single passages", remedy=remedy)
         plans = [paper_plan(benchmark, model=model or PAPER_MODEL, gpus=gpus or 1, gpu_gb=gpu_gb)]
     else:
         from rrlib.chain.from_profile import evaluations_of

@@ -38,14 +38,17 @@ def evaluate(
     relevance_level: Annotated[
         int | None, typer.Option(help="least relevant grade (2 for recall on TREC Deep Learning)")
     ] = None,
+    only_retrieved: Annotated[
+        bool, typer.Option("--only-retrieved", help="only the queries that every run holds, as a part is tried")
+    ] = False,
     seed: Annotated[int, typer.Option(help="seed of the bootstrap and of the randomisation test")] = 0,
     resamples: Annotated[int, typer.Option(help="resamples of the bootstrap and of the randomisation test")] = 10_000,
 ) -> None:
     """Evaluate run files over all queries of the qrels: mean, 95% bootstrap interval, paired differences.
 
     Order of documents: score, equal scores by document id descending (trec_eval's). A query of the qrels that a
-    run lacks scores 0, and so does one without a relevant document; both count, and are reported. A run that shares
-    no query or no document with the qrels is refused.
+    run lacks scores 0, and so does one without a relevant document; both count, and are reported (with --only-retrieved
+    the queries that some run lacks are left out). A run that shares no query or no document with the qrels is refused.
 
     \b
     Examples:
@@ -66,6 +69,8 @@ def evaluate(
     judged = read_qrels(qrels, notes)
     without = {} if excluded is None else read_excluded(excluded, notes)
     values = _values(run, judged, without, metrics, relevance_level, notes)
+    if only_retrieved:
+        values = _held_by_all(run, values, notes)
     rows = compare_values(values, seed=seed, resamples=resamples)
     for note in notes:
         typer.echo(f"note: {note}", err=True)
@@ -102,6 +107,29 @@ def _values(
         found.append((str(path), values))
     notes += counted
     return found
+
+
+def _held_by_all(
+    paths: Sequence[Path], values: list[tuple[str, dict[str, dict[str, float]]]], notes: list[str]
+) -> list[tuple[str, dict[str, dict[str, float]]]]:
+    """The values of the judged queries that all runs hold. Raises InputError where there is none."""
+    from rrlib.errors import InputError
+    from rrlib.formats import read_run
+
+    held = set.intersection(*(set(read_run(path)) for path in paths))
+    cut = [
+        (
+            name,
+            {metric: {qid: v for qid, v in by_query.items() if qid in held} for metric, by_query in by_metric.items()},
+        )
+        for name, by_metric in values
+    ]
+    kept = {qid for _, by_metric in cut for by_query in by_metric.values() for qid in by_query}
+    judged = {qid for _, by_metric in values for by_query in by_metric.values() for qid in by_query}
+    if not kept:
+        raise InputError("no judged query is in all runs", remedy="leave --only-retrieved out")
+    notes.append(f"{len(kept)} of {len(judged)} queries are in all runs: the others are left out")
+    return cut
 
 
 def _json(rows: Sequence[Row], paths: Sequence[str], differences: bool) -> dict[str, Any]:

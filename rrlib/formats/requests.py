@@ -8,7 +8,7 @@ the corpus record or a plain string. RankGPT's form is read as well: `{"query": 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,8 @@ def make_candidates(
     run = {qid: hits[:depth] for qid, hits in run.items()}
     queries, corpus = queries or {}, corpus or {}
     if texts_required:
-        _require([qid for qid in run if qid not in queries], len(run), "queries of the run are not in the queries file")
+        absent = [qid for qid in run if qid not in queries]
+        _require(absent, len(run), "queries of the run are not in the queries file", queries)
         docids = dict.fromkeys(hit.docid for hits in run.values() for hit in hits[:texts_depth])
         missing = [docid for docid in docids if docid not in corpus]
         _require(missing, len(docids), "documents of the run are not in the corpus")
@@ -61,10 +62,11 @@ def make_candidates(
     ]
 
 
-def _require(missing: Sequence[str], total: int, what: str) -> None:
+def _require(missing: Sequence[str], total: int, what: str, there: Collection[str] = ()) -> None:
     if missing:
+        others = f" (its ids are like {few(list(there)[:2])})" if there else ""
         raise InputError(
-            f"{len(missing)} of {total} {what}: {few(missing)}",
+            f"{len(missing)} of {total} {what}: {few(missing)}{others}",
             remedy="give the files that belong to this run (ids must be equal to the letter)",
         )
 

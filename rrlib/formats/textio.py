@@ -125,10 +125,16 @@ class TextLines:
         return line.removesuffix("\n").removesuffix("\r")
 
 
+USUAL_FILES = ("queries.jsonl", "corpus.jsonl", "qrels/test.tsv")
+"""What a folder of a collection (BEIR's layout) holds: named where the folder is given for one of its files."""
+
+
 def _open_binary(path: Path) -> BufferedReader:
+    if path.is_dir():
+        there = [found.relative_to(path).as_posix() for name in USUAL_FILES if (found := find_file(path, name))]
+        remedy = f"name a file in it ({', '.join(there)})" if there else "name a file in it"
+        raise InputError("this is a folder, a file is expected", path=path, remedy=remedy)
     try:
-        if path.is_dir():
-            raise InputError("this is a folder, a file is expected", path=path, remedy="name a file in it")
         return path.open("rb")
     except FileNotFoundError:
         raise MissingFileError("no such file", path=path, remedy="check the path") from None
