@@ -30,6 +30,6 @@ def register(app: typer.Typer) -> None:
         from rrlib.plans.strategies import cells, cost_rows
 
         if candidates < 1:
-            raise InputError(f"--candidates {candidates}", remedy="give a list of 1 or more")
+            raise InputError(f"--candidates: a list of {candidates}", remedy="give 1 or more")
         rows = cost_rows(candidates, window, stride)
         typer.echo(json.dumps(rows, indent=2) if as_json else align(cells(rows)))
