@@ -35,7 +35,6 @@ def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
         ["rerank", "--run", "missing.trec", "--output", "x.trec", "--engine", "replay", "--responses", "y"],
         ["evaluate", "--qrels", "missing.qrels", "--run", "missing.trec"],
         ["audit", "missing.jsonl"],
-        ["strategies", "--candidates", "0"],
         ["run", "missing.yaml"],
     ],
     ids=" ".join,

@@ -25,11 +25,8 @@ def register(app: typer.Typer) -> None:
 
         Example: rrlib strategies --candidates 100 --window 20 --stride 10
         """
-        from rrlib.errors import InputError
         from rrlib.evaluation.tables import align
         from rrlib.plans.strategies import cells, cost_rows
 
-        if candidates < 1:
-            raise InputError(f"--candidates: a list of {candidates}", remedy="give 1 or more")
         rows = cost_rows(candidates, window, stride)
         typer.echo(json.dumps(rows, indent=2) if as_json else align(cells(rows)))
