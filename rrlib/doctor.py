@@ -22,7 +22,7 @@ from typing import Any
 import rrlib
 from rrlib.errors import InputError, MissingPackageError
 from rrlib.lora import is_adapter
-from rrlib.resources import PACKAGE, SMOLLM2, base_of, locate
+from rrlib.resources import CHECKPOINTS, SMOLLM2, base_of, locate, packed
 
 CPU_BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")
 """CPU flags (x86, and Arm's) with which bfloat16 runs in hardware; without one it is emulated, slower than float32."""
@@ -267,18 +267,13 @@ def _openai() -> EngineState:
 
 
 # --- the models -------------------------------------------------------------------------------------------------------
-CHECKPOINTS = PACKAGE / "checkpoints"
-"""The folder of packed adapters, `package:rrlib.checkpoints`."""
-
 MODELS: dict[str, str] = {"SmolLM2-135M-Instruct": SMOLLM2}
 """Name -> `package:` reference of the checkpoints that come without a hub."""
 
 
 def model_states() -> tuple[ModelState, ...]:
     """Which of the models in packages are here, and which adapters are packed into this one. Converts nothing."""
-    folders = sorted(CHECKPOINTS.iterdir())
-    adapters = {folder.name: f"package:rrlib.checkpoints/{folder.name}" for folder in folders if is_adapter(folder)}
-    return tuple(_model(name, reference) for name, reference in {**MODELS, **adapters}.items())
+    return tuple(_model(name, reference) for name, reference in {**MODELS, **packed(CHECKPOINTS)}.items())
 
 
 def _model(name: str, reference: str) -> ModelState:

@@ -46,10 +46,14 @@ _SETUP = {
 }
 
 
-def packed() -> dict[str, str]:
-    """The rerankers that come with the package: name -> reference."""
-    folders = sorted(path.parent.name for path in (PACKAGE / "checkpoints").glob("*/SOURCE.json"))
-    return {name: f"package:rrlib.checkpoints/{name}" for name in folders}
+CHECKPOINTS = PACKAGE / "checkpoints"
+"""The folder of packed adapters, `package:rrlib.checkpoints`."""
+
+
+def packed(root: Path = CHECKPOINTS) -> dict[str, str]:
+    """The adapters that come with the package: name -> reference."""
+    names = sorted(path.parent.name for path in root.glob("*/adapter_config.json"))
+    return {name: f"package:rrlib.checkpoints/{name}" for name in names}
 
 
 def at_home(text: str) -> str:

@@ -262,7 +262,10 @@ def test_commands_run_as_written_from_top_to_bottom(
     assert order != [line.split()[:3] for line in (desk / "bm25.trec").read_text().splitlines()]
 
 
-def test_python_of_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> None:
+def test_python_of_the_readme_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)  # what they write does not stay in the checkout
     blocks = fenced("python")
     assert blocks
     for block in blocks:
