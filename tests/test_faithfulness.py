@@ -47,6 +47,10 @@ from rrlib.types import Candidates, Passage, Query
         ("So yes A, maybe B. [1] A yes [2] B maybe [3] C no", 3, Said.VERDICTS, {0: 2, 1: 1, 2: 0}),
         ("[1] no [2] yes [3] no [2] no [1] yes", 3, Said.VERDICTS, {0: 2, 1: 0, 2: 0}),  # the later one corrects
         ("[1] iron rusts in: yes\n[2] gold is a: no", 2, Said.VERDICTS, {0: 2, 1: 0}),
+        ("[1] iron rusts in: 7\n[2] gold at 20: 0\n[3] a: b: 7", 3, Said.GRADES, {0: 7, 1: 0, 2: 7}),
+        ("[1] a: 3\n[2] b: 3", 2, Said.NO_ORDER, {}),
+        ("[1] a: 3\n[2] b: 12", 2, Said.NO_ORDER, {}),  # 12 is no grade, so both are quoted
+        ("[1] a: 3\n[9] b: 4\n[1] a: 5\n[2] c: 0", 2, Said.GRADES, {0: 5, 1: 0}),  # 9 is no passage
         ("[1] no [2] no", 2, Said.NO_ORDER, {}),
         ("[1] A yes [2] B maybe [77] C no", 2, Said.VERDICTS, {0: 2, 1: 1}),
         ("[2] helps\n[1] and [4] give A: it rusts\nA gives the answer: so", 4, Said.PROOF, {0: 1, 1: 1, 2: 0, 3: 1}),

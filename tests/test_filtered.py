@@ -15,10 +15,11 @@ import pytest
 from rrlib.chain.from_profile import open_teacher
 from rrlib.engines.base import Decoding, Reply, Request
 from rrlib.errors import InputError, StageError
+from rrlib.evaluation.faithfulness import agreement, read_chain
 from rrlib.formats import Collection, read_collection, read_examples, read_jsonl
 from rrlib.studies import filtered
 from rrlib.synthesis.domains import recipe_for
-from rrlib.synthesis.judge import JudgeTeacher
+from rrlib.synthesis.judge import JudgeTeacher, grade_of
 from rrlib.synthesis.pipeline import synthesize
 from rrlib.synthesis.prompts import rank_messages, select_messages
 from rrlib.synthesis.results import SynthesisResult
@@ -128,6 +129,45 @@ def test_people_select_and_the_judge_ranks(tmp_path: Path) -> None:
     assert ranked.text == "[3] > [2] > [1]" and ranked.reasoning == "" and engine.calls == 3  # each passage alone
     assert ranked.tokens_in == 9 and ranked.extra.get("data_kind", "real") == "real"
     assert ask([{"role": "user", "content": "hello"}]).error
+
+
+@pytest.mark.parametrize(("chance", "grade"), [(0.0, 0), (0.0999, 0), (0.1, 1), (0.55, 5), (0.9999, 9), (1.0, 9)])
+def test_a_grade_is_a_tenth_of_a_probability(chance: float, grade: int) -> None:
+    assert grade_of(chance) == grade
+
+
+def test_a_graded_chain_and_its_list_say_the_same(tmp_path: Path) -> None:
+    folder, engine = make_folder(tmp_path / "argkp"), Judge()
+    teacher = teacher_of(folder, engine, form="graded", words=1)
+    shown, recipe = [Passage(f"d{i}", f"point {i}.") for i in (9, 3, 0, 1)], recipe_for("argument")
+
+    def ask(passages: list[Passage]) -> Reply:
+        return asyncio.run(teacher.chat(rank_messages(recipe, "argument q1", passages), Decoding()))
+
+    first = ask(shown)  # chances 0.81, 0.88, 0.90, 0.89: places 9, 2, 0 and 1 of the judge's order
+    assert first.reasoning == "[1] point: 8\n[2] point: 8\n[3] point: 9\n[4] point: 8"
+    assert first.text == "[3] > [1] > [2] > [4]"  # equal grades as shown
+    reading = read_chain(first.reasoning, 4)
+    assert reading.said == "grades" and agreement(reading.levels, (2, 0, 1, 3)) == 1.0
+    calls = engine.calls
+    again = ask(shown[1:3])
+    assert again.text == "[2] > [1]" and engine.calls == calls and again.tokens_in == 0  # judged before
+    assert ask([shown[0], Passage("d7", "point 7.")]).text == "[1] > [2]" and engine.calls == calls + 2
+
+
+def test_graded_lists_make_examples_that_reason(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "argkp")
+    collection = read_collection(folder, "train", first_stage="stem")
+    made = synthesize(collection, teacher_of(folder, Judge(), form="graded"), tmp_path / "out", seed=7, alpha=0.0)
+    examples = read_examples(made.examples)
+    assert sorted(example.query.qid for example in examples) == ["q0", "q1", "q2", "q3", "q4"]
+    for example in examples:
+        levels = read_chain(example.reasoning, len(example.passages)).levels
+        assert set(levels.values()) == {7, 8, 9} and agreement(levels, example.gold) == 1.0
+    with pytest.raises(StageError, match=r"teacher.form"):
+        synthesize(collection, teacher_of(folder, Judge()), tmp_path / "out", seed=7, style="nothink")
+    with pytest.raises(InputError, match="form 'tree'"):
+        teacher_of(folder, Judge(), form="tree")
 
 
 def test_the_filter_drops_what_people_contradict(tmp_path: Path) -> None:

@@ -28,6 +28,8 @@ class Said(Word):
     """A trial ranking `[3] > [1]`; the last counts."""
     VERDICTS = "verdicts"
     """`[1] ... yes [2] ... no`: yes, maybe, no."""
+    GRADES = "grades"
+    """`[3] its words: 7`, a line each: the higher, the better."""
     PROOF = "proof"
     """`[1] and [3] give A: ...`: steps that rest on passages; the others are not needed."""
     QUOTED = "quoted"
@@ -42,12 +44,13 @@ class Said(Word):
     """No list was given that could follow."""
 
 
-COMPARED = (Said.LIST, Said.VERDICTS, Said.PROOF, Said.QUOTED)
+COMPARED = (Said.LIST, Said.VERDICTS, Said.GRADES, Said.PROOF, Said.QUOTED)
 """Those that can be held against an answer."""
 
 LEVELS = {"yes": 2, "maybe": 1, "no": 0}
 _ID = re.compile(r"\[(\d{1,9})\]")
 _VERDICT = re.compile(r"(?:^|[\s:,\-])(yes|maybe|no)[\s.,;]*$", re.IGNORECASE)
+_GRADE = re.compile(r"\[(\d{1,9})\] (?!.*\[\d).*: (\d)")
 _PREMISE = r"(?:\[\d{1,9}\]|[A-Z])"
 _STEP = re.compile(rf"{_PREMISE}(?: and {_PREMISE})* (?:gives?|helps)\b.*")
 _QUOTE = re.compile(r"\[(\d{1,9})\] (?!.*\[\d).*\S")
@@ -71,6 +74,7 @@ def read_chain(chain: str, n: int) -> Reading:
     for said, levels in (
         (Said.LIST, _last_list(chain, n)),
         (Said.VERDICTS, _verdicts(chain, n)),
+        (Said.GRADES, _grades(chain, n)),
         (Said.PROOF, _used(chain, n, _STEP)),
         (Said.QUOTED, {} if _OPINION.search(chain) else _used(chain, n, _QUOTE)),
     ):
@@ -102,6 +106,13 @@ def _verdicts(chain: str, n: int) -> dict[int, int]:
         if verdict and 1 <= int(number) <= n:
             levels[int(number) - 1] = LEVELS[verdict[1].lower()]
     return levels
+
+
+def _grades(chain: str, n: int) -> dict[int, int]:
+    """The grade that ends each line; empty where a line has none. Of a passage that is graded twice the last counts."""
+    lines = [_GRADE.fullmatch(line.strip()) for line in chain.splitlines() if line.strip()]
+    found = [(int(line[1]), int(line[2])) for line in lines if line]
+    return {number - 1: grade for number, grade in found if 1 <= number <= n} if len(found) == len(lines) else {}
 
 
 def _used(chain: str, n: int, form: re.Pattern[str]) -> dict[int, int]:
