@@ -6,6 +6,7 @@ A tiny Qwen3 and scripted rollouts: the answers are given, so every reward and a
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import statistics
@@ -315,6 +316,7 @@ def raised(rows: list[dict[str, Any]]) -> list[str]:
         (rows_of(gap=[0.06]), ["stale_weights"], "turn use_vllm off"),
         (rows_of(gap=[0.0007, 0.0314]), ["stale_weights"], "turn use_vllm off"),
         (rows_of(loss=[0.1, float("nan")]), ["not_finite"], "lower learning_rate"),
+        ([{"step": 4, "loss": 0.1, "grad_norm": 0.2, "updates/left_out": 1}], ["not_finite"], "was left out"),
         (rows_of(cut=[0.99], still=[0.9], kl=[0.5], gap=[0.01]), [], ""),
         (rows_of(gap=[0.001, 0.019]), [], ""),
         (rows_of(gap=[0.01, 0.012, 0.045]), [], ""),
@@ -326,6 +328,35 @@ def test_each_alarm_rings_for_its_cause_and_says_what_to_change(
 ) -> None:
     assert raised(rows) == kinds
     assert all(remedy in str(alarm) for alarm in find_alarms(rows))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_an_update_whose_gradient_is_not_finite_is_left_out(
+    backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: float
+) -> None:
+    import torch
+    from transformers import Trainer
+
+    calls, weights = [], []
+    whole = Trainer._clip_grad_norm
+
+    def spoilt(self: Any, model: Any) -> Any:
+        first = next(p for p in model.parameters() if p.grad is not None)
+        calls.append(len(calls) + 1)
+        weights.append(first.detach().clone())
+        if calls[-1] == 3:
+            first.grad[0] = bad
+        return whole(self, model)
+
+    monkeypatch.setattr(Trainer, "_clip_grad_norm", spoilt)
+    result = train_sft(EXAMPLES, backbone, tmp_path / "sft", dataclasses.replace(SFT, save_every=0))
+    assert len(calls) == len(weights) == 6 and all(w.isfinite().all() for w in weights)
+    moved = [not torch.equal(before, after) for before, after in itertools.pairwise(weights)]
+    assert moved == [False, True, False, True, True]  # the first has a rate of 0, the third is left out
+    assert [row.get("updates/left_out") for row in result.log] == [None, None, 1, None, None, None]
+    (alarm,) = read_alarms(tmp_path / "sft")
+    assert alarm.kind == "not_finite" and alarm.step == 3
+    assert all(math.isfinite(row["loss"]) for row in result.log)
 
 
 def test_an_alarm_is_told_once_kept_on_disk_and_not_told_again_after_a_resume(

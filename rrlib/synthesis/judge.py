@@ -7,9 +7,9 @@ filter meets the errors of a real model. In a profile:
     01_synthesis: {teacher: "rrlib.synthesis.judge:JudgeTeacher",
                    teacher_options: {checkpoint: "outputs/pointwise-lora/checkpoint", form: graded}}
 
-Without a form it gives no chain, and its examples need a style without a think block. The form `graded` writes down what
-the judge found: each passage and its grade, the probability in tenths, from 0 to 9. The list then follows from the
-grades, equal ones in the order shown. A list of yes and no would lose most of what the judge knows.
+Without a form it gives no chain, and its examples need a style without a think block. The form `graded` writes down
+what the judge found: each passage and its grade, the probability in tenths, from 0 to 9. The list then follows from the
+grades, equal ones in the order shown. A list of yes and no would lose much of what the judge knows.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def grade_of(chance: float) -> int:
 
 
 def graded(texts: Sequence[str], grades: Sequence[int], words: int = 0) -> str:
-    """`[1] iron rusts in damp air: 7`, a line each, in the order shown; of each text its first `words` words (0: all)."""
+    """`[1] iron rusts in damp air: 7`, a line each, in the order shown; of a text its first `words` words (0: all)."""
     lines = zip(texts, grades, strict=True)
     return "\n".join(f"[{i}] {quoted_words(Passage(str(i), text), words)}: {g}" for i, (text, g) in enumerate(lines, 1))
 
@@ -48,10 +48,10 @@ class JudgeTeacher:
     """`async chat(messages, decoding) -> Reply`, as any chat client.
 
     folder, seed: as for HumanTeacher, whose labels answer what is to be selected. checkpoint: a pointwise reranker, as
-    `Reranker` takes it (a folder, a hub name, `package:module/folder`, an Engine). form: of the chain, `none` or `graded`;
-    words: of a passage quoted in it (0: all). style, max_passage_tokens: None is what it was trained with. engine,
-    engine_options: see rrlib.engines.make_engine. Nothing is drawn, so the decoding of a call is not used, and a passage
-    that was judged for a query in all its windows so far is not asked about again. Raises InputError for a folder without
+    `Reranker` takes it (a folder, a hub name, `package:module/folder`, an Engine). form: of the chain, `none` or
+    `graded`; words: of a passage quoted in it (0: all). style, max_passage_tokens: None is what it was trained with.
+    engine, engine_options: see rrlib.engines.make_engine. Nothing is drawn, so the decoding of a call is not used, and
+    a window all of whose passages were judged for its query before asks nothing. Raises InputError for a folder without
     labels, for a style that judges no single passage, and for another form.
     """
 
@@ -99,22 +99,24 @@ class JudgeTeacher:
         if asked.selects or not asked.query:
             return self._people.answer(messages, decoding)
         pairs = [(asked.query, text) for text in asked.texts]
-        tokens = {"tokens_in": 0, "tokens_out": 0}
+        read = written = 0
         if len(pairs) > 1 and any(pair not in self._chances for pair in pairs):  # one alone needs no judge
             ranking = await self.reranker.rank_async(asked.query, list(asked.texts))
             unread = [record for record in ranking.windows if record.unread or record.error is not None]
             if unread:
                 why = unread[-1].error or unread[-1].verdict
                 return Reply(error=f"{len(unread)} of {len(asked.texts)} passages were not judged: {why}")
-            tokens = {name: sum(getattr(record, name) for record in ranking.windows) for name in tokens}
+            read = sum(record.tokens_in for record in ranking.windows)
+            written = sum(record.tokens_out for record in ranking.windows)
             chances = judged_scores(ranking.docids, ranking.windows)
             for docid, chance in zip(ranking.docids, chances or [], strict=True):
                 self._chances[pairs[int(docid) - 1]] = chance
         found = [self._chances.get(pair, 1.0) for pair in pairs]
-        if self.form == GRADED:
-            grades = [grade_of(chance) for chance in found]
-            return Reply(format_ranking(_order(grades)), graded(asked.texts, grades, self.words), **tokens)
-        return Reply(format_ranking(_order(found)), **tokens)
+        if self.form != GRADED:
+            return Reply(format_ranking(_order(found)), tokens_in=read, tokens_out=written)
+        grades = [grade_of(chance) for chance in found]
+        chain = graded(asked.texts, grades, self.words)
+        return Reply(format_ranking(_order(grades)), chain, tokens_in=read, tokens_out=written)
 
 
 def _order(worth: Sequence[float]) -> list[int]:

@@ -33,6 +33,8 @@ SYNC_GAP = 0.05
 SYNC_GROWTH, SYNC_FLOOR = 5.0, 0.02
 """The same above SYNC_FLOOR and SYNC_GROWTH times the median of the rows before: weights that one sync has missed were
 seen at 0.031 after 0.001 (tests/test_training_vllm.py)."""
+LEFT_OUT = "updates/left_out"
+"""Key of the log: how many updates of a row were left out, since their gradient was not finite. Absent where none."""
 _WINDOW = 3
 """Rows that are averaged where a single one is noise."""
 
@@ -41,7 +43,7 @@ class AlarmKind(StrEnum):
     """What can go wrong."""
 
     NOT_FINITE = "not_finite"
-    """Loss or gradient is no number."""
+    """Loss or gradient is no number; an update with such a gradient is left out."""
     CUT_OFF = "cut_off"
     """All completions ran into their limit."""
     NO_SPREAD = "no_spread"
@@ -83,12 +85,13 @@ def _trail(rows: Sequence[Mapping[str, Any]], key: str) -> list[float]:
 def find_alarms(rows: Sequence[Mapping[str, Any]]) -> Iterator[Alarm]:
     """The alarms that the last row of a log raises, given the rows before it. Rows as in log.jsonl, SFT or GRPO."""
     row, step = rows[-1], int(rows[-1].get("step", 0))
-    for key in ("loss", "grad_norm"):
-        value = row.get(key)
-        if isinstance(value, float) and not math.isfinite(value):
-            yield Alarm(
-                AlarmKind.NOT_FINITE, step, key, value, f"{key} is not finite", "lower learning_rate, or set dtype fp32"
-            )
+    remedy = "lower learning_rate, or set dtype fp32"
+    broken = [key for key in ("loss", "grad_norm") if isinstance(row.get(key), float) and not math.isfinite(row[key])]
+    if (left_out := _finite(row, LEFT_OUT)) is not None:
+        why = "the gradient of an update was not finite, and the update was left out"
+        yield Alarm(AlarmKind.NOT_FINITE, step, LEFT_OUT, left_out, why, remedy)
+    elif broken:
+        yield Alarm(AlarmKind.NOT_FINITE, step, broken[0], row[broken[0]], f"{broken[0]} is not finite", remedy)
     if (_finite(row, "completions/clipped_ratio") or 0.0) >= 1.0:
         yield Alarm(
             AlarmKind.CUT_OFF, step, "completions/clipped_ratio", 1.0, "all completions were cut off",

@@ -21,7 +21,7 @@ from rrlib.engines.checkpoints import check_checkpoint
 from rrlib.engines.trained import write_trained
 from rrlib.patches import load_numbered_cpus, tamed_trl
 from rrlib.resources import resolve
-from rrlib.training.alarms import Alarms
+from rrlib.training.alarms import LEFT_OUT, Alarms
 from rrlib.training.card import Facts, model_card
 from rrlib.training.config import Common, as_stored, check_attention, choose_bf16, choose_device, world_size
 from rrlib.training.data import Encoded, load_tokenizer, model_length
@@ -102,7 +102,7 @@ class Training(ABC):
                 args=config,
                 processing_class=self.tokenizer,
                 peft_config=lora_config(self.settings),
-                callbacks=[log_writer(self.output, self.on_log)],
+                callbacks=[update_guard(), log_writer(self.output, self.on_log)],
             )
             row = self.encoded.rows[0]
             trainer.add_callback(probe(trainer, self.tokenizer, row, self.output, *self.probe_limits()))
@@ -174,6 +174,40 @@ def lora_config(settings: Common) -> Any:
     return LoraConfig(
         r=settings.lora_rank, lora_alpha=settings.lora_alpha, target_modules="all-linear", task_type="CAUSAL_LM"
     )
+
+
+def update_guard() -> Any:
+    """A trainer callback that leaves an update out whose gradient is not finite: one such update would make every
+    weight NaN, and the training would go on without a word. verl, in which the paper trained, leaves it out too (verl
+    0.4, workers/actor/dp_actor.py, `_optimizer_step`). The row of the log counts them, and an alarm rings.
+    """
+    import torch
+    from transformers import TrainerCallback
+
+    class UpdateGuard(TrainerCallback):
+        def __init__(self) -> None:
+            self.left_out = 0
+
+        def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            grads = [p.grad for p in kwargs["model"].parameters() if p.grad is not None]
+            local = [grad.to_local() if hasattr(grad, "to_local") else grad for grad in grads]
+            sums = [grad.sum(dtype=torch.float32) for grad in local]  # inf and NaN stay what they are in a sum
+            bad = (
+                torch.stack(sums).isfinite().logical_not().any().float()
+                if sums
+                else torch.zeros((), device=args.device)
+            )
+            if torch.distributed.is_available() and torch.distributed.is_initialized():
+                torch.distributed.all_reduce(bad, op=torch.distributed.ReduceOp.MAX)  # all leave it out, or none
+            if bool(bad):
+                kwargs["optimizer"].zero_grad(set_to_none=True)  # an optimiser passes over weights without a gradient
+                self.left_out += 1
+
+        def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if self.left_out:
+                state.log_history[-1][LEFT_OUT], self.left_out = self.left_out, 0
+
+    return UpdateGuard()
 
 
 def log_writer(output: Path, on_log: OnLog | None) -> Any:
