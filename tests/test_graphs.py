@@ -41,6 +41,22 @@ def test_the_same_tokens_as_the_prefix_decoder(kind: str, eos: list[int], length
     assert any(len(row) < length for row in expected) == (len(eos) > 1 and length > 1) or length == 1
 
 
+@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+def test_shared_keys_are_not_written_out_for_each_head(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers.integrations import sdpa_attention
+
+    widened = []
+    plain = sdpa_attention.repeat_kv
+    monkeypatch.setattr(sdpa_attention, "repeat_kv", lambda x, n: widened.append(x.shape[2]) or plain(x, n))
+    model = small(kind)
+    rows = GraphDecoder(model).decode(PROMPTS, max_new_tokens=20, eos=[2])
+    assert len(widened) == 2 * 3  # keys and values of three layers, when the prompts are read
+    assert model.config._attn_implementation == "sdpa"  # its own again
+    model.set_attn_implementation("eager")
+    assert GraphDecoder(model).decode(PROMPTS, max_new_tokens=20, eos=[2]) == rows
+    assert model.config._attn_implementation == "eager"
+
+
 def test_draws_come_from_the_models_distribution() -> None:
     model = small()
     with torch.no_grad():

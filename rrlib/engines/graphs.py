@@ -10,7 +10,8 @@ On a device without CUDA the same steps run one by one: slower than rrlib.engine
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,6 +19,49 @@ if TYPE_CHECKING:
 
 _LOOK = 16
 """Tokens between two looks at whether all answers are finished: each look waits for the GPU."""
+
+
+_GROUPED = "rrlib_grouped"
+"""Name of our attention among those of transformers."""
+
+
+def _attend(
+    module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: Any, **options: Any
+) -> tuple[torch.Tensor, None]:
+    """Attention of one new token a row, in which heads that share keys are read as places of one head.
+
+    query: (R, heads, 1, D), key and value: (R, shared heads, T, D), attention_mask: (R, 1, 1, T) -> (R, 1, heads, D).
+    transformers would write keys and values out anew for every head, for each token and layer; here they are read where
+    they lie. Whatever else is asked goes to its own function.
+    """
+    import torch
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    rows, heads, length, size = query.shape
+    if length > 1 or attention_mask is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)  # type: ignore[no-any-return]
+    shared = key.shape[1]
+    together = query.reshape(rows, shared, heads // shared, size)  # head h reads the keys h // (heads / shared)
+    out = torch.nn.functional.scaled_dot_product_attention(
+        together, key, value, attn_mask=attention_mask, scale=options.get("scaling")
+    )  # (R, shared, heads / shared, D)
+    return out.reshape(rows, 1, heads, size), None
+
+
+@contextmanager
+def _grouped(config: Any) -> Iterator[None]:
+    """Decode by `_attend`, whatever attention the model has (some read no mask of true and false); then it has its own
+    again."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register(_GROUPED, _attend)
+    AttentionMaskInterface.register(_GROUPED, sdpa_mask)
+    own, config._attn_implementation = config._attn_implementation, _GROUPED
+    try:
+        yield
+    finally:
+        config._attn_implementation = own
 
 
 class GraphDecoder:
@@ -74,7 +118,7 @@ class GraphDecoder:
         training = decoder.training
         decoder.eval()
         try:
-            with torch.no_grad(), torch.autocast(head.weight.device.type, enabled=False):
+            with torch.no_grad(), torch.autocast(head.weight.device.type, enabled=False), _grouped(decoder.config):
                 rows = [list(prompt) for prompt in prompts for _ in range(copies)]
                 return _Batch(decoder, head, rows, max_new_tokens, list(eos), temperature).run()
         finally:
