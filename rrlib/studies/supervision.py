@@ -24,20 +24,28 @@ VERDICTS = {"yes": 1, "maybe": 0, "no": 0}
 
 
 def ranked_by(
-    client: ChatClient, examples: Sequence[RankingExample], decoding: Decoding, concurrency: int = 8
+    client: ChatClient,
+    examples: Sequence[RankingExample],
+    decoding: Decoding,
+    concurrency: int = 8,
+    *,
+    drop_faulty: bool = False,
 ) -> list[RankingExample]:
     """The examples with the chain and the list of another teacher; query, passages and labels stay.
 
-    concurrency: calls in flight, >= 1. Raises InputError where its answer is no list, and what the client raises.
+    concurrency: calls in flight, >= 1. drop_faulty: an answer that is no list costs its example. Raises InputError for
+    such an answer otherwise, and what the client raises.
     """
 
-    async def ask(example: RankingExample, gate: asyncio.Semaphore) -> RankingExample:
+    async def ask(example: RankingExample, gate: asyncio.Semaphore) -> RankingExample | None:
         messages = rank_messages(recipe_for(str(example.meta.get("domain"))), example.query.text, example.passages)
         async with gate:
             reply = await client.chat(messages, decoding)
         read = read_ranking(
             reply.text, len(example.passages), reasoning=reply.reasoning, finish_reason=reply.finish_reason
         )
+        if read.fault is not None and drop_faulty:
+            return None
         if read.fault is not None:
             raise InputError(
                 f"query {example.query.qid}: the answer is no list ({read.fault})",
@@ -47,7 +55,8 @@ def ranked_by(
 
     async def ask_all() -> list[RankingExample]:
         gate = asyncio.Semaphore(concurrency)
-        return list(await asyncio.gather(*(ask(example, gate) for example in examples)))
+        ranked = await asyncio.gather(*(ask(example, gate) for example in examples))
+        return [example for example in ranked if example is not None]
 
     return run_async(ask_all())
 
