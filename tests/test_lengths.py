@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from rrlib.metrics import ndcg
+from rrlib.resources import resolve
 from rrlib.studies import lengths
 from rrlib.studies.lengths import LENGTHS, SIZES, Arm, Row, Study, study_setting, told
 
@@ -20,7 +20,8 @@ def tiny(folder: Path) -> Study:
 
 def test_the_arms_differ_in_the_length_of_their_lists_alone(tmp_path: Path) -> None:
     study = tiny(tmp_path)
-    ten, mixed = study.lists(7, Arm.TEN), study.lists(7, Arm.MIXED)
+    lists = study.lists(7)
+    ten, mixed = lists[Arm.TEN], lists[Arm.MIXED]
     assert len(ten) == len(mixed) > 10
     assert {len(e.passages) for e in ten} == {10}
     assert {len(e.passages) for e in mixed} == set(SIZES[Arm.MIXED])
@@ -33,7 +34,7 @@ def test_the_arms_differ_in_the_length_of_their_lists_alone(tmp_path: Path) -> N
             other = by_query[example.query.qid].passages
             shared = min(len(other), len(example.passages))
             assert example.passages[:shared] == other[:shared]
-    assert study.lists(7, Arm.MIXED) == mixed
+    assert study.lists(7) == lists
 
 
 def test_every_list_is_ranked_once_and_a_killed_study_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,16 +66,9 @@ def test_every_list_is_ranked_once_and_a_killed_study_goes_on(tmp_path: Path, mo
 
 def test_a_row_is_made_and_a_full_list_is_one_question(tmp_path: Path) -> None:
     study = tiny(tmp_path)
-    checkpoint = str(study.setting.config("02_sft").model)
-    asked: dict[tuple[str, int], Any] = {}
-    for strategy, n in (("full_list", 20), ("sliding_window", 20)):
-        asked[strategy, n] = study._rank(7, Arm.TEN, _folder(checkpoint), strategy, n, 3)
-    full, windows = asked["full_list", 20], asked["sliding_window", 20]
+    checkpoint = resolve(study.setting.config("02_sft").model)
+    full, windows = (
+        study._rank(7, Arm.TEN, checkpoint, strategy, 20, 3) for strategy in ("full_list", "sliding_window")
+    )
     assert 0 < full.tokens < windows.tokens  # one list of 20 against three windows of 10
     assert len(full.ndcg) == 2 and all(0.0 <= v <= 1.0 and math.isfinite(v) for v in full.ndcg.values())
-
-
-def _folder(model: str) -> str:
-    from rrlib.resources import resolve
-
-    return str(resolve(model))

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +26,8 @@ from rrlib.evaluation.significance import t_interval
 from rrlib.formats import read_jsonl
 from rrlib.responses import Word, valid_share
 from rrlib.strategies import sliding_spans
-from rrlib.studies.ablations import Table
 from rrlib.studies.command import exit_code
+from rrlib.studies.kept import KeptStudy
 from rrlib.studies.recipes import RECIPES
 from rrlib.studies.rows import METRIC, judged, mean
 from rrlib.studies.setting import Setting, setting_of
@@ -71,25 +71,14 @@ class Row:
     setting: str
 
 
-class Study:
+class Study(KeptStudy[Row]):
     """The study in a folder."""
 
-    def __init__(self, folder: str | Path, setting: Setting, say: Callable[[str], None] = print) -> None:
-        self.table, self.say = Table(folder, setting, say), say
-        self.folder, self.setting, self.path = Path(folder), setting, Path(folder) / "rows.jsonl"
-
-    def rows(self) -> list[Row]:
-        """The finished rows that were made with these settings."""
-        if not self.path.is_file():
-            return []
-        rows = [Row(**row) for _, row in read_jsonl(self.path)]
-        return [row for row in rows if row.setting == self.table.key]
+    kind = Row
 
     def run(self, seeds: Sequence[int]) -> list[Row]:
         """Make what is missing, seed by seed; the rows of these seeds."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if self.path.is_file():
-            cut_torn_tail(self.path)  # killed while it wrote a row
+        self.begin()
         for seed in seeds:
             done = {row.arm for row in self.rows() if row.seed == seed}
             if done >= set(Arm):
@@ -97,7 +86,7 @@ class Study:
             for arm, (checkpoint, steps, seconds) in self._train(seed).items():
                 if arm not in done:
                     row = self._rank(seed, arm, checkpoint, steps, seconds)
-                    append_jsonl(self.path, asdict(row), sort_keys=True)
+                    self.keep(row)
                     self.say(f"seed {seed}: {arm}: {METRIC} {mean(row.ndcg):.4f}, {steps} steps, {seconds:.0f} CPU s")
         return [row for row in self.rows() if row.seed in seeds]
 

@@ -12,21 +12,20 @@ from __future__ import annotations
 
 import argparse
 import random
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rrlib.chain import stages
 from rrlib.chain.from_profile import asking_of, listwise_of, sft_settings, teacher_of
-from rrlib.disk import append_jsonl, cut_torn_tail
 from rrlib.engines import Decoding
 from rrlib.evaluation.paired import in_words, p_in_words, paired_rows
 from rrlib.evaluation.tables import align
-from rrlib.formats import read_collection, read_jsonl
+from rrlib.formats import read_collection
 from rrlib.responses import Word, valid_share
-from rrlib.studies.ablations import Table
 from rrlib.studies.command import exit_code
+from rrlib.studies.kept import KeptStudy
 from rrlib.studies.rows import METRIC, judged, mean
 from rrlib.studies.setting import Setting, setting_of
 from rrlib.studies.supervision import ranked_by
@@ -65,44 +64,32 @@ class Row:
     setting: str
 
 
-class Study:
+class Study(KeptStudy[Row]):
     """The study in a folder."""
 
-    def __init__(self, folder: str | Path, setting: Setting, say: Callable[[str], None] = print) -> None:
-        self.table, self.say = Table(folder, setting, say), say
-        self.folder, self.setting, self.path = Path(folder), setting, Path(folder) / "rows.jsonl"
-
-    def rows(self) -> list[Row]:
-        """The finished rows that were made with these settings."""
-        if not self.path.is_file():
-            return []
-        rows = [Row(**row) for _, row in read_jsonl(self.path)]
-        return [row for row in rows if row.setting == self.table.key]
+    kind = Row
 
     def run(self, seeds: Sequence[int]) -> list[Row]:
         """Make what is missing, seed by seed; the rows of these seeds."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if self.path.is_file():
-            cut_torn_tail(self.path)  # killed while it wrote a row
+        self.begin()
         for seed in seeds:
             done = {(row.arm, row.strategy, row.n) for row in self.rows() if row.seed == seed}
-            for arm in Arm:
-                missing = [(s, n) for s in STRATEGIES for n in LENGTHS if (arm, s, n) not in done]
-                if not missing:
-                    continue
-                lists = self.lists(seed, arm)
-                checkpoint = self._train(seed, arm, lists)
-                for strategy, n in missing:
-                    row = self._rank(seed, arm, checkpoint, strategy, n, len(lists))
-                    append_jsonl(self.path, asdict(row), sort_keys=True)
+            missing = {arm: [(s, n) for s in STRATEGIES for n in LENGTHS if (arm, s, n) not in done] for arm in Arm}
+            lists = self.lists(seed) if any(missing.values()) else {}
+            for arm in [arm for arm in Arm if missing[arm]]:
+                checkpoint = self._train(seed, arm, lists[arm])
+                for strategy, n in missing[arm]:
+                    row = self._rank(seed, arm, checkpoint, strategy, n, len(lists[arm]))
+                    self.keep(row)
                     self.say(f"seed {seed}: {arm}, {strategy} of {n}: {METRIC} {mean(row.ndcg):.4f}")
         return [row for row in self.rows() if row.seed in seeds]
 
-    def lists(self, seed: int, arm: Arm) -> list[RankingExample]:
-        """What an arm learns from: of each training query its first candidates, as retrieved, with the teacher's chain
+    def lists(self, seed: int) -> dict[Arm, list[RankingExample]]:
+        """What each arm learns from: of a training query its first candidates, as retrieved, with the teacher's chain
         and list, if that can be read and passes the filter by the world's labels. Both arms read as many."""
-        read = {other: self._ranked(seed, other) for other in Arm}
-        return read[arm][: min(map(len, read.values()))]
+        read = {arm: self._ranked(seed, arm) for arm in Arm}
+        count = min(map(len, read.values()))
+        return {arm: lists[:count] for arm, lists in read.items()}
 
     def _ranked(self, seed: int, arm: Arm) -> list[RankingExample]:
         config, folder = self.setting.config("01_synthesis", seed=seed), self.table.collection(seed)

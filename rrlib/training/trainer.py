@@ -190,13 +190,11 @@ def update_guard() -> Any:
 
         def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             grads = [p.grad for p in kwargs["model"].parameters() if p.grad is not None]
+            if not grads:  # DeepSpeed keeps them to itself
+                return
             local = [grad.to_local() if hasattr(grad, "to_local") else grad for grad in grads]
-            sums = [grad.sum(dtype=torch.float32) for grad in local]  # inf and NaN stay what they are in a sum
-            bad = (
-                torch.stack(sums).isfinite().logical_not().any().float()
-                if sums
-                else torch.zeros((), device=args.device)
-            )
+            sums = torch.stack([grad.sum(dtype=torch.float32) for grad in local])  # not finite where a part is not
+            bad = sums.isfinite().logical_not().any().float()
             if torch.distributed.is_available() and torch.distributed.is_initialized():
                 torch.distributed.all_reduce(bad, op=torch.distributed.ReduceOp.MAX)  # all leave it out, or none
             if bool(bad):
