@@ -23,6 +23,7 @@ from typing import Any
 import pytest
 import yaml
 
+from rrlib.evaluation import REPORTED
 from rrlib.lesson.explain import outlook
 from rrlib.miniature.skills import EXACT_SHARE
 from rrlib.miniature.teacher import ErrorRates
@@ -143,6 +144,12 @@ def paper(figure: float) -> float:
     return figure
 
 
+def reported(system: str, benchmark: str = "bright") -> float:
+    """A figure of a table of the paper, x 100."""
+    (value,) = [row.value for row in REPORTED if (row.system, row.benchmark) == (system, benchmark)]
+    return 100 * value
+
+
 def backbone(kind: str) -> float:
     """`parameters` in millions, or the share of `exact` answers in its pretraining."""
     if kind == "exact":
@@ -159,7 +166,7 @@ def view(places: tuple[int, int], name: str) -> float:
 
 HELPERS = {
     "__builtins__": {"min": min, "max": max, "sum": sum, "range": range},
-    **{f.__name__: f for f in (mean, ablation, efficiency, number, real, belief, logged, paper, backbone, view)},
+    **{f.__name__: f for f in (mean, ablation, efficiency, number, real, belief, logged, paper, reported, backbone, view)},
     "rates": ErrorRates(),
     "weights": PAPER_WEIGHTS,
     "alpha": ALPHA,
