@@ -48,7 +48,7 @@ def fetch(
 def plan(
     profile: Annotated[Path | None, typer.Argument(help="a profile whose 04_evaluation names benchmarks")] = None,
     benchmark: Annotated[
-        list[str] | None, typer.Option(help="instead of a profile: a benchmark or suite; again for more")
+        list[str] | None, typer.Option(help="instead of a profile: a benchmark, suite or folder; again for more")
     ] = None,
     model: Annotated[
         str,

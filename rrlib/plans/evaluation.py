@@ -1,18 +1,20 @@
 """An evaluation on paper, before a GPU is rented: windows exactly, tokens as bounds, memory and hours by arithmetic.
 
-Nothing here looks at texts or weights: queries are counted in the registry, windows by the strategy itself, and a
-model is its shape (paper section 3). Hours come from a stated speed, by default the paper's own measurement of its 7B
-model, for other models in proportion to their parameters: that many operations and bytes a token take.
+Nothing here looks at texts or weights: queries are counted in the registry or in a folder's judgements, windows by the
+strategy itself, and a model is its shape (paper section 3). Hours come from a stated speed, by default the paper's own
+measurement of its 7B model, for other models in proportion to their parameters: that many operations and bytes a token
+take.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from rrlib.errors import InputError
-from rrlib.evaluation.registry import Benchmark, expand, get_benchmark
+from rrlib.evaluation.registry import BENCHMARKS, Benchmark, expand, get_benchmark
 from rrlib.plans.shapes import Shape, kv_bytes, parameters, shape_of
 from rrlib.prompts import LAST_THINK, PREFIX, SUFFIX, SYSTEM_THINK
 from rrlib.strategies import StrategySpec, plan
@@ -68,7 +70,7 @@ def paper_plan(
     memory_share: float = 0.9,
     seconds_query: float = 0.0,
 ) -> PaperPlan:
-    """Plan an evaluation of named benchmarks; where none is named, of one query with `depth` candidates.
+    """Plan an evaluation of named benchmarks or folders; where none is named, of one query with `depth` candidates.
 
     window, stride, depth, max_passage_tokens: 0 takes each benchmark's own. query_tokens: bound on a query (it stands
     in the prompt twice). queries: only the first so many of each (0 = all). gpu_gb: memory of one GPU, of which
@@ -77,7 +79,7 @@ def paper_plan(
     Raises InputError for an unknown model, benchmarks of unknown size, or a model that does not fit.
     """
     shape, rows, bound, tokens_in = shape_of(model), list[dict[str, Any]](), 0, 0
-    for spec in map(get_benchmark, expand(list(benchmarks))) if benchmarks else [ONE_QUERY]:
+    for spec in map(_spec_of, expand(list(benchmarks))) if benchmarks else [ONE_QUERY]:
         row, size = _windows(spec, window, stride, depth, queries)
         prompt = FRAME + 2 * query_tokens + size * ((max_passage_tokens or spec.max_passage_tokens) + 8)
         tokens_in, bound = tokens_in + row["windows"] * prompt, max(bound, prompt)
@@ -117,6 +119,17 @@ ONE_QUERY = Benchmark("one query", queries=1)
 
 def _total(shape: Shape) -> int:
     return parameters(shape)["total"]
+
+
+def _spec_of(name: str) -> Benchmark:
+    """A benchmark by its name; of a folder, the queries that it judges and their candidates are counted."""
+    if name in BENCHMARKS or not (name.startswith("folder:") or Path(name).expanduser().is_dir()):
+        return get_benchmark(name)
+    from rrlib.evaluation.benchmarks import load_benchmark
+
+    data = load_benchmark(name)
+    longest = max((len(hits) for hits in (data.run or {}).values()), default=data.spec.depth)
+    return replace(data.spec, queries=len(data.qrels), depth=min(data.spec.depth or longest, longest))
 
 
 def _windows(spec: Benchmark, window: int, stride: int, depth: int, queries: int) -> tuple[dict[str, Any], int]:

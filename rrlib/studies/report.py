@@ -22,7 +22,7 @@ from rrlib.resources import repository
 from rrlib.studies.command import exit_code
 from rrlib.studies.recipes import FIRST_STAGE, FULL, PAPER_FIRST_STAGE, RECIPES
 from rrlib.studies.rows import METRIC, Result, compared_alike, mean
-from rrlib.studies.stored import stored_rows
+from rrlib.studies.stored import ROWS, STRADDLE_ROWS, stored_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -264,15 +264,13 @@ def steps_markdown(steps: pd.DataFrame) -> str:
     return "\n".join([*lines, ""])
 
 
-def stored_page() -> str:
-    """The stored rows as Markdown, as in docs/ablations.md. Rows of unequal updates come in a table of their own once
-    equal ones have taken their place."""
-    results = stored_rows()
-    parts = [
-        steps_markdown(steps_table(results)),
-        markdown(table(results), results),
-        power_markdown(power_table(results)),
-    ]
+def stored_page(path: str | Path = ROWS) -> str:
+    """The rows of a file as Markdown, as in docs/ablations.md. Rows of unequal updates come in a table of their own
+    once equal ones have taken their place. Raises MissingFileError where there are none."""
+    results = stored_rows(path)
+    steps = steps_table(results)
+    parts = [] if steps.empty else [steps_markdown(steps)]
+    parts += [markdown(table(results), results), power_markdown(power_table(results))]
     shown = compared_alike(results)
     before = [r for r in results if r not in shown]
     if before:
@@ -282,20 +280,26 @@ def stored_page() -> str:
 
 
 BEGIN, END = "<!-- rows: python -m rrlib.studies.report --write -->", "<!-- end of rows -->"
+PLACES = {(BEGIN, END): ROWS, tuple(mark.replace("rows", "straddle rows", 1) for mark in (BEGIN, END)): STRADDLE_ROWS}
+"""Marks of a page -> the file whose rows stand between them."""
 
 
 def write_page(path: str | Path) -> None:
-    """Put the stored rows between the page's marks. Raises InputError where it has none."""
+    """Put the stored rows between the page's marks. Raises InputError where it has none of a table, or half of it."""
     text = Path(path).read_text(encoding="utf-8")
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise InputError("no place for the rows", path=path, remedy=f"write {BEGIN} and {END}, a line each")
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    places = {marks: rows for marks, rows in PLACES.items() if any(mark in text for mark in marks)}
+    for begin, end in places or [(BEGIN, END)]:
+        if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+            raise InputError("no place for the rows", path=path, remedy=f"write {begin} and {end}, a line each")
+    for (begin, end), rows in places.items():
+        before, after = text.split(begin)[0], text.split(end)[1]
+        text = f"{before}{begin}\n\n{stored_page(rows).strip()}\n\n{end}{after}"
     with replacing(Path(path)) as file:
-        file.write(f"{before}{BEGIN}\n\n{stored_page().strip()}\n\n{END}{after}".encode())
+        file.write(text.encode())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the stored rows, or write them into the page; the exit code: 0, or 2 (a page without a place)."""
+    """Print the stored rows of the usual world, or write all into the page; the exit code: 0, or 2 (no place)."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", nargs="?", const=str(repository() / "docs" / "ablations.md"), metavar="PAGE")
     given = parser.parse_args(argv)

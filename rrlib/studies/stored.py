@@ -21,16 +21,18 @@ from rrlib.studies.rows import Result, read_results
 from rrlib.types import RankingExample
 
 ROWS = PACKAGE / "miniature" / "results" / "ablations.jsonl"
+STRADDLE_ROWS = PACKAGE / "miniature" / "results" / "straddle.jsonl"
 STORED = PACKAGE / "miniature" / "results" / "efficiency.jsonl"
 EXPERIMENTS = ("experiment", "router", "budgets", "robustness")
 """Folders of a finished stage 06, an experiment each."""
 
 
-def stored_rows() -> list[Result]:
-    """The rows of the ablation table, all seeds. Raises MissingFileError where they are not."""
-    results = read_results(ROWS)
+def stored_rows(path: str | Path = ROWS) -> list[Result]:
+    """The rows of the ablation table, all seeds, or those of another world. Raises MissingFileError where there are
+    none."""
+    results = read_results(path)
     if not results:
-        raise MissingFileError("no stored rows", path=ROWS, remedy="set stored = False, or restore it from git")
+        raise MissingFileError("no stored rows", path=path, remedy="set stored = False, or restore it from git")
     return results
 
 
