@@ -166,7 +166,8 @@ def view(places: tuple[int, int], name: str) -> float:
 
 HELPERS = {
     "__builtins__": {"min": min, "max": max, "sum": sum, "range": range},
-    **{f.__name__: f for f in (mean, ablation, efficiency, number, real, belief, logged, paper, reported, backbone, view)},
+    **{f.__name__: f for f in (mean, ablation, efficiency, number, real, belief, logged, paper, reported)},
+    **{f.__name__: f for f in (backbone, view)},
     "rates": ErrorRates(),
     "weights": PAPER_WEIGHTS,
     "alpha": ALPHA,

@@ -333,6 +333,14 @@ def test_cut_off_by_any_name(reason: str) -> None:
     assert read_reply(read_body(json.dumps(body))).finish_reason == "length"
 
 
+@pytest.mark.parametrize("reason", ["abort", "ABORT", "cancelled"])
+@pytest.mark.parametrize("text", ["", LIST])
+def test_broken_off_is_no_answer(text: str, reason: str) -> None:
+    body = {"choices": [{"message": {"content": text}, "finish_reason": reason}]}
+    with pytest.raises(UnusableAnswer, match="broke off"):
+        read_reply(read_body(json.dumps(body)))
+
+
 @pytest.mark.parametrize(
     "text", ["", "null", "[]", '{"choices": null}', "data: {broken", STREAM.rpartition("data:")[0], "5"]
 )

@@ -158,8 +158,9 @@ class Server(ThreadingHTTPServer):
     """Ranks by the gains that stand in the passages. slots: calls that are worked on at once, `seconds` each.
 
     failing: answer 500 until that many calls have had it. dies_after: answers after which the process is gone: calls
-    in flight get no answer, and nobody listens any more. status: of every answer, where it is not 200. health: what
-    /health answers; 0 cuts the connection; most of these servers have none.
+    in flight get no answer, and nobody listens any more. stops_after: answers after which it is being stopped, as vLLM
+    does it: calls in flight get half an answer that says `abort`, later ones 500. status: of every answer, where it is
+    not 200. health: what /health answers; 0 cuts the connection; most of these servers have none.
     """
 
     daemon_threads = True
@@ -171,11 +172,13 @@ class Server(ThreadingHTTPServer):
         slots: int = 64,
         failing: int = 0,
         dies_after: int = 10**9,
+        stops_after: int = 10**9,
         status: int = 200,
         health: int = 404,
     ) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.health, self.looks = health, 0
+        self.stops_after, self.broken_off = stops_after, 0
         self.seconds, self.failing, self.dies_after, self.status = seconds, failing, dies_after, status
         self.slots, self.guard, self.dead = threading.Semaphore(slots), threading.Lock(), False
         self.answered: list[str] = []
@@ -221,7 +224,8 @@ class Handler(BaseHTTPRequestHandler):
             server.active += 1
             server.most_active = max(server.most_active, server.active)
             server.keys.add(f"{self.headers['Authorization']} {self.headers['X-Team']}")
-            failing, server.failing = server.failing > 0, server.failing - 1
+            stopped = len(server.answered) >= server.stops_after
+            failing, server.failing = server.failing > 0 or stopped, server.failing - 1
         with server.slots:
             time.sleep(server.seconds)
         with server.guard:
@@ -236,9 +240,14 @@ class Handler(BaseHTTPRequestHandler):
             else:
                 gains = [int(line.rpartition(" ")[2]) for line in text.splitlines() if "] gain " in line]
                 order = sorted(range(len(gains)), key=lambda i: -gains[i])
-                choice = {"message": {"content": format_response("by gain", order)}, "finish_reason": "stop"}
+                said, reason = format_response("by gain", order), "stop"
+                if len(server.answered) >= server.stops_after:
+                    said, reason = said[: len(said) // 2], "abort"
+                    server.broken_off += 1
+                else:
+                    server.answered.append(text)
+                choice = {"message": {"content": said}, "finish_reason": reason}
                 body = json.dumps({"choices": [choice]}).encode()
-                server.answered.append(text)
         self.send_response(500 if failing else server.status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
@@ -339,6 +348,21 @@ def test_one_of_two_servers_behind_rrlib_serve_is_killed(serve: Any) -> None:
     assert orders == [sorted(range(10), key=lambda place: -((place + n) % 10)) for n in range(60)]
     answered = Counter(dies.answered + lives.answered)
     assert len(answered) == 60 and set(answered.values()) == {1} and len(dies.answered) == 5
+
+
+def test_one_that_is_stopped_breaks_off_what_is_in_flight(serve: Any, tmp_path: Path) -> None:
+    """vLLM answers 200 and `abort` with what there is of the text: that is no answer, and the others are asked."""
+    files = texts(tmp_path, 20)
+    assert command(files, tmp_path / "whole.trec", [serve()]) == 0
+    servers = [serve(seconds=0.05, stops_after=9), serve(seconds=0.05)]
+    assert command(files, tmp_path / "out.trec", servers, "--concurrency", "8") == 0
+    assert servers[0].broken_off > 0
+    assert (tmp_path / "out.trec").read_bytes() == (tmp_path / "whole.trec").read_bytes()
+    records = read_records(tmp_path / "out.trec.log.jsonl")
+    assert len(records) == 60 and {record.finish_reason for record in records} == {"stop"}
+    answered = Counter(text for server in servers for text in server.answered)
+    assert len(answered) == 60 and set(answered.values()) == {1}
+    assert sum(record.retries for record in records) >= servers[0].broken_off
 
 
 def test_a_slow_server_gets_fewer_calls(serve: Any) -> None:

@@ -23,11 +23,13 @@ EXTRA_FIELD = "rrlib"
 _REASONING_KINDS = ("thinking", "reasoning", "thought", "summary")
 _REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")
 _CUT_OFF = ("max_tokens", "model_length", "max_output_tokens", "max_length", "length")
+_BROKEN_OFF = ("abort", "aborted", "cancelled", "canceled")
+"""How a server names, with 200, an answer that it gave up: vLLM what is in flight when it is stopped."""
 _WRAPPINGS = ("response", "result", "data", "body", "output")
 
 
 class UnusableAnswer(Exception):
-    """A 200 that holds no answer: an error body, no choices, not JSON. Tried again."""
+    """A 200 that holds no answer: an error body, no choices, not JSON, an answer broken off. Tried again."""
 
 
 class WebPage(UnusableAnswer):
@@ -105,10 +107,12 @@ def _assembled(events: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def read_reply(body: Mapping[str, Any]) -> Reply:
-    """The first choice of a response. Raises UnusableAnswer where there is none."""
+    """The first choice of a response. Raises UnusableAnswer where there is none, or the server has broken it off."""
     choice = body["choices"][0]
     if not isinstance(choice, Mapping):
         choice = {"text": choice}
+    if (reason := _finish_reason(choice)).lower() in _BROKEN_OFF:
+        raise UnusableAnswer(f"an answer that the server broke off ({reason})")
     message = choice.get("message", choice.get("delta"))
     if isinstance(message, Mapping):
         text, thought = read_content(message.get("content"))
@@ -125,7 +129,7 @@ def read_reply(body: Mapping[str, Any]) -> Reply:
     return Reply(
         text=text,
         reasoning=reasoning,
-        finish_reason=_finish_reason(choice),
+        finish_reason=reason,
         tokens_in=_count(usage.get("prompt_tokens", usage.get("input_tokens"))),
         tokens_out=_count(usage.get("completion_tokens", usage.get("output_tokens"))),
         extra=extra if isinstance(extra, dict) else {},
