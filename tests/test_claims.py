@@ -28,7 +28,7 @@ from rrlib.lesson.explain import outlook
 from rrlib.miniature.skills import EXACT_SHARE
 from rrlib.miniature.teacher import ErrorRates
 from rrlib.reward import PAPER_WEIGHTS
-from rrlib.studies.stored import ROWS, STORED
+from rrlib.studies.stored import ROWS, STORED, STRADDLE_ROWS
 from rrlib.synthesis.filter import ALPHA
 from rrlib.training.objective import EPSILON
 
@@ -90,6 +90,12 @@ def ablation(row: str, seed: int) -> dict[str, Any]:
 def mean(row: str, *seeds: int) -> float:
     """Mean nDCG@10 over all queries of these seeds."""
     return fmean(value for seed in seeds or (7, 8, 9) for value in ablation(row, seed)["values"].values())
+
+
+def straddle(row: str, *seeds: int) -> float:
+    """The same of the rows of the other world."""
+    rows = {(r["row"], r["seed"]): r["values"].values() for r in _stored(STRADDLE_ROWS)}
+    return fmean(value for seed in seeds or (7, 8, 9) for value in rows[row, seed])
 
 
 def efficiency(system: str, field: str) -> float:
@@ -167,7 +173,7 @@ def view(places: tuple[int, int], name: str) -> float:
 HELPERS = {
     "__builtins__": {"min": min, "max": max, "sum": sum, "range": range},
     **{f.__name__: f for f in (mean, ablation, efficiency, number, real, belief, logged, paper, reported)},
-    **{f.__name__: f for f in (backbone, view)},
+    **{f.__name__: f for f in (backbone, view, straddle)},
     "rates": ErrorRates(),
     "weights": PAPER_WEIGHTS,
     "alpha": ALPHA,
