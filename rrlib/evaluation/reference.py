@@ -46,7 +46,7 @@ _BRIGHT = {
     "ReasonRank-32B (RaDeR+BM25 first stage)": (
         "37.67 50.61 35.44 59.04 53.06 39.04 45.75 22.64 25.30 11.41 41.27 47.73 39.08"
     ),
-    "ReasonRank-32B (RaDeR+BM25 first stage, window 10, stride 5)": (
+    "ReasonRank-32B (RaDeR+BM25 first stage; windows of 10 by 5)": (
         "36.70 55.53 35.69 62.72 54.64 38.03 44.81 29.46 25.56 14.38 41.99 50.06 40.80"
     ),
     "DeepSeek-R1 (top 20)": "33.75 45.64 26.91 50.34 49.47 37.22 36.92 25.74 21.08 6.81 33.30 42.42 34.13",

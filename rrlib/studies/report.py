@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 WHY: Mapping[str, str] = {
     "no filter": "two trainings of one recipe lie points apart; where updates are not 100%, SFT also learned longer",
-    "NDCG-only reward": "RBO rewards likeness to the teacher's list, and this teacher's lists are often wrong; and the "
-    "order by NDCG and that by Recall hardly disagree here, where relevant passages are few and verdicts have three "
-    "values",
+    "NDCG-only reward": "RBO rewards likeness to the teacher's list, and this teacher's lists are often wrong (but RBO "
+    "where the list is right does no better that shows); and the order by NDCG and that by Recall hardly disagree "
+    "here, where relevant passages are few and verdicts have three values",
     "no reasoning": "the judgements that the chain writes down can be learned by heart in a world of 64 concepts",
     "no reasoning, SFT": "the judgements that the chain writes down can be learned by heart in a world of 64 concepts",
     "no SFT": "the backbone knows the world and part of the format already, more than a general model knows of ranking",
