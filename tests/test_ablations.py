@@ -27,7 +27,7 @@ from rrlib.studies.recipes import PAPER_ROWS, RECIPES, TEACHER_ROWS
 from rrlib.studies.report import compared, markdown, steps_markdown, steps_table, stored_page, table
 from rrlib.studies.rows import Result, judged, read_results
 from rrlib.studies.setting import Setting, setting_of
-from rrlib.studies.stored import stored_rows
+from rrlib.studies.stored import STRADDLE_ROWS, stored_rows
 from rrlib.studies.supervision import labelled_by_chain
 from rrlib.studies.teacher import teacher_ranking
 from rrlib.types import Passage, Query, RankingExample
@@ -335,6 +335,14 @@ def test_the_page_is_written_between_its_marks(tmp_path: Path) -> None:
     page.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
     report.main(["--write", str(page)])
     assert page.read_text() == f"before\n{report.BEGIN}\n\n{stored_page().strip()}\n\n{report.END}\nafter\n"
+    begin, end = report.STRADDLE_BEGIN, report.STRADDLE_END
+    page.write_text(f"{report.BEGIN}\n{report.END}\nbetween\n{begin}\nold\n{end}\n")
+    report.main(["--write", str(page)])
+    usual, other = page.read_text().split("between")
+    assert stored_page().strip() in usual and stored_page(STRADDLE_ROWS).strip() in other and "old" not in other
+    page.write_text(f"{report.BEGIN}\n{report.END}\n{begin}\n")
+    with pytest.raises(InputError, match="end of straddle rows"):
+        report.write_page(page)
     page.write_text("no marks")
     with pytest.raises(InputError, match="no place"):
         report.write_page(page)
@@ -363,7 +371,8 @@ def test_steps_are_judged_seed_by_seed() -> None:
 def test_the_docs_say_what_the_stored_rows_say() -> None:
     root = Path(__file__).resolve().parents[1]
     page = (root / "docs" / "ablations.md").read_text(encoding="utf-8")
-    assert stored_page().strip() in page, "put the lines of `python -m rrlib.studies.report` into the page"
+    for text in (stored_page(), stored_page(STRADDLE_ROWS)):
+        assert text.strip() in page, "run `python -m rrlib.studies.report --write`"
     steps = steps_markdown(steps_table(stored_rows())).strip()
     page = (root / "docs" / "miniature.md").read_text(encoding="utf-8")
     assert steps in page, "its first table belongs into docs/miniature.md"

@@ -26,7 +26,7 @@ class Reported:
     source: str = PAPER
 
 
-# A row: the sets in the registry's order, then the average as printed. First rows are first stages.
+# A row: the sets in the registry's order, then the average as printed.
 # Econ Earth Rob Bio Psy Stack Sus Leet Pony AoPS TheoQ TheoT
 _BRIGHT = {
     "ReasonIR-8B": "32.65 43.00 20.82 43.49 39.57 30.96 27.34 31.69 19.55 7.37 33.93 36.68 30.59",

@@ -280,7 +280,9 @@ def stored_page(path: str | Path = ROWS) -> str:
 
 
 BEGIN, END = "<!-- rows: python -m rrlib.studies.report --write -->", "<!-- end of rows -->"
-PLACES = {(BEGIN, END): ROWS, tuple(mark.replace("rows", "straddle rows", 1) for mark in (BEGIN, END)): STRADDLE_ROWS}
+STRADDLE_BEGIN = "<!-- straddle rows: python -m rrlib.studies.report --write -->"
+STRADDLE_END = "<!-- end of straddle rows -->"
+PLACES = {(BEGIN, END): ROWS, (STRADDLE_BEGIN, STRADDLE_END): STRADDLE_ROWS}
 """Marks of a page -> the file whose rows stand between them."""
 
 
