@@ -14,7 +14,9 @@ With `--measured N`: N queries of the embedded world and the packaged reranker o
 schedules one after the other on the same engine, in `--repeats` rounds, and beside them `LLM.generate` on the prompts
 of all windows at once, for which no window has to wait. The prefix cache is off: else a later schedule would find the
 prompts of an earlier one. Prompts are built and tokenized within the time. The engine runs in this process: on a CPU
-with one thread its seconds are those of the processor, which others on the machine do not lengthen.
+with one thread its seconds are those of the processor, which others on the machine do not lengthen. The reranker's
+answers to windows of one size are nearly as long as each other, those of large models are not: `--answers N` makes them
+log-normal with a mean of N tokens and the same sigma (`--spread`), whatever the model wants to say.
 
     python benchmarks/schedule.py                                    # virtual: about a minute
     python benchmarks/schedule.py --measured 138                     # and measured: minutes
@@ -33,7 +35,7 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -51,6 +53,13 @@ from rrlib.types import Candidates, Passage, Query
 EVERYTHING = 1 << 30
 
 
+def drawn(request: Request, spread: float, seed: int) -> float:
+    """A log-normal number of mean 1: the same for a window in every schedule."""
+    digest = hashlib.sha256(repr((seed, request.key[:4])).encode()).digest()  # type: ignore[index]
+    normal = np.random.default_rng(int.from_bytes(digest[:8], "big")).normal()
+    return float(np.exp(spread * normal - spread**2 / 2))
+
+
 class VirtualEngine:
     """`capacity` windows run side by side, and a clock jumps from one that is finished to the next. spread: sigma of
     the log-normal seconds of a window, whose mean is 1; the same window takes the same time in every schedule."""
@@ -65,9 +74,7 @@ class VirtualEngine:
 
     def seconds(self, request: Request) -> float:
         """How long a window takes."""
-        digest = hashlib.sha256(repr((self.seed, request.key[:4])).encode()).digest()
-        normal = np.random.default_rng(int.from_bytes(digest[:8], "big")).normal()
-        return float(np.exp(self.spread * normal - self.spread**2 / 2))
+        return drawn(request, self.spread, self.seed)
 
     def submit(self, requests: Sequence[Request], decoding: Decoding) -> None:
         asked = [(request.id, self.seconds(request)) for request in requests]
@@ -86,18 +93,21 @@ class VirtualEngine:
 
 
 class Held:
-    """An engine with another capacity; barrier: it gives its answers when the last of those in flight is there."""
+    """An engine with another capacity; barrier: it gives its answers when the last of those in flight is there.
+
+    asked: all requests so far.
+    """
 
     def __init__(self, engine: Any, capacity: int, *, barrier: bool = False) -> None:
         self._engine, self.capacity, self._barrier, self._flight = engine, capacity, barrier, 0
-        self.prompts: list[str] = []
+        self.asked: list[Request] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
 
     def submit(self, requests: Sequence[Request], decoding: Decoding) -> None:
         self._flight += len(requests)
-        self.prompts += [request.prompt for request in requests if request.prompt is not None]
+        self.asked += requests
         self._engine.submit(requests, decoding)
 
     def collect(self) -> list[tuple[int, Reply]]:
@@ -106,6 +116,31 @@ class Held:
             done += self._engine.collect()
         self._flight -= len(done)
         return done
+
+
+class OfLength:
+    """A vLLM engine whose answers have log-normal numbers of tokens, `mean` on average: no answer ends by itself."""
+
+    def __init__(self, engine: Any, mean: int, spread: float, seed: int) -> None:
+        self._engine, self._mean, self._spread, self._seed = engine, mean, spread, seed
+        inner = engine._llm.llm_engine
+        add = inner.add_request
+
+        def endless(name: str, prompt: Any, params: Any, **more: Any) -> None:
+            params.ignore_eos = True
+            add(name, prompt, params, **more)
+
+        inner.add_request = endless
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def length(self, request: Request) -> int:
+        """Tokens of the answer to a window."""
+        return max(1, round(self._mean * drawn(request, self._spread, self._seed)))
+
+    def submit(self, requests: Sequence[Request], decoding: Decoding) -> None:
+        self._engine.submit([replace(item, max_new_tokens=self.length(item)) for item in requests], decoding)
 
 
 @dataclass(frozen=True)
@@ -202,21 +237,24 @@ def measured(given: argparse.Namespace) -> float:
 
     data = load_benchmark("miniature", root=given.root or outputs_root() / "data").limited(given.measured)
     group = [deeper(item, list(data.passages().values()), given.depth) for item in data.candidates()]
-    engine = VLLMEngine(given.model, enable_prefix_caching=False, dtype="float32", max_num_seqs=given.slots[0])
+    engine: Any = VLLMEngine(given.model, enable_prefix_caching=False, dtype="float32", max_num_seqs=given.slots[0])
+    if given.answers:
+        engine = OfLength(engine, given.answers, given.spread, given.seed)
     options = {"decoding": Decoding(given.tokens), "depth": given.depth}
     kind, name_of_it = device()
     clock = time.perf_counter if kind == "cuda" else time.process_time
     walls: dict[str, list[float]] = {name: [] for name in [*SCHEDULES, "LLM.generate"]}
     shares: dict[str, Timed] = {}
-    for turn in range(given.repeats + 1):  # the first warms the engine up
+    timed(SCHEDULES["ours"], engine, [group[: given.slots[0]]], clock, **options)  # warms the engine up
+    for _ in range(given.repeats):
         for name, schedule in SCHEDULES.items():
-            result = timed(schedule, engine, [group], clock, **options)
-            if turn:
-                walls[name].append(result.wall)
-                shares[name] = result
-        walls["LLM.generate"] += [at_once(engine, group, clock, options)] if turn else []
+            shares[name] = timed(schedule, engine, [group], clock, **options)
+            walls[name].append(shares[name].wall)
+            print(f"{name}: {shares[name].wall:.1f} s", flush=True)
+        walls["LLM.generate"].append(at_once(engine, group, clock, options))
     best = walls["LLM.generate"]
-    where = f"{given.model}, {len(group)} queries of {data.name}, {given.slots[0]} slots, {name_of_it}"
+    answers = f"answers of {given.answers} tokens on average" if given.answers else "its own answers"
+    where = f"{given.model}, {answers}, {len(group)} queries of {data.name}, {given.slots[0]} slots, {name_of_it}"
     print(f"\nmeasured: {where}; medians of {given.repeats}")
     lines = [["schedule", "seconds", "of LLM.generate's", "least to most", "first query at", "half at"]]
     for name, seconds in walls.items():
@@ -242,9 +280,11 @@ def at_once(engine: Any, group: list[Candidates], clock: Callable[[], float], op
     held = Held(engine, EVERYTHING)
     for _ in Reranker(held, **options).stream(group, windows=False):
         pass
+    fixed = options["decoding"].max_new_tokens
+    tokens = [engine.length(item) if isinstance(engine, OfLength) else fixed for item in held.asked]
+    limits = [SamplingParams(temperature=0.0, max_tokens=new) for new in tokens]
     began = clock()
-    limits = SamplingParams(temperature=0.0, max_tokens=options["decoding"].max_new_tokens)
-    engine._llm.generate(held.prompts, limits, use_tqdm=False)
+    engine._llm.generate([item.prompt for item in held.asked], limits, use_tqdm=False)
     return clock() - began
 
 
@@ -260,6 +300,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--model", default="package:rrlib.miniature/reranker", help="measured: checkpoint")
     parser.add_argument("--depth", type=int, default=50, help="measured: candidates of a query")
     parser.add_argument("--tokens", type=int, default=256, help="measured: new tokens of an answer, at most")
+    parser.add_argument("--answers", type=int, default=0, help="measured: mean tokens of answers (0: the model's own)")
     parser.add_argument("--repeats", type=int, default=3, help="measured: rounds")
     parser.add_argument("--root", default="", help="measured: folder of benchmarks")
     parser.add_argument("--seed", type=int, default=7, help="of the windows' seconds")

@@ -79,8 +79,9 @@ print(f"{len(test.queries)} queries, {pool} candidates each, {test.data_kind} da
 # - A *concept* (convection, say) is what a query is after. There are 64 of them, in five domains of written English.
 # - A *cue* is a clause that is true of exactly two concepts. A query is a topic and two cues, and never names the
 #   concept: each cue alone leaves a choice of two, and only one concept fits both.
-# - A *passage* is a topic and one piece of evidence for one concept. It is relevant if that is the query's concept. It
-#   shares no content word with the query, and others share its topic: words mislead, reasoning does not.
+# - A *passage* is a topic and one piece of evidence for one concept. It is relevant if that is the query's concept. Its
+#   evidence shares no content word with the query. Its topic may be the query's, be it relevant or not: words mislead,
+#   reasoning does not.
 # - A *rival* is the other concept that one of the cues suggests: nearly right, and so the second choice.
 # - The *teacher* is simulated. It knows all of this and errs on purpose: for 30% of the pairs of cues it always
 #   believes the same rival, and 12% of its other answers believe one at random.
@@ -139,6 +140,9 @@ if interactive:
 
 # %% [markdown]
 # ## One hard query
+#
+# NDCG@10 scores a list from 0 to 1: 1 where the relevant passages stand on top, less the further down they are, and
+# nothing for what stands behind rank 10 (the formula is exercise 3 of 01).
 #
 # **Predict:** read the query. What is it after? Which of its words will lead BM25 astray?
 

@@ -77,7 +77,7 @@ max_new_tokens = 4096  # longest teacher answer (tokens)
 window = 10  # passages in a training list (count)
 alpha = 0.4  # least NDCG of a list under its own labels (0 to 1)
 consistency_k = 5  # cut-off of that NDCG: window - stride, what the next window sees (passages)
-alpha_queries = 64  # validation queries for judging alpha, 0: none (count)
+alpha_queries = 64  # validation queries for judging alpha, at most; 0: none (count)
 choose_alpha = False  # True takes the alpha that is best on validation in place of the one above
 style = "reasonrank"  # prompt style the examples are for (name in rrlib.prompts)
 
@@ -113,23 +113,25 @@ shown.table(split_sizes(folder))
 # - A *concept* (convection, say) is what a query is after. There are 64 of them, in five domains of written English.
 # - A *cue* is a clause that is true of exactly two concepts. A query is a topic and two cues, and never names the
 #   concept: each cue alone leaves a choice of two, and only one concept fits both.
-# - A *passage* is a topic and one piece of evidence for one concept. It is relevant if that is the query's concept. It
-#   shares no content word with the query, and others share its topic: words mislead, reasoning does not.
+# - A *passage* is a topic and one piece of evidence for one concept. It is relevant if that is the query's concept. Its
+#   evidence shares no content word with the query. Its topic may be the query's, be it relevant or not: words mislead,
+#   reasoning does not.
 # - A *rival* is the other concept that one of the cues suggests: nearly right, and so the second choice.
 # - The *teacher* is simulated. It knows all of this and errs on purpose: for 30% of the pairs of cues it always
 #   believes the same rival, and 12% of its other answers believe one at random.
 #
 # That is the embedded world, the default collection; another profile brings another one. The backbone that 02 starts
-# from was pretrained on this world, on the whole skill behind the wire prompt (`docs/world.md`): what
-# it still has to learn from the examples is mostly their form.
+# from was pretrained on this world, on the whole skill, behind the very prompt that 02 trains with
+# (`docs/world.md`): what it still has to learn from the examples is mostly their form.
 
 # %% [markdown]
 # ### What is relevant?
 #
 # That depends on the domain. These are the recipes, side by side: a name, what the teacher is told, where the labels
 # come from. The paper's four domains are the first five rows, since its mathematics ranks two kinds of passages; the
-# next two are for texts that people judged, and `general` takes what no row names. Another domain is one more row (in
-# `rrlib/synthesis/domains.py`).
+# next two are for texts that people judged, whose files then stand in for the teacher; `general` takes what no row
+# names. Where candidates come from is what the paper did: the embedded world has BM25's for all. Another domain is one
+# more row (in `rrlib/synthesis/domains.py`).
 
 # %%
 shown.table(table_of_recipes())
@@ -158,9 +160,10 @@ stage.figure("world", world_drawing(sketch(collection.metadata.get(followed.quer
 # ## The teacher is asked twice
 #
 # `stages.synthesis` asks the teacher about every query: *select* (gold answer in view), then *rank* (gold answer
-# hidden). First the bill: what the batch would ask, before anything is asked. A simulated
-# teacher, and people's labels read from files, cost nothing; a paid one costs what its price says, and never more than
-# `budget` (which holds for each of the two folders of answers below).
+# hidden). First the bill: what the batch would ask, before anything is asked. How long the
+# answers will be is not known yet, so it counts with those of a large model: ours writes far less. A simulated teacher,
+# and people's labels read from files, cost nothing; a paid one costs what its price says, and never more than `budget`
+# (which holds for each of the two folders of answers below).
 
 # %%
 out, client = stage.path("teacher"), teacher_of(config, folder)
@@ -174,7 +177,8 @@ if not import_from:
 #
 # Our query first, with the few that stand before it in the seeded order. Its answers go into the folder that the whole
 # batch will use, so the batch will not ask for them again. With `import_from`, nobody is asked: the first of the
-# released examples is looked at.
+# released examples is looked at. The line counts the answers so far, by question (`hard` looks through passages that a
+# web search brought, for those that mislead; this world has none).
 
 # %%
 first = stages.synthesis(config, collection, client, out, limit=followed.number)
@@ -229,10 +233,12 @@ shown.table(passages_table(example.passages, example.relevance, example.gold)) i
 #
 # ### Which alpha?
 #
-# The filter at the end needs a threshold. It is chosen on the *validation* split, whose queries are never trained on:
-# the same teacher is asked about them, and its lists are judged by labels that it had no part in. The measure is cheap
-# and plain. A list is *right* when it begins with a passage that those labels call relevant. The filter looks for right
-# lists; precision, recall and F1 say how well it does. The best F1 is the choice.
+# The filter at the end needs a threshold, alpha. Whether a value is good can be seen on the *validation* split, whose
+# queries are never trained on: the same teacher is asked about them, and its lists are judged by labels that it had no
+# part in. The measure is cheap and plain. A list is *right* when it begins with a passage that those labels call
+# relevant. The filter looks for right lists; precision, recall and F1 say how well it does. The profile's own alpha
+# stays, unless `choose_alpha` says to take the one with the best F1. (*quality* is the mean NDCG@10 of the kept lists
+# under the same labels.)
 #
 # **Predict:** the paper takes 0.4. Will the curve agree?
 
@@ -281,7 +287,8 @@ shown.say(*(f"{name}: {words}" for name, words in counts.items()))
 # ## The self-consistency filter
 #
 # A list that buries the passages which the same teacher called relevant is not worth imitating. Its measure is NDCG
-# of the list under the pointwise labels; below alpha the example is dropped.
+# of the list under the labels of the first look (the *pointwise* ones: passage by passage); below alpha the example is
+# dropped.
 #
 # **Predict:** is the teacher mostly consistent, or mostly not? And one whose list is made from its own labels?
 

@@ -89,7 +89,7 @@ stage
 # ## What the model is to write
 #
 # One example as training text: this is all that the loss sees of it. The prompt in front of it (query and passages) is
-# read, but not learned.
+# read, but not learned. The teacher errs, and what it believed here may be wrong: it is learned all the same.
 
 # %%
 examples = stages.examples_of(stage.run_dir, config)
@@ -120,7 +120,8 @@ print(render(plan_of(config, model, examples=len(rows.rows), longest=longest).ch
 # The checkpoint we start from ranks one window of each validation query, greedily. The embedded world's backbone is no
 # newcomer to its task: it was pretrained on the whole skill behind this very prompt, from the cues to the sorted list,
 # but in the exact format only 15% of the time (`docs/world.md`). So form and content can be told apart:
-# the second row adds the answer tag to the answers that lack one, and changes nothing else.
+# the second row adds the answer tag to the answers that lack one, and changes nothing else. (With few windows, the
+# share that you see may lie far from that.)
 #
 # **Predict:** which share of its answers will be valid, that is, one think block, one answer block, every passage once?
 # And how much of the way to a good ranking is the missing tag?
@@ -136,12 +137,14 @@ shown.table(audition_table({"before SFT": before, "before SFT, tag added": tagge
 
 # %% [markdown]
 # What to see: the distance between the two rows is form alone, since no word of the reasoning and no place in a list
-# was changed. What SFT adds to the second row is more than form. (A general model has no such head start.)
+# was changed. What SFT adds to the second row is content, and the form of lists that are still broken, in which a
+# passage is missing or stands twice. (A general model has no such head start.)
 #
-# What it wrote for the first query:
+# What it wrote for the first query whose answer is not valid, if there is one:
 
 # %%
-shown.texts({"query": before["query"][0], "answer": before["text"][0]}, limit=700)
+row = sentences.first_broken(before)
+shown.texts({"query": before["query"][row], "answer": before["text"][row]}, limit=700)
 
 # %% [markdown]
 # ## Training
@@ -163,9 +166,9 @@ stage.figure("loss", sft_curves(stage.path("sft")))
 
 # %% [markdown]
 # What to see: where the loss falls early, that is the *form* (tags, numbers, sentence patterns), which is the same in
-# every example. A model that knows most of the form, as the embedded world's does, has little of that to learn. What
-# is left is the *content*: which passage is what. The line below says how the loss of this run fell; the same query's
-# answer at the start, in the middle and at the end shows what changed.
+# every example. A model that knows most of the form, as the embedded world's does (the answer tag is what it lacks), is
+# soon done with that. What is left is the *content*: which passage is what. The line below says how the loss of this
+# run fell; the same query's answer at the start, in the middle and at the end shows what changed.
 
 # %%
 shown.say(sentences.loss_words(result.log))
@@ -187,13 +190,13 @@ shown.say(sentences.form_words(table))
 shown.table(table)
 
 # %% [markdown]
-# The first query again, with its passages and the labels that judge the answer:
+# The same query again, with its passages and the labels that judge the answer:
 
 # %%
-shown.texts({"query": after["query"][0], "answer": after["text"][0]})
+shown.texts({"query": after["query"][row], "answer": after["text"][row]})
 
 # %%
-grades, passages = validation.qrels[after["qid"][0]], after["passages"][0]
+grades, passages = validation.qrels[after["qid"][row]], after["passages"][row]
 shown.table(passages_table(passages, labels_of([p.docid for p in passages], grades)))
 
 # %% [markdown]
@@ -216,15 +219,16 @@ with shown.Counting("checkpoints asked", len(checkpoints)) as asking["on_answer"
     replies = {name: a.greedy for name, a in thread.answers_of(checkpoints, followed, **asking).items()}
 reward = MultiViewReward(k=reward_k, think=get_style(style).think)
 stations = thread.stations(followed, replies, reward, style)
-shown.say(thread.chosen_words(followed), thread.in_words(stations, *checkpoints))
+shown.say(thread.chosen_words(followed), thread.in_words(stations, *checkpoints), thread.kept_words(replies))
 shown.table(stations)
 
 # %%
 shown.texts({"query": followed.query.text, "teacher": followed.reasoning, **replies})
 
 # %% [markdown]
-# What to see: an RBO of 1 would be the teacher's list, repeated. What one example says, others say otherwise: errors at
-# random do not survive imitation, those that are always the same can. 03 goes on with this query.
+# What to see: an RBO of 1 would be the teacher's list, repeated. A gain can be form alone, and the last words above the
+# table say whether it is. What one example says, others may say otherwise: errors at random are averaged away by
+# imitation, those that are always the same can be learned by heart. 03 goes on with this query.
 
 # %% [markdown]
 # ## Exercise 1: how much of a row is learned?

@@ -19,8 +19,8 @@
 # **The one question:** what can a model still learn when nobody shows it the answer, and only a reward says how good
 # its ranking was?
 #
-# **Data:** the examples of notebook 01 (*synthetic* with the default parameters) without their reasoning: only the
-# labels are used.
+# **Data:** the examples of notebook 01 (*synthetic* with the default parameters) without their reasoning: the
+# labels count, and a little the teacher's list (RBO, below).
 # **Time:** about a minute on a CPU with the default parameters.
 #
 # Stage two of the training (ReasonRank, section 4.2): GRPO with a reward of several views. The model writes

@@ -168,9 +168,9 @@ result
 # %% [markdown]
 # Each mean stands with its 95% bootstrap interval over queries. Differences are paired, query by query, against the
 # first stage; p is that of a randomisation test, corrected (Holm) because there are several systems; w/t/l counts the
-# queries won, tied and lost. `< 0.0005` means that no draw of the test was as extreme, so p is only known to lie
-# below. Rows marked *reported* are the paper's figures, for benchmarks that it reports. The line above the table has
-# the weight of the mixture: 1 is the reranker alone, 0 the first stage, and the smallest of equally good ones is
+# queries won, tied and lost. A `<` before it means that no draw of the test was as extreme, so p is only known to
+# lie below. Rows marked *reported* are the paper's figures, for benchmarks that it reports. The line above the table
+# has the weight of the mixture: 1 is the reranker alone, 0 the first stage, and the smallest of equally good ones is
 # taken.
 
 # %%

@@ -21,7 +21,8 @@
 #
 # **Data:** examples and queries of notebook 01 (*synthetic*, with a *simulated* teacher). With the default parameters
 # this notebook reads the results that are stored in the repository; `rrlib run params/efficiency.yaml` makes them anew.
-# **Time:** a few seconds with stored results; about five minutes on a CPU with `stored = False`.
+# **Time:** a few seconds with stored results; about five minutes on a CPU with `stored = False` at the smoke sizes
+# of the parameters below, most of an hour for `params/efficiency.yaml`.
 #
 # Later work disputes that reasoning helps a reranker at all. So here stand, on the same candidates, the same data and
 # the same engine: listwise and pointwise rerankers, with and without a chain, and a chain that is cut short.
@@ -245,7 +246,7 @@ stage.figure("budget", figures.budget_curve(points, metrics[0], levels))
 # to put at the head. First the costs where the answers confirm the first stage, then,
 # *(random)*, those of a perfect ranker on a list in random order.
 #
-# **Predict:** which strategy has the fewest rounds but one? What does it pay for them?
+# **Predict:** two strategies take one round. Which takes the fewest of the others, and what does it pay for them?
 
 # %%
 head, *lines = cells(cost_rows(depth, window, stride))

@@ -89,4 +89,10 @@ def test_weights_of_another_training_are_refused() -> None:
 def test_the_sentence_counts_groups_of_one_view(groups: tuple[int, ...], words: str) -> None:
     frame = pd.DataFrame({"groups": groups}, index=[*VIEWS, "several", "nothing"])
     frame["their share of |advantage|"] = [n / 10 for n in groups]
-    assert by_view_words(frame).startswith(words)
+    assert by_view_words(frame).startswith(words) and "form" not in by_view_words(frame)
+
+
+def test_the_sentence_says_what_broken_form_takes() -> None:
+    frame = pd.DataFrame({"groups": 1, "share of |advantage|": 0.7}, index=["form", *VIEWS, "several", "nothing"])
+    frame["their share of |advantage|"] = 0.3
+    assert "Broken form has 70% of all |advantage|" in by_view_words(frame)

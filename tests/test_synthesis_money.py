@@ -193,3 +193,11 @@ def test_gauge_learns_from_the_servers_counts() -> None:
     gauge.learn(300, 0, 0)
     assert gauge.prompt(600) == 200 and gauge.answer(1000) == 40 and gauge.answer(10) == 10
     assert size_of([{"role": "user", "content": "ü€"}]) == 5
+
+
+def test_the_bill_of_a_teacher_in_this_process_is_nothing(tmp_path: Path) -> None:
+    said = {
+        model: plan(make_collection(2), model, tmp_path / "none").text()
+        for model in ("rrlib.miniature:X", "unknown-7b")
+    }
+    assert "cost: none" in said["rrlib.miniature:X"] and "no price of this model is known" in said["unknown-7b"]

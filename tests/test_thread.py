@@ -72,7 +72,25 @@ def test_stations_are_scored_by_the_reward_and_begin_with_the_teacher() -> None:
     assert table.loc["teacher", "rbo"] == 1.0 and np.isnan(table.loc["before", "rbo"])
     words = thread.in_words(table, "before", "after")
     assert "rises from -1.000" in words and "above the teacher's" in words and "is none and" in words
+    assert "Where no list counts (before)" in words and "no list counts" not in thread.in_words(table, "after", "after")
     assert "stays at" in thread.in_words(table, "after", "after")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ("<think> a </think> Ranking: [2] > [1]", "<think> a </think> <answer> [2] > [1] </answer>", "form alone"),
+        (
+            "<think> a </think> [2] > [1]",
+            "<think> a </think> <answer> [1] > [2] </answer>",
+            "The reasoning is the same",
+        ),
+        ("<think> a </think> [2]>[1]", "<think> b </think> <answer> [2] > [1] </answer>", "The list is the same"),
+        ("nothing", "<think> b </think> <answer> [2] > [1] </answer>", "both other ones"),
+    ],
+)
+def test_what_two_answers_share_is_said(before: str, after: str, said: str) -> None:
+    assert said in thread.kept_words({"before": before, "after": after})
 
 
 def test_the_final_list_names_the_places_of_what_is_relevant() -> None:
@@ -161,6 +179,11 @@ def test_a_group_is_led_back_to_its_example() -> None:
     assert "was not among" in groups.was_prompt(rows[0].example, frame, rows)
     with pytest.raises(InputError, match="none of these examples"):
         groups.example_of(group, rows[:1])
+
+
+def test_the_first_broken_answer_is_shown_and_else_the_first() -> None:
+    assert sentences.first_broken(pd.DataFrame({"level": ["valid", "bad_list", "bad_format"]})) == 1
+    assert sentences.first_broken(pd.DataFrame({"level": ["valid", "valid"]})) == 0
 
 
 # --- sentences --------------------------------------------------------------------------------------------------------

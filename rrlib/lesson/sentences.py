@@ -43,13 +43,15 @@ def by_view_words(by_view: pd.DataFrame) -> str:
     """Which view speaks for itself, in how many groups. by_view: of rrlib.lesson.groups.advantage_by_view."""
     alone = {view: int(by_view.loc[view, "groups"]) for view in VIEWS if view in by_view.index}
     groups = int(by_view["groups"].sum())
+    form = float(by_view["share of |advantage|"]["form"]) if "form" in by_view.index else 0.0
+    formal = f" Broken form has {form:.0%} of all |advantage|: so far it is form that is learned." if form else ""
     if not sum(alone.values()):
-        return f"In none of the {groups} groups do the rewards differ by one view alone."
+        return f"In none of the {groups} groups do the rewards differ by one view alone.{formal}"
     most = max(alone, key=lambda view: alone[view])
     share = float(by_view.loc[most, "their share of |advantage|"])
     first = f"In {sum(alone.values())} of {groups} groups the rewards differ by one view alone"
     named = f"{alone[most]} of them by {_NAMES[most]}"
-    return f"{first}, in {named}: these {alone[most]} have {share:.0%} of all |advantage|."
+    return f"{first}, in {named}: these {alone[most]} have {share:.0%} of all |advantage|.{formal}"
 
 
 def loss_words(log: Sequence[Mapping[str, Any]], parts: int = 10) -> str:
@@ -74,6 +76,12 @@ def form_words(table: pd.DataFrame) -> str:
         f"Valid answers: {table['valid'].iloc[0]:.0%} before, {table['valid'].iloc[2]:.0%} after. NDCG: the tag alone "
         f"adds {tagged - before:+.3f}, and what SFT adds to that is {after - tagged:+.3f}."
     )
+
+
+def first_broken(frame: pd.DataFrame) -> int:
+    """The row of the first answer that is not valid, else the first row. frame: of rrlib.evaluation.audition."""
+    broken = [row for row, level in enumerate(frame["level"]) if level != "valid"]
+    return broken[0] if broken else 0
 
 
 def gain_words(before: pd.DataFrame, after: pd.DataFrame, seed: int = 0) -> str:

@@ -6,6 +6,7 @@ repeated follows it again.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from rrlib.engines.base import Decoding
 from rrlib.formats import Collection, read_examples
 from rrlib.lesson.explain import rollouts
+from rrlib.reading import split_reasoning
 from rrlib.rerank import Reranker
 from rrlib.responses import parse_lenient, parse_strict
 from rrlib.reward import VIEWS, MultiViewReward, RewardRecord
@@ -160,10 +162,28 @@ def in_words(table: pd.DataFrame, before: str, after: str) -> str:
     place = "above" if last > teacher else "below" if last < teacher else "equal to"
     likeness = [table.loc[name, "rbo"] for name in (before, after)]
     rbo = " and ".join("none" if value != value else f"{value:.3f}" for value in likeness)
+    unread = [name for name, value in zip((before, after), likeness, strict=True) if value != value]
+    kept = f" Where no list counts ({', '.join(unread)}), the places are what inference makes of it." if unread else ""
     return (
         f"From {before} to {after} the reward of this window {moved} {to}; that is {place} the teacher's "
-        f"{teacher:.3f}. The likeness to the teacher's list (RBO) is {rbo}."
+        f"{teacher:.3f}. The likeness to the teacher's list (RBO) is {rbo}.{kept}"
     )
+
+
+def kept_words(answers: Mapping[str, str]) -> str:
+    """One sentence: are the reasoning and the written list the same in the first answer and the last, tags aside?"""
+    (first, *_, last) = answers.values()
+    pairs = {
+        "reasoning": [split_reasoning(text).reasoning.strip() for text in (first, last)],
+        "list": [_written_list(text) for text in (first, last)],
+    }
+    same = [name for name, (one, other) in pairs.items() if one == other]
+    if len(same) == 2:
+        return "Reasoning and list are the same word for word: what changed is the form alone."
+    if not same:
+        return "Reasoning and list are both other ones."
+    (other,) = set(pairs) - set(same)
+    return f"The {same[0]} is the same, the {other} is another one."
 
 
 def group_means(drawn: Mapping[str, Sequence[RewardRecord]]) -> pd.DataFrame:
@@ -177,6 +197,15 @@ def group_means(drawn: Mapping[str, Sequence[RewardRecord]]) -> pd.DataFrame:
         row = {"group of": name, "mean reward": sum(rewards) / len(rewards), "lowest": min(rewards)}
         rows.append({**row, "highest": max(rewards), "valid": valid})
     return pd.DataFrame(rows).set_index("group of").round(3)
+
+
+_LIST = re.compile(r"\[\d+\](?:\s*>\s*\[\d+\])+")
+
+
+def _written_list(text: str) -> str:
+    """The last list that stands in an answer, in tags or not; empty where there is none."""
+    lists = _LIST.findall(text)
+    return "".join(lists[-1].split()) if lists else ""
 
 
 def _row(order: Sequence[int]) -> Any:

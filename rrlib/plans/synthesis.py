@@ -51,7 +51,9 @@ class Plan:
             + assumed,
             f"tokens: about {self.tokens_in:,} read and {self.tokens_out:,} written by {self.model}",
         ]
-        if self.usd is None or self.most_usd is None:
+        if self.model.startswith("rrlib."):
+            lines.append("cost: none; it answers in this process")
+        elif self.usd is None or self.most_usd is None:
             lines.append("cost: no price of this model is known -> give one, in dollars a million tokens")
         else:
             lines.append(f"cost: about ${self.usd:.2f}; ${self.most_usd:.2f} at most, without retries")
