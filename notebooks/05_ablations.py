@@ -117,8 +117,8 @@ stage.figure("differences", figures.differences(result))
 # %% [markdown]
 # ## Signs that differ
 #
-# The table below has a line for every row whose difference has another sign than the paper's, or cannot be told from
-# zero here.
+# The table below has a line for every row that the paper has too, and whose difference has another sign than the
+# paper's or cannot be told from zero here. Where p over seeds is 0.05 or more, the next training may have either sign.
 #
 # **Predict:** which of the paper's findings depend on a large model, and which on the method?
 

@@ -17,6 +17,7 @@ from rrlib.errors import InputError
 from rrlib.evaluation.significance import paired_t_power
 from rrlib.formats import read_collection
 from rrlib.lesson.plots.ablations import differences, seed_dots
+from rrlib.lesson.sentences import cut_words
 from rrlib.metrics import ndcg
 from rrlib.miniature import faultless_teacher
 from rrlib.resources import repository
@@ -207,6 +208,16 @@ def test_signs_that_differ_from_the_papers_are_listed_with_a_sentence() -> None:
     listed = compared(table(results, resamples=500))
     assert list(listed.index) == ["no filter"] and listed.loc["no filter", "may be because"]
     assert all(name in report.WHY for name, row in RECIPES.items() if row.paper and name != "full")
+
+
+def test_what_trainings_cannot_tell_is_said_beside_what_queries_cannot() -> None:
+    """A row may differ by its queries, and have either sign by its trainings."""
+    gaps = {"no filter": (0.3, -0.1), "no RL": (-0.1, -0.1001)}
+    results = [made_up("full", seed, 0.0) for seed in (1, 2)]
+    results += [made_up(name, seed, gap) for name, pair in gaps.items() for seed, gap in zip((1, 2), pair, strict=True)]
+    made = table(results, resamples=500)
+    assert made.loc["no filter", "low"] > 0 and "0.05 or more): no filter." in cut_words(made)
+    assert compared(made).loc["no filter", "p (seeds)"] >= 0.05
 
 
 def test_figures_and_markdown_hold_every_row() -> None:

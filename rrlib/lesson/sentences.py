@@ -134,6 +134,8 @@ def difference_words(answers: Sequence[str], size: int) -> str:
 
 def cut_words(result: pd.DataFrame) -> str:
     """Which row of the ablations costs most, and which cannot be told from none. result: of studies.report.table."""
+    import pandas as pd
+
     cuts = result.drop(index="first stage", errors="ignore").dropna(subset=["difference"])
     if cuts.empty:
         return "No row is compared with the full recipe."
@@ -142,7 +144,14 @@ def cut_words(result: pd.DataFrame) -> str:
     told = (
         f"cannot be told from none: {', '.join(unclear)}" if unclear else "every row can be told from the full recipe"
     )
-    return f"The cut that costs most is {worst} ({cuts.loc[worst, 'difference']:+.3f}); {told}."
+    said = f"The cut that costs most is {worst} ({cuts.loc[worst, 'difference']:+.3f}); {told}."
+    chance = cuts.get("p (seeds)", pd.Series(dtype=float))
+    seeds = [str(name) for name in chance[chance >= 0.05].index if str(name) not in unclear]
+    return said + (
+        f" Nor can the next training's sign be told (p over seeds at 0.05 or more): {', '.join(seeds)}."
+        if seeds
+        else ""
+    )
 
 
 def seed_words(result: pd.DataFrame, recipe: str) -> str:

@@ -169,7 +169,8 @@ def _paper_difference(row: str, baseline: str) -> dict[str, float]:
 
 
 def compared(table: pd.DataFrame) -> pd.DataFrame:
-    """Where this table and the paper disagree: the row, both differences, and a sentence on what it may come from."""
+    """Where this table and the paper disagree, of the rows that the paper has: both differences, p over seeds, and a
+    sentence on what it may come from."""
     import pandas as pd
 
     lines = []
@@ -180,11 +181,11 @@ def compared(table: pd.DataFrame) -> pd.DataFrame:
         unsure = row["low"] <= 0.0 <= row["high"]
         if unsure or (here > 0) != (there > 0):
             verdict = "cannot be told from zero here" if unsure else "another sign than the paper's"
-            why = WHY.get(str(name), "")
-            lines.append(
-                {"row": name, "here": round(here, 3), "paper": there, "verdict": verdict, "may be because": why}
-            )
-    return pd.DataFrame(lines, columns=["row", "here", "paper", "verdict", "may be because"]).set_index("row")
+            line = {"row": name, "here": round(here, 3), "paper": there, "verdict": verdict}
+            chance = row.get("p (seeds)", float("nan"))
+            lines.append(line | {"p (seeds)": round(chance, 3), "may be because": WHY.get(str(name), "")})
+    columns = ["row", "here", "paper", "verdict", "p (seeds)", "may be because"]
+    return pd.DataFrame(lines, columns=columns).set_index("row")
 
 
 def steps_table(results: Sequence[Result]) -> pd.DataFrame:
