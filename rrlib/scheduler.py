@@ -4,8 +4,9 @@ One ready queue holds the windows of all queries of all collections. When a wind
 next window becomes ready; the query with the longest remaining chain goes first; the engine is kept full. The released
 code waits for a whole collection at every window position, which costs 1.5 to 2.1 times the critical path.
 
-Longest chain first alone would finish all queries at the very end. So about twice as many queries are open as the
-engine has slots: enough to keep it full, and few enough that the first are finished early (benchmarks/schedule.py).
+Longest chain first alone would finish all queries at the very end. So about five queries are open for four
+slots of the engine: enough to keep it full, and few enough that the first are finished early (benchmarks/schedule.py).
+Those with the longest chains are opened first: begun last, such a one would run on alone.
 
 A query is handed out as soon as it is finished, and nothing of it is kept then: not its windows, which are read back
 from the log where there is one, and not its passages as the prompts show them.
@@ -18,6 +19,7 @@ import heapq
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -33,7 +35,7 @@ from rrlib.strategies import Answer, Strategy, Window, plan
 from rrlib.templates import whole_response
 from rrlib.types import Candidates, Passage
 
-OPEN_PER_SLOT = 2
+OPEN_PER_SLOT = 1.25
 """Queries that are open at once, for each window the engine can take."""
 SENT_TOGETHER = 16
 """Requests the engine gets at once, so that it need not wait for the prompts of all that it could take."""
@@ -156,7 +158,7 @@ class Run:
             total += cost.calls
             self.jobs[index] = _Job(item, head, owner.strategy.start(len(head)), cost.depth)
             self.uses.update(head)
-        self.waiting.extend(self.jobs)
+        self.waiting.extend(sorted(self.jobs, key=lambda index: -self.jobs[index].depth))  # of equals as given
         self.counts["queries"], self.counts["windows"] = len(self.jobs), total
         self._check_lengths()
         if owner.log_path is not None:
@@ -212,9 +214,9 @@ class Run:
             yield self.done.pop(0)
 
     def _open(self) -> None:
-        """Begin queries until twice as many are open as the engine has slots; the last of them with those before, since
-        a few begun late would run alone at the end."""
-        room = OPEN_PER_SLOT * self.engine.capacity
+        """Begin queries until OPEN_PER_SLOT are open for each slot of the engine; the last of them with those before,
+        since a few begun late would run alone at the end."""
+        room = ceil(OPEN_PER_SLOT * self.engine.capacity)
         while self.waiting and (len(self.jobs) - len(self.waiting) < room or len(self.waiting) < room):
             self._advance(self.waiting.popleft(), None)
 

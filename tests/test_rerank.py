@@ -114,6 +114,15 @@ def test_no_barriers_and_longest_chain_first() -> None:
     assert Counter(qid for qid, _ in engine.asked[: last_long + 1])["long"] == 9
 
 
+@pytest.mark.parametrize("short", [12, 200])
+def test_a_long_chain_behind_many_short_ones_is_begun_first(short: int) -> None:
+    """However many wait before it, more than are open at once: begun last, it would run on alone."""
+    engine = Oracle(capacity=4)
+    rerank([make(20, f"s{i}") for i in range(short)] + [make(100, "long")], engine)
+    assert engine.asked[0][0] == "long"
+    assert [qid for qid, _ in engine.asked[1:4]] == ["s0", "s1", "s2"]  # of equals as given
+
+
 def test_query_ids_repeat_across_collections() -> None:
     result = rerank([make(30, "1", "economics"), make(30, "1", "biology")])
     assert set(result.rankings) == {("economics", "1"), ("biology", "1")}
