@@ -95,6 +95,7 @@ class _Job:
     rounds: int = 0
     windows: list[Window] = field(default_factory=list)
     answers: dict[int, Answer] = field(default_factory=dict)
+    asked: set[tuple[Any, ...]] = field(default_factory=set)  # pass, positions and sample of its windows
     kept: list[WindowRecord | int] = field(default_factory=list)  # its windows: records, or their places in the log
 
     def key(self, window: Window) -> Key:
@@ -365,6 +366,14 @@ class Run:
             return
         job.rounds += answers is not None
         job.windows, job.answers = windows, {}
+        for window in windows:
+            place = window.pass_no, window.positions, window.sample
+            if place in job.asked:
+                where = f"query {job.candidates.query.qid!r}: two windows at {window.positions}"
+                raise InputError(
+                    f"{where} in pass {window.pass_no}", remedy="give them other pass_no (docs/adding-a-strategy.md)"
+                )
+            job.asked.add(place)
         for window_index in range(len(windows)):
             heapq.heappush(self.ready, (-(job.depth - job.rounds), index, job.rounds, window_index))
 

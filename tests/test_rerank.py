@@ -23,6 +23,7 @@ from rrlib.formats import read_run
 from rrlib.prompts import format_response
 from rrlib.records import WindowRecord
 from rrlib.rerank import Reranker
+from rrlib.strategies import STRATEGIES, Window
 from rrlib.types import Candidates, Passage, Query
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -121,6 +122,19 @@ def test_a_long_chain_behind_many_short_ones_is_begun_first(short: int) -> None:
     rerank([make(20, f"s{i}") for i in range(short)] + [make(100, "long")], engine)
     assert engine.asked[0][0] == "long"
     assert [qid for qid, _ in engine.asked[1:4]] == ["s0", "s1", "s2"]  # of equals as given
+
+
+def test_two_windows_at_one_place_are_refused_not_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They would have one key: a resume and a replay could not tell them apart."""
+
+    def again(spec: Any, n: int) -> Any:
+        for _ in range(2):
+            yield [Window(tuple(range(n)), tuple(range(n)))]
+        return tuple(range(n))
+
+    monkeypatch.setitem(STRATEGIES, "again", again)
+    with pytest.raises(InputError, match=r"two windows at \(0, 1, 2\) in pass 0.*pass_no"):
+        rerank([make(3)], strategy="again", log=tmp_path / "log.jsonl")
 
 
 def test_query_ids_repeat_across_collections() -> None:
@@ -391,6 +405,7 @@ import sys, time
 sys.path[:0] = [{root!r}, {tests!r}]
 from test_rerank import Oracle, make
 from rrlib.rerank import Reranker
+from rrlib.strategies import STRATEGIES, Window
 class Slow(Oracle):
     def collect(self):
         time.sleep(0.01)

@@ -299,7 +299,7 @@ def _engine_options(engine: str, **given: Any) -> dict[str, Any]:
         from rrlib.engines.provider import Provider
 
         given = given | {"provider": Provider.parse(given["provider"])}
-    return {name: given[name] for name in FLAGS.get(engine, FLAGS["transformers"])}
+    return {name: given[name] for name in FLAGS.get(engine, ())}
 
 
 @contextmanager

@@ -78,7 +78,7 @@ def check_options(name: str, made: Any, options: Mapping[str, Any], also: Collec
     passes_on = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(made).parameters.values())
     kinds = typing.get_type_hints(made.__init__)
     for option, value in options.items():
-        if option in OURS[name]:
+        if option in OURS.get(name, {}):
             raise InputError(f"{option!r} is no option of engine {name!r} here", remedy=OURS[name][option])
         if option in own:
             if not _is_a(value, kinds.get(option, Any)):
