@@ -88,11 +88,14 @@ class Continuation:
         return onward, _so_far(reply, onward, asked)
 
     def score(self, reply: Reply) -> float | None:
-        """The probability of the word for relevant, among both words, in [0, 1]; None where there is none."""
+        """The probability of the word for relevant, among both words, in [0, 1]; None where there is none, as where a
+        log-probability is no number, or both words are impossible."""
         words = self.style.words
         if words is None or not all(word in reply.logprobs for word in words):
             return None
         gap = reply.logprobs[words[1]] - reply.logprobs[words[0]]
+        if math.isnan(gap):
+            return None
         return 1.0 / (1.0 + math.exp(min(gap, 700.0)))
 
 

@@ -102,12 +102,23 @@ def check_output(path: Path, what: str, *, appended: bool = False) -> None:
         ) from None
 
 
+def check_apart(read: Mapping[str, Path | None], written: Mapping[str, Path | None]) -> None:
+    """Refuse a file that is to be written and is also read, or written twice. Flag -> file."""
+    taken: dict[Path, str] = {path.resolve(): flag for flag, path in read.items() if path is not None}
+    for flag, path in written.items():
+        if path is not None and (other := taken.get(path.resolve())):
+            raise InputError(f"{flag} and {other} are the same file", path=path, remedy=f"name another {flag}")
+        if path is not None:
+            taken[path.resolve()] = flag
+
+
 # --- append-only JSONL -----------------------------------------------------------------------------------------------
 class JsonLines:
     """An append-only file of JSON rows, held open. One process at a time: take a `Lock` first.
 
-    Opening cuts off what stands behind the last newline (`torn`: how many bytes): a process was killed while it wrote.
-    A whole line that is no row of this file is not ours to mend, and is refused by file and line.
+    Opening cuts off half a row behind the last newline (`torn`: how many bytes): a process was killed while it wrote. A
+    whole row there gets its newline. What is no row of this file is not ours to mend: it is refused by file and line,
+    and nothing is changed.
 
     seen: called at opening with (offset in bytes, row) of every row, in their order; it may raise ValueError, KeyError
     or TypeError for a row that does not belong here, or an InputError, to which file and line are added. what: the
@@ -134,9 +145,10 @@ class JsonLines:
         except OSError as error:
             raise self._cannot_write(error) from error
         try:
-            self.torn = self._cut_torn_tail()
+            size, self._end = os.fstat(self._file).st_size, self._end_of_rows()
             if seen is not None:
                 self._show(seen, remedy)
+            self.torn = self._mend_tail(size, seen, remedy) if size > self._end else 0
         except BaseException:
             self.close()
             raise
@@ -144,31 +156,57 @@ class JsonLines:
     def _cannot_write(self, error: OSError) -> StageError:
         return StageError(f"{self.path}: cannot write the {self._what}: {error.strerror or error}")
 
-    def _cut_torn_tail(self) -> int:
-        size = end = os.fstat(self._file).st_size
+    def _end_of_rows(self) -> int:
+        """Where the last whole line ends."""
+        end = os.fstat(self._file).st_size
         while end > 0:
             start = max(0, end - 65536)
             newline = os.pread(self._file, end - start, start).rfind(b"\n")
             if newline >= 0:
-                end = start + newline + 1
-                break
+                return start + newline + 1
             end = start
-        if end < size:
-            os.ftruncate(self._file, end)
-        self._end = end
-        return size - end
+        return 0
+
+    def _mend_tail(self, size: int, seen: Callable[[int, Any], None] | None, remedy: str) -> int:
+        """Cut off half a row, or end a whole one; how many bytes were cut. Raises InputError for what is neither."""
+        tail = os.pread(self._file, size - self._end, self._end)
+        half = tail[:1] in b"{[\0"  # a row's beginning, or a block that a power cut left empty
+        try:
+            json.loads(tail)
+        except ValueError:
+            if not half:
+                number = self._line_of(self._end)
+                message = f"not a {self._what} record: it ends in the middle of a line"
+                raise InputError(message, path=self.path, line=number, remedy=remedy) from None
+            os.ftruncate(self._file, self._end)
+            return size - self._end
+        if seen is not None:
+            self._see(seen, self._end, tail, lambda: self._line_of(self._end), remedy)
+        os.write(self._file, b"\n")
+        self._end = size + 1
+        return 0
+
+    def _line_of(self, offset: int) -> int:
+        with self.path.open("rb") as data:
+            return data.read(offset).count(b"\n") + 1
+
+    def _see(
+        self, seen: Callable[[int, Any], None], offset: int, line: bytes, number: Callable[[], int], remedy: str
+    ) -> None:
+        try:
+            seen(offset, self._read(line))
+        except InputError as error:
+            raise InputError(error.message, path=self.path, line=number(), remedy=error.remedy) from None
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            message = f"not a {self._what} record: {error}"
+            raise InputError(message, path=self.path, line=number(), remedy=remedy) from error
 
     def _show(self, seen: Callable[[int, Any], None], remedy: str) -> None:
         offset = 0
         with self.path.open("rb") as lines:
-            for number, line in enumerate(lines, 1):
-                try:
-                    seen(offset, self._read(line))
-                except InputError as error:
-                    raise InputError(error.message, path=self.path, line=number, remedy=error.remedy) from None
-                except (ValueError, KeyError, TypeError) as error:
-                    message = f"not a {self._what} record: {error}"
-                    raise InputError(message, path=self.path, line=number, remedy=remedy) from error
+            for place, line in enumerate(lines, 1):
+                if offset < self._end:
+                    self._see(seen, offset, line, lambda place=place: place, remedy)  # type: ignore[misc]
                 offset += len(line)
 
     def row(self, offset: int) -> Any:

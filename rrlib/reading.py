@@ -32,7 +32,7 @@ _NAME = (
 _TAG = re.compile(  # the first character is a set, so that a long text is passed over quickly
     r"[<◁⟨〈＜《&\[【［](?:"
     rf"[|｜]?(?:begin|start|(?P<end_word>end))[_▁ ](?:of[_▁ ])?(?:{_NAME}|working_out)[|｜]?>"
-    rf"|(?:lt;)?\s*[|｜]?(?P<end>[/／])?\s*[|｜]?{_NAME}[|｜]?(?:\s+\w+=[^<>\n]{{0,80}})?\s*(?:[>▷⟩〉＞》]|&gt;)"
+    rf"|(?:lt;)?\s*+[|｜]?(?P<end>[/／])?\s*+[|｜]?{_NAME}[|｜]?(?:\s+\w+=[^<>\n]{{0,80}})?\s*(?:[>▷⟩〉＞》]|&gt;)"
     r"|(?P<end_square>[/／])?think(?:ing)?[\]】］]"
     r"|\|channel>\w+|(?P<end_channel>channel\|>)|\|inner_prefix\|>|(?P<end_inner>\|inner_suffix\|>))",
     re.IGNORECASE,
@@ -81,7 +81,7 @@ _PLAIN = str.maketrans(
 _ARROW = re.compile(r"&gt;|-{1,3}>|=>|>=|>>+")
 
 _WORD = r"(?:(?:passage|document|doc|id|p|d)[ _#:]*|#\s*)?"
-_ITEM = rf"(?:[\[(]\s*{_WORD}[0-9]+\s*[\])]?|(?<![\w.]){_WORD}[0-9]+\]?)(?![.\w]*[0-9])"
+_ITEM = rf"(?:[\[(]\s*{_WORD}[0-9]++\s*[\])]?|(?<![\w.]){_WORD}[0-9]++\]?)(?![.\w]*[0-9])"
 _CHAIN = re.compile(rf"{_ITEM}(?:\s*[>=]\s*{_ITEM})+", re.IGNORECASE)
 """Identifiers with `>` or `=` between them; brackets may be lost."""
 _ARITHMETIC = re.compile(r"[0-9\s>=]*")
@@ -175,7 +175,7 @@ _ID_KEY = re.compile(
 _RANK_KEY = re.compile(r"rank|position|place")
 _SCORE_KEY = re.compile(r".*(?:score|rating|grade|confiden|probab|logit|weight|points).*|relevance|value|label")
 _LIST_KEY = re.compile(r".*(?:rank|order|list|ids|identifiers|result|answer|passages|documents|sorted|permutation).*")
-_LABEL = re.compile(r"\s*(?:passage|document|doc|id|p|d)?[\s_#:-]*\[?\s*([0-9]{1,9})\s*\]?\s*", re.IGNORECASE)
+_LABEL = re.compile(r"\s*+(?:passage|document|doc|id|p|d)?[\s_#:-]*+\[?\s*+([0-9]{1,9})\s*\]?\s*", re.IGNORECASE)
 
 
 def _json_ids(answer: str, n: int) -> list[int] | None:

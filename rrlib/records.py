@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -145,10 +146,27 @@ _ALWAYS = (
 _SOMETIMES = ("score", "logprobs", "round", "requests", "closed", "settings", "seed")
 
 
+def of_each_window(rows: Iterable[tuple[int, dict[str, Any]]]) -> list[tuple[int, dict[str, Any]]]:
+    """(line, row) of each window of a log, in order: of one whose call had failed and was made again, the last row.
+
+    A row without `settings` is no line of a log of ours, and stays as it is.
+    """
+    kept: dict[Any, tuple[int, dict[str, Any]]] = {}
+    for line, row in rows:
+        name: Any = line
+        if row.get("settings") is not None:
+            with suppress(KeyError, TypeError, ValueError):  # for the reader to refuse
+                name = record_key(row)
+        if name in kept and kept[name][1].get("error") is None:
+            name = line
+        kept[name] = line, row
+    return list(kept.values())
+
+
 def read_records(path: str | Path) -> list[WindowRecord]:
-    """The records of a finished log. Raises InputError with the line for what is no window record."""
+    """The records of a finished log, one a window. Raises InputError with the line for what is no window record."""
     records: list[WindowRecord] = []
-    for line, row in read_jsonl(path):
+    for line, row in of_each_window(read_jsonl(path)):
         try:
             records.append(WindowRecord.from_json(row))
         except (KeyError, TypeError, ValueError) as error:
@@ -176,7 +194,7 @@ class Tally:
         self.windows += 1
         if record.unread:
             self.unread[record.verdict] += 1
-            if record.error:
+            if record.error is not None:
                 self.failed += 1
                 self.last_error = record.error
 
@@ -266,7 +284,7 @@ class WindowLog:
         if key in self._failed:
             self.retried.add((collection, qid))
             self._failed.discard(key)
-        if row.get("error"):
+        if row.get("error") is not None:
             self._failed.add(key)
         self._places[key] = offset
 
@@ -274,6 +292,10 @@ class WindowLog:
         """The record of a window that an earlier run logged, read back from the file; None where there is none."""
         place = self._places.get(key)
         return None if place is None else self.read(place)
+
+    def had_failed(self, key: Key) -> bool:
+        """Whether an earlier run logged this window, and its call had failed."""
+        return key in self._failed
 
     def place(self, key: Key) -> int | None:
         """The place of such a record, for `read`."""

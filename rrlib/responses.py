@@ -97,8 +97,8 @@ class Strict:
 _SCORE = re.compile(r"\](\s*)\(\s*[0-9.]{1,8}\s*\)")  # `[4](4) = [3](4)`: the round brackets hold a score
 _CLEAN = re.compile(r"\[[1-9][0-9]*\](?: > \[[1-9][0-9]*\])*")
 _LIST_ONLY = re.compile(r"[\[\]0-9>=,\s]*")
-_ANSWER = re.compile(r"<\s*(/?)\s*answer\s*>", re.IGNORECASE)
-_BROKEN = re.compile(r"\[\s*[0-9]*\s*$|[>=,]\s*$")
+_ANSWER = re.compile(r"<\s*+(/?)\s*+answer\s*>", re.IGNORECASE)
+_BROKEN = re.compile(r"\[\s*+[0-9]*+\s*+$|[>=,]\s*$")
 """The end of a list that was cut off inside."""
 
 

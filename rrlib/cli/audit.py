@@ -33,14 +33,14 @@ def register(app: typer.Typer) -> None:
         from rrlib.errors import InputError
         from rrlib.evaluation.faithfulness import faithfulness
         from rrlib.formats import read_jsonl
-        from rrlib.records import record_key
+        from rrlib.records import of_each_window, record_key
         from rrlib.responses import Parsed, Verdict, parse_lenient
         from rrlib.responses import audit as table
 
         rows: list[dict[str, Any]] = []
         read: list[Parsed] = []
         chains: list[Compared] = []
-        for line, row in read_jsonl(log):
+        for line, row in of_each_window(read_jsonl(log)):
             rows.append(row)
             text = row.get("text")
             if prompt is None and "verdict" in row:

@@ -47,7 +47,7 @@ def confidence(
 
     rrlib confidence out.trec.log.jsonl --calibration calibration.json --output sure.jsonl --run kept.trec
     """
-    from rrlib.disk import check_output
+    from rrlib.disk import check_apart, check_output
     from rrlib.errors import InputError
     from rrlib.records import read_records
 
@@ -56,6 +56,7 @@ def confidence(
     for name, value in (("--keep", keep), ("--abstain-below", abstain_below)):
         if not 0.0 <= value <= 1.0:
             raise InputError(f"{name} {value}", remedy="give a number between 0 and 1")
+    check_apart({"LOG": log, "--qrels": qrels, "--calibration": calibration}, {"--output": output, "--run": run})
     for path, what in ((output, "output"), (run, "run")):
         if path is not None:
             check_output(path, what)

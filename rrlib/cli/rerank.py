@@ -125,7 +125,7 @@ def rerank(
     rrlib rerank --run bm25.trec --engine replay --responses log.jsonl --prompt rankgpt --output out.trec
     """
     from rrlib import formats
-    from rrlib.disk import check_output
+    from rrlib.disk import check_apart, check_output
     from rrlib.engines import Decoding, make_engine
     from rrlib.engines.flags import more_options
     from rrlib.engines.trained import settings_for, trained_settings
@@ -167,8 +167,10 @@ def rerank(
         check_output(log_path, "window log", appended=True)
     inputs = {"--run": run, "--queries": queries, "--corpus": corpus, "--requests": requests}
     inputs |= {"--excluded": excluded, "--responses": responses}
-    _check_apart(inputs, {"--output": None if standard else output, "--log": log_path})
+    check_apart(inputs, {"--output": None if standard else output, "--log": log_path})
     more = more_options(engine, engine_option or [])
+    if requests is not None and excluded is not None:
+        raise InputError("--excluded does nothing with --requests", remedy="leave such candidates out of the requests")
     if engine in ("transformers", "vllm", "numpy") and model:
         _check_model(model)
     if requests is not None:
@@ -260,18 +262,6 @@ def _candidates(
         notes=notes,
         texts_depth=depth,
     )
-
-
-def _check_apart(read: Mapping[str, Path | None], written: Mapping[str, Path | None]) -> None:
-    """Refuse a file that is to be written and is also read, or written twice. Flag -> file."""
-    from rrlib.errors import InputError
-
-    taken: dict[Path, str] = {path.resolve(): flag for flag, path in read.items() if path is not None}
-    for flag, path in written.items():
-        if path is not None and (other := taken.get(path.resolve())):
-            raise InputError(f"{flag} and {other} are the same file", path=path, remedy=f"name another {flag}")
-        if path is not None:
-            taken[path.resolve()] = flag
 
 
 def _check_model(model: str) -> None:

@@ -73,7 +73,7 @@ def _parse(text: str) -> Any:
 def _events(text: str) -> list[dict[str, Any]]:
     """The rows of a stream of events; empty where the text is none or is broken off."""
     rows = []
-    for line in text.splitlines():
+    for line in re.split(r"\r\n|\n|\r", text):  # these end a line of events, and no other sign does
         data = line.removeprefix("data:").strip()
         if not line.startswith("data:") or data in ("", "[DONE]"):
             continue

@@ -49,7 +49,7 @@ class UnreachableError(FatalCallError):
 
 
 class RefusedCallError(EngineError):
-    """The server refuses this one call (400, 413, 422): others may do."""
+    """The server refuses this one call (400, 413, 422; 403 where it has answered others): others may do."""
 
 
 def _retryable(error: BaseException) -> bool:
@@ -135,7 +135,8 @@ class OpenAIClient:
         self._requests, self._tokens = Pace(requests_per_minute), Pace(tokens_per_minute)
         self.told: Told | None = None
         self.give_way: Callable[[], bool] = lambda: False
-        self._reached = False
+        self._reached = False  # whether anything has answered there
+        self._answered = False  # whether a call has
         self._client: Any = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -313,6 +314,8 @@ class OpenAIClient:
         message = f"{self.base_url} answered {error.status_code}: {said}"
         if error.status_code in (404, 405):
             return FatalCallError(message + hint_of_path(self.base_url))
+        if error.status_code == 403 and self._answered:  # the key is good, so it is this prompt
+            return RefusedCallError(message)
         if error.status_code in (401, 402, 403, 407) or _spent(error):
             return FatalCallError(message + (proxy if error.status_code in (403, 407) else ""))
         if error.status_code in (400, 413, 422):
@@ -340,12 +343,13 @@ class OpenAIClient:
         await self._tokens.take(expected)
         async with asyncio.timeout(self.timeout):  # the client's own time-out is between two bytes
             response = await ask()
-        body = read_body(response.http_response.text)
-        self._reached = True
         try:
+            body = read_body(response.http_response.text)
+            self._reached = True
             reply = read(body)
-        except (AttributeError, KeyError, TypeError, IndexError) as error:
+        except (AttributeError, KeyError, TypeError, IndexError, RecursionError) as error:
             raise UnusableAnswer(f"an answer in a form of its own: {error!r}") from None
+        self._answered = True
         self.gauge.learn(size, reply.tokens_in, reply.tokens_out)
         if reply.tokens_in:
             self._tokens.settle(reply.tokens_in + reply.tokens_out - expected)
@@ -380,6 +384,8 @@ class OpenAIClient:
 
 def _message(error: Any) -> str:
     """The server's own words for an error; where it sent a web page, its title."""
+    if isinstance(error.body, str) and error.body.strip() and not error.body.lstrip().startswith("<"):
+        return error.body.strip()
     body = error.body if isinstance(error.body, dict) else {}
     inner = body.get("error")
     said = body.get("message") or (inner.get("message") if isinstance(inner, dict) else inner) or body.get("detail")
@@ -390,5 +396,5 @@ def _message(error: Any) -> str:
     except WebPage as page:
         return str(page)
     except UnusableAnswer:
-        pass
+        return error.response.text.strip() or str(error.message)
     return str(error.message)

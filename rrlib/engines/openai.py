@@ -90,14 +90,24 @@ class OpenAIEngine:
             self._pending += 1
             asyncio.run_coroutine_threadsafe(self._one(request, decoding), self._loop)
 
-    def collect(self) -> list[tuple[int, Reply]]:
-        """Wait for one answer, and take all others that are there. Raises FatalCallError."""
+    def collect(self, timeout: float | None = None) -> list[tuple[int, Reply]]:
+        """Wait for one answer, and take all others that are there. timeout: seconds to wait; then it may be none.
+
+        Raises FatalCallError; answers that came before it are handed out first.
+        """
         out: list[tuple[int, Reply]] = []
         while self._pending and (not out or not self._done.empty()):
-            number, outcome = self._done.get()
-            self._pending -= 1
+            try:
+                number, outcome = self._done.get(timeout=timeout)
+            except queue.Empty:
+                break
             if isinstance(outcome, FatalCallError):
+                if out:
+                    self._done.put((number, outcome))
+                    break
+                self._pending -= 1
                 raise outcome
+            self._pending -= 1
             out.append((number, outcome))
         return out
 

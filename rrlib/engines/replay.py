@@ -60,7 +60,8 @@ class ReplayEngine:
             text = row.get("text")
             if text is not None and not isinstance(text, str):
                 raise InputError("`text` is not a string", path=responses, line=line, remedy="quote the raw response")
-            if key in self.replies:
+            again = row.get("settings") is not None and key in self.replies and self.replies[key].error is not None
+            if key in self.replies and not again:  # a log holds a window again whose call had failed
                 sample = f", sample {key[4]}," if key[4] else ""
                 raise InputError(
                     f"query {key[1]}: window {key[3][0]}-{key[3][-1] + 1} of pass {key[2]}{sample} is there twice",

@@ -17,10 +17,12 @@ _MAKING = threading.Lock()
 
 
 class _Turn:
-    """Whose turn it is at an engine. first: the number below which answers belong to a reranking that broke off."""
+    """Whose turn it is at an engine. busy: the thread that began the reranking, 0 where there is none. Another may go
+    on with it and end it, so the lock is none that a thread owns. first: the number below which answers belong to a
+    reranking that broke off."""
 
     def __init__(self) -> None:
-        self.lock, self.busy, self.first = threading.RLock(), False, 0
+        self.lock, self.busy, self.first = threading.Lock(), 0, 0
 
 
 _OTHERS: dict[int, _Turn] = {}
@@ -45,13 +47,13 @@ def alone(engine: Any) -> Iterator[_Turn]:
 
     The turn's `first` is the number behind which requests are numbered: 0, but for an engine without `cancel` whose
     answers to an earlier reranking may still come; set it to the last number that was used. Raises EngineError where
-    the engine is asked for from inside its own reranking, which would wait for ever.
+    the engine is asked for by the thread that began the reranking it is in, which would wait for ever.
     """
-    turn = _turn(engine)
+    turn, me = _turn(engine), threading.get_ident()
+    if turn.busy == me:
+        raise EngineError("this engine is in the middle of a reranking of the same thread")
     with turn.lock:
-        if turn.busy:
-            raise EngineError("this engine is in the middle of a reranking of the same thread")
-        turn.busy = True
+        turn.busy = me
         try:
             yield turn
         except BaseException:
@@ -61,4 +63,4 @@ def alone(engine: Any) -> Iterator[_Turn]:
                 turn.first = 0
             raise
         finally:
-            turn.busy = False
+            turn.busy = 0

@@ -161,13 +161,14 @@ class VLLMEngine:
         del self._scored[number]
         return number, Reply(tokens_in=tokens_in, seconds=seconds, logprobs=in_order)
 
-    def collect(self) -> list[tuple[int, Reply]]:
-        """Step the engine until at least one request has finished."""
+    def collect(self, timeout: float | None = None) -> list[tuple[int, Reply]]:
+        """Step the engine until at least one request has finished. timeout: or until so many seconds have passed."""
         if self._refused:
             done, self._refused = self._refused, []
             return done
         out: list[tuple[int, Reply]] = []
-        while self._started and not out:
+        until = None if timeout is None else time.monotonic() + timeout
+        while self._started and not out and (until is None or time.monotonic() < until):
             for result in self._llm.llm_engine.step():
                 if not result.finished:
                     continue

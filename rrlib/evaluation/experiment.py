@@ -159,7 +159,7 @@ def _prepare(
         raise InputError("there are no systems", remedy="give at least one, such as {'first stage': 'first-stage'}")
     chosen = {name: as_system(given) for name, given in systems.items()}
     for name, system in chosen.items():
-        if "/" in name or not name.strip():
+        if "/" in name or not name.strip(" ."):
             raise InputError(f"system name {name!r}", remedy="use a name that can be a file's name")
         for other in system.needs():
             if other not in chosen or other == name:

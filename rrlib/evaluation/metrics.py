@@ -156,9 +156,12 @@ def _measure_into(
     """Put the values of the queries of `scores` in their places: metric -> query -> value."""
     import ir_measures
 
-    judged = {qid: qrels[qid] for qid in scores}
-    for result in ir_measures.iter_calc(measures, judged, scores) if scores else ():
-        values[str(result.measure)][result.query_id] = float(result.value)
+    # By number: a program that some measures start (gdeval) takes no other names, and answers under numbers of its own.
+    names = {str(number): qid for number, qid in enumerate(scores, 1)}
+    judged = {number: qrels[qid] for number, qid in names.items()}
+    ranked = {number: scores[qid] for number, qid in names.items()}
+    for result in ir_measures.iter_calc(measures, judged, ranked) if scores else ():
+        values[str(result.measure)][names[result.query_id]] = float(result.value)
 
 
 def check_judged(qrels: Qrels, run: Run, path: str | Path | None = None) -> None:

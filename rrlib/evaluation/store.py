@@ -16,7 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rrlib.disk import read_json, write_json
+from rrlib.disk import hash_text, read_json, write_json
+from rrlib.errors import MissingFileError
 from rrlib.evaluation.benchmarks import BenchmarkData
 from rrlib.evaluation.systems import Outcome, Peer, System
 from rrlib.formats import read_run, write_jsonl, write_scored_run
@@ -30,6 +31,7 @@ class OutcomeStore:
     def __init__(self, folder: str | Path | None, fresh: bool = False) -> None:
         self.folder = None if folder is None else Path(folder)
         self.fresh = fresh
+        self._texts: dict[tuple[str, str], str] = {}  # read once for all systems
 
     def rank(
         self, name: str, system: System, data: Sequence[BenchmarkData], peer: Peer, suffix: str = ""
@@ -46,7 +48,11 @@ class OutcomeStore:
         depends_on = settings()
         if isinstance(depends_on.get("model"), str) and Path(depends_on["model"]).exists():
             depends_on = {**depends_on, "model": f"a folder with {model_hash(depends_on['model'])}"}  # it may be moved
-        key = {"settings": _plain(depends_on), "benchmarks": {part.name: _digest(part) for part in data}}
+        for part in data:
+            if (part.name, part.split) not in self._texts:
+                self._texts[part.name, part.split] = _texts(part)
+        digests = {part.name: f"{_digest(part)} {self._texts[part.name, part.split]}" for part in data}
+        key = {"settings": _plain(depends_on), "benchmarks": digests}
         stored = read_json(stored_at)
         if stored is not None and stored["key"] == key:
             return [self._read(folder, stem, part, stored["outcomes"][part.name]) for part in data]
@@ -70,6 +76,17 @@ class OutcomeStore:
 def _plain(value: Any) -> Any:
     """As JSON would give it back."""
     return json.loads(json.dumps(value, default=str, sort_keys=True))
+
+
+def _texts(data: BenchmarkData) -> str:
+    """Of titles and texts of the candidates. Recorded answers need no texts: without a corpus there is nothing."""
+    docids = {hit.docid for hits in (data.run or {}).values() for hit in hits}
+    try:
+        corpus = data.passages(docids)
+    except MissingFileError:
+        return ""
+    shown = ([docid, corpus[docid].title, corpus[docid].text] for docid in sorted(docids) if docid in corpus)
+    return hash_text(*map(json.dumps, shown))
 
 
 def _digest(data: BenchmarkData) -> str:

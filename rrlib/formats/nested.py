@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rrlib.errors import InputError
-from rrlib.formats.fields import few, no_control
+from rrlib.formats.fields import check_id, few
 from rrlib.types import Hit, Qrels, Run
 
 
@@ -79,7 +79,7 @@ def _tables(first: str, rest: Iterable[str], path: str | Path, what: str) -> Ite
         for identifier, name in ((qid, "query id"), *((docid, "document id") for docid in table)):
             if not identifier:
                 raise InputError(f"an empty {name}", path=path, remedy=form)
-            no_control(identifier, name, path)
+            check_id(identifier, name, path)
     return list(value.items())
 
 

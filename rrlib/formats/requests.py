@@ -7,7 +7,7 @@ the corpus record or a plain string. RankGPT's form is read as well: `{"query": 
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -156,7 +156,7 @@ def _candidate(candidate: object, qid: str, path: str | Path, line: int) -> tupl
     check_id(docid, "document id", path, line)
     score = candidate.get("score")
     if score is not None and (
-        isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score)
+        isinstance(score, bool) or not isinstance(score, int | float) or not abs(score) <= sys.float_info.max
     ):
         raise InputError(
             f"query {qid}: document {docid!r} has the score {score!r}",

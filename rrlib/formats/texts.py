@@ -156,10 +156,13 @@ def _document_row(line: str, path: str | Path, lineno: int) -> dict[str, Any]:
 def _table_rows(
     lines: TextLines, rest: Iterator[str], names: list[str], separator: str
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (last line number, record) below a header; a text in quotes may hold separators and line ends."""
-    rows = csv.reader((line + "\n" for line in rest), delimiter=separator)
+    """Yield (last line number, record) below a header; a text in quotes may hold separators and line ends, and a quote
+    inside it is doubled. Quotes that do not fit are refused, not guessed at: they would swallow lines."""
+    rows = csv.reader((line + "\n" for line in rest), delimiter=separator, strict=True)
+    begun = lines.lineno + 1  # the line on which the row begins
     try:
         for cells in rows:
+            begun = lines.lineno + 1
             if cells and len(cells) != len(names):
                 why = f"{len(cells)} fields under a header of {len(names)}"
                 raise InputError(why, path=lines.path, line=lines.lineno, remedy="quote texts that hold the separator")
@@ -167,7 +170,8 @@ def _table_rows(
                 record = dict(zip(names, cells, strict=True))
                 yield lines.lineno, {**record, "_id": record["_id"].strip(BLANKS)}
     except csv.Error as error:
-        raise InputError(str(error), path=lines.path, line=lines.lineno, remedy="give JSON lines") from None
+        remedy = "put a text with quotes into quotes and double those inside it, or give JSON lines"
+        raise InputError(f"quotes that do not fit: {error}", path=lines.path, line=begun, remedy=remedy) from None
 
 
 def _document_header(line: str) -> tuple[list[str], str] | None:

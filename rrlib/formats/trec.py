@@ -130,7 +130,9 @@ def _run_line(line: str, header: Header | None, path: str | Path, lineno: int) -
     else:
         qid, docid = cells[header.place[Column.QUERY]], cells[header.place[Column.DOCUMENT]]
         rank_text = cells[header.place[Column.RANK]] if Column.RANK in header.place else "0"
-        score_text = cells[header.place[Column.SCORE]] if Column.SCORE in header.place else f"-{rank_text}"
+        score_text = (
+            cells[header.place[Column.SCORE]] if Column.SCORE in header.place else str(-(_integer(rank_text) or 0))
+        )
     no_control(qid, "query id", path, lineno)
     no_control(docid, "document id", path, lineno)
     rank = _integer(rank_text)

@@ -117,6 +117,8 @@ class Guard:
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
+        if any(ord(sign) < 32 for sign in scope["path"]):  # a route matches before a line end, and the guard would not
+            raise Refused(404, "there is no such path here")
         if scope["path"] not in OPEN_PATHS:
             self._check_key(headers)
         if scope["method"] != "POST" or scope["path"] not in self.paths:

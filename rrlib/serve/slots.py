@@ -8,12 +8,14 @@ thread ever touches it. Sampling is seeded by those numbers, so with a temperatu
 
 from __future__ import annotations
 
+import inspect
 import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from rrlib.engines import Decoding, Reply, Request
 from rrlib.engines.shared import alone
@@ -23,6 +25,8 @@ from rrlib.rerank import Reranker
 UNWELL_SECONDS = 10.0
 """So long after the engine raised an error, and gave no answer since, it counts as not ready."""
 
+_TURN = 0.05
+"""Seconds after which an engine that can hand out nothing yet is left, to fill its free slots."""
 _LOGGER = logging.getLogger("rrlib.serve")
 
 
@@ -180,7 +184,7 @@ class Slots:
         try:
             if batch:
                 made.engine.submit(batch, made.decoding)
-            replies = made.engine.collect() if self._flight else []
+            replies = self._collect(made.engine) if self._flight else []
         except Exception as error:
             _LOGGER.error("the engine failed: %s", error)
             with self._lock:
@@ -192,6 +196,12 @@ class Slots:
             return True
         self._hand_out(replies)
         return True
+
+    def _collect(self, engine: Any) -> list[tuple[int, Reply]]:
+        """What is finished. An engine that can is asked to come back soon: others may want its free slots."""
+        if "timeout" in inspect.signature(engine.collect).parameters:
+            return engine.collect(timeout=_TURN)  # type: ignore[no-any-return]
+        return engine.collect()  # type: ignore[no-any-return]
 
     def _next_requests(self, capacity: int) -> list[Request]:
         """Requests for the free slots, one of each seat in turn; the lock is held."""

@@ -15,7 +15,7 @@ from typing import Any
 from rrlib.errors import InputError
 from rrlib.formats import example_from_json, example_to_json, read_jsonl, write_jsonl, write_lines
 from rrlib.prompts import PromptBuilder, format_ranking, format_response
-from rrlib.synthesis.filter import ALPHA, check_alpha, keeps, self_consistency
+from rrlib.synthesis.filter import ALPHA, check_alpha, check_cut, keeps, self_consistency
 from rrlib.synthesis.results import Results, SynthesisResult, Tally, write_summary
 from rrlib.synthesis.sources.released import ALL, read_released
 from rrlib.types import RankingExample
@@ -120,6 +120,7 @@ def import_examples(
     Raises InputError for data in no known format, or where nothing can be used.
     """
     check_alpha(alpha)
+    check_cut(k)
     out, notes, tally = Path(out_dir), list[str](), Tally()
     out.mkdir(parents=True, exist_ok=True)
     kinds: Counter[str] = Counter()

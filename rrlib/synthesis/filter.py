@@ -19,6 +19,13 @@ def self_consistency(gold: Sequence[int], relevance: Sequence[int], k: int = 10)
     return float(ndcg(gold, relevance, k))  # type: ignore[arg-type]  # one list in, one float out
 
 
+def check_cut(k: int) -> int:
+    """The cut-off of the consistency, if it is one. Raises InputError else."""
+    if k < 1:
+        raise InputError(f"the cut-off of the consistency is k={k}", remedy="give 1 or more, such as window - stride")
+    return k
+
+
 def check_alpha(alpha: float) -> float:
     """alpha itself, or InputError when it is no value of NDCG."""
     if not 0.0 <= alpha <= 1.0:

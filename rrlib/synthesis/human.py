@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from rrlib.engines import Decoding, Engine, Message, Reply, Request, make_engine
 from rrlib.errors import InputError
 from rrlib.formats import Collection, read_collection
 from rrlib.prompts import PromptBuilder, format_ranking
-from rrlib.resources import resolve
+from rrlib.resources import model_hash, resolve
 from rrlib.synthesis.chains import FORMS, Argument, Form, argument_of, get_form, gold_order
 from rrlib.synthesis.filter import self_consistency
 from rrlib.synthesis.prompts import VERSION, flatten, passage_line
@@ -73,12 +74,16 @@ class HumanTeacher:
         self.form, self.words, self.gold = get_form(form), words, _known_gold(gold)
         self.settings = {"form": str(self.form), "words": words, "gold": gold}
         self._queries: dict[str, tuple[Argument, set[str]]] = {}
-        self._docids: dict[str, str] = {}
+        self._unsure: set[str] = set()  # texts of several queries that people judged differently
+        self._docids: dict[str, set[str]] = defaultdict(set)  # shown text -> documents that have it
         for collection in _labelled(folder):
             for qid, query in collection.queries.items():
                 relevant = {docid for docid, grade in collection.qrels.get(qid, {}).items() if grade > 0}
-                self._queries[flatten(query.text)] = argument_of(collection.metadata[qid]), relevant
-            self._docids |= {_shown(passage): docid for docid, passage in collection.corpus.items()}
+                text, judged = flatten(query.text), (argument_of(collection.metadata[qid]), relevant)
+                if self._queries.setdefault(text, judged) != judged:
+                    self._unsure.add(text)
+            for docid, passage in collection.corpus.items():
+                self._docids[_shown(passage)].add(docid)
 
     async def chat(self, messages: Sequence[Message], decoding: Decoding) -> Reply:
         """Answer a selection or a ranking prompt; an error where its query is none of the labelled ones."""
@@ -90,8 +95,12 @@ class HumanTeacher:
         judged = self._queries.get(asked.query)
         if judged is None:
             return Reply(error="people have not judged this query")
+        if asked.query in self._unsure:
+            return Reply(error="two queries have this text, and people judged them differently")
         argument, relevant = judged
-        passages = [Passage(self._docids.get(shown) or f"unknown-{i}", shown) for i, shown in enumerate(asked.texts)]
+        known = [self._docids.get(shown, set()) for shown in asked.texts]  # of equal texts, the relevant one
+        named = [min(docids & relevant or docids, default=f"unknown-{i}") for i, docids in enumerate(known)]
+        passages = [Passage(docid, shown) for docid, shown in zip(named, asked.texts, strict=True)]
         chosen = [i for i, passage in enumerate(passages) if passage.docid in relevant]
         tokens = asked.words
         extra = {"data_kind": MODEL}
@@ -209,6 +218,8 @@ class ModelTeacher:
             checkpoint = make_engine(engine, resolve(checkpoint), **engine_options)
         self.engine = checkpoint
         self.settings = {"style": style, "max_passage_tokens": max_passage_tokens}
+        if Path(str(self.engine.model)).exists():
+            self.settings["weights"] = model_hash(self.engine.model)
         self.model = f"{Path(self.engine.model).name}, {MODEL} labels"
         self._prompts = PromptBuilder(getattr(self.engine, "tokenizer", None), style, max_passage_tokens)
         self._waiting: list[tuple[Request, asyncio.Future[Reply]]] = []

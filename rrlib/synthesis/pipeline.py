@@ -28,7 +28,7 @@ from rrlib.prompts import get_style
 from rrlib.synthesis import prompts
 from rrlib.synthesis.assemble import Mix
 from rrlib.synthesis.fates import Fate
-from rrlib.synthesis.filter import ALPHA, check_alpha
+from rrlib.synthesis.filter import ALPHA, check_alpha, check_cut
 from rrlib.synthesis.flow import STEPS, Flow
 from rrlib.synthesis.job import Job
 from rrlib.synthesis.results import RESULTS, SUMMARY, SynthesisResult, finish
@@ -100,6 +100,7 @@ def synthesize(
     """
     get_style(style)
     check_alpha(alpha)
+    check_cut(k)
     flow = Flow(Mix(window, max_positives, hard_negatives), seed, depth, domains or {})
     if concurrency < 1:
         raise InputError(f"concurrency is {concurrency}", remedy="ask at least one call at a time")

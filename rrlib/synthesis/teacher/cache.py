@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,9 @@ class ResponseCache:
         provider = getattr(client, "provider", None)
         if provider is not None and provider.settings():
             request["provider"] = provider.settings()
+        settings = getattr(client, "settings", None)
+        if provider is None and isinstance(settings, Mapping) and settings:  # of a teacher in this process
+            request["settings"] = dict(settings)
         key = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
         return self.folder / key[:2] / f"{key[2:]}.json"
 
