@@ -116,14 +116,15 @@ def check_apart(read: Mapping[str, Path | None], written: Mapping[str, Path | No
 class JsonLines:
     """An append-only file of JSON rows, held open. One process at a time: take a `Lock` first.
 
-    Opening cuts off half a row behind the last newline (`torn`: how many bytes): a process was killed while it wrote. A
-    whole row there gets its newline. What is no row of this file is not ours to mend: it is refused by file and line,
-    and nothing is changed.
+    Opening cuts off what stands behind the last newline (`torn`: how many bytes): a process was killed while it wrote.
+    Where no rows are read (`seen` is None), a whole one there gets its newline and stays. A whole line that is no row
+    of this file is not ours to mend: it is refused by file and line, before anything is changed.
 
     seen: called at opening with (offset in bytes, row) of every row, in their order; it may raise ValueError, KeyError
     or TypeError for a row that does not belong here, or an InputError, to which file and line are added. what: the
     file and its rows in messages. remedy: for a strange row. fresh: begin with an empty file. sort_keys: of the rows
-    that are appended. read: makes a row of a line, for one who needs less than all of it; it may raise as `seen` may.
+    that are appended. ours: whether what was read from behind the last newline is a row of this file; without it all
+    there is cut. read: makes a row of a line, for one who needs less than all of it; it may raise as `seen` may.
     Raises StageError where the file cannot be written, InputError for a strange row.
     """
 
@@ -137,6 +138,7 @@ class JsonLines:
         fresh: bool = False,
         sort_keys: bool = False,
         read: Callable[[bytes], Any] = json.loads,
+        ours: Callable[[Any], bool] | None = None,
     ) -> None:
         self.path, self._what, self._sort_keys, self._read = path, what, sort_keys, read
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | (os.O_TRUNC if fresh else 0)
@@ -148,7 +150,10 @@ class JsonLines:
             size, self._end = os.fstat(self._file).st_size, self._end_of_rows()
             if seen is not None:
                 self._show(seen, remedy)
-            self.torn = self._mend_tail(size, seen, remedy) if size > self._end else 0
+            self.torn = self._mend_tail(size, seen is None, ours, remedy) if size > self._end else 0
+        except OSError as error:
+            self.close()
+            raise self._cannot_write(error) from error
         except BaseException:
             self.close()
             raise
@@ -167,24 +172,26 @@ class JsonLines:
             end = start
         return 0
 
-    def _mend_tail(self, size: int, seen: Callable[[int, Any], None] | None, remedy: str) -> int:
-        """Cut off half a row, or end a whole one; how many bytes were cut. Raises InputError for what is neither."""
+    def _mend_tail(self, size: int, end_whole: bool, ours: Callable[[Any], bool] | None, remedy: str) -> int:
+        """Cut off what stands behind the last newline, or end a whole row; how many bytes were cut.
+
+        Raises InputError for what `ours` says is no row, and for no beginning of one.
+        """
         tail = os.pread(self._file, size - self._end, self._end)
-        half = tail[:1] in b"{[\0"  # a row's beginning, or a block that a power cut left empty
         try:
-            json.loads(tail)
+            row, whole = json.loads(tail), True
         except ValueError:
-            if not half:
-                number = self._line_of(self._end)
-                message = f"not a {self._what} record: it ends in the middle of a line"
-                raise InputError(message, path=self.path, line=number, remedy=remedy) from None
-            os.ftruncate(self._file, self._end)
-            return size - self._end
-        if seen is not None:
-            self._see(seen, self._end, tail, lambda: self._line_of(self._end), remedy)
-        os.write(self._file, b"\n")
-        self._end = size + 1
-        return 0
+            row, whole = None, False
+        begins = tail[:1] in b"{\0"  # a row, or a block that a power cut left empty
+        if ours is not None and not (ours(row) if whole else begins):
+            message = f"not a {self._what} record: the last line is none, and has no end"
+            raise InputError(message, path=self.path, line=self._line_of(self._end), remedy=remedy)
+        if whole and end_whole:
+            os.write(self._file, b"\n")
+            self._end = size + 1
+            return 0
+        os.ftruncate(self._file, self._end)
+        return size - self._end
 
     def _line_of(self, offset: int) -> int:
         with self.path.open("rb") as data:

@@ -224,6 +224,14 @@ class RerankResult:
 _REMEDY = "use another --log, or --fresh to begin anew"
 
 
+def _is_row(row: Any) -> bool:
+    try:
+        record_key(row)
+        return {"order", "verdict", "docids"} <= row.keys()
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return False
+
+
 class WindowLog:
     """An append-only JSONL of window records, held by one process at a time.
 
@@ -250,7 +258,7 @@ class WindowLog:
             self.asked_path.unlink(missing_ok=True)
         try:
             self._lines = JsonLines(
-                self.path, self._seen, what="window log", remedy=_REMEDY, fresh=fresh, read=self._head
+                self.path, self._seen, what="window log", remedy=_REMEDY, fresh=fresh, read=self._head, ours=_is_row
             )
             self.in_flight = self._count_in_flight()
             self._asked = JsonLines(self.asked_path, fresh=True)

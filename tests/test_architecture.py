@@ -22,7 +22,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("formats", "metrics", "templates", "prompts", "pieces", "reading", "responses", "strategies", "sampling"),
     ("reward", "records", "ranking", "outcome", "retrieval"),
     ("engines",),
-    ("continuation", "scheduler", "rerank"),
+    ("continuation", "jobs", "scheduler", "rerank"),
     ("synthesis", "training", "evaluation", "miniature"),
     ("plans",),
     ("chain",),

@@ -61,7 +61,7 @@ def test_a_log_whose_last_row_lacks_its_newline_goes_on(tmp_path: Path) -> None:
     first = Reranker(Oracle(), log=path).rerank([make(5, "a"), make(5, "b")])  # type: ignore[arg-type]
     path.write_text(path.read_text().rstrip("\n"))
     again = Reranker(Oracle(), log=path).rerank([make(5, "a"), make(5, "b")])  # type: ignore[arg-type]
-    assert again.rankings == first.rankings and again.counts["reused"] == 2 and path.read_text().endswith("\n")
+    assert again.rankings == first.rankings and again.counts["reused"] == 1 and path.read_text().endswith("\n")
 
 
 def test_what_confidence_reads_it_does_not_write_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -51,10 +51,10 @@ class OutcomeStore:
         for part in data:
             if (part.name, part.split) not in self._texts:
                 self._texts[part.name, part.split] = _texts(part)
-        digests = {part.name: f"{_digest(part)} {self._texts[part.name, part.split]}" for part in data}
-        key = {"settings": _plain(depends_on), "benchmarks": digests}
+        before = {"settings": _plain(depends_on), "benchmarks": {part.name: _digest(part) for part in data}}
+        key = {**before, "texts": {part.name: self._texts[part.name, part.split] for part in data}}
         stored = read_json(stored_at)
-        if stored is not None and stored["key"] == key:
+        if stored is not None and stored["key"] in (key, before):  # older ones noted no texts
             return [self._read(folder, stem, part, stored["outcomes"][part.name]) for part in data]
         outcomes = system.rank(data, folder / f"windows{stem}.jsonl", peer)
         for part, outcome in zip(data, outcomes, strict=True):
