@@ -133,9 +133,8 @@ shown.table(signs) if len(signs) else every_sign
 #
 # Two rows need a word of caution. *No reasoning* says what a backbone of 1.5 million parameters can do in one step: it
 # was pretrained to judge in writing, so without writing it cannot judge at all. Its difference is no size for the
-# value of reasoning; the paper's is small, since a large model can judge without writing. *No filter* keeps the lists
-# that the filter would drop and reads each of them once as well: 14 to 15% more lists, and as many more updates of SFT,
-# than the full recipe. So its difference is not that of the filter alone.
+# value of reasoning; the paper's is small, since a large model can judge without writing. The rows
+# *listwise, gold*, *pointwise* and *pointwise, gold* are SFT alone, so their partner is *no RL*, not the full recipe.
 
 # %% [markdown]
 # ## How much do seeds move?
@@ -161,9 +160,9 @@ shown.say(sentences.seed_words(other_world, "full"))
 shown.table(ablation_view(other_world))
 
 # %% [markdown]
-# What to see: NDCG alone beats the full reward on every seed, another sign than the paper's. The loss goes with RBO,
-# which rewards likeness to lists that are mostly wrong somewhere in this world; whether that is the reason was not
-# tested. Recall is not shown to buy anything.
+# What to see: NDCG alone beats the full reward on every seed, another sign than the paper's. Without RBO
+# the mean is nearly as high, but its seeds lie far apart (`p (seeds)`): that likeness to lists which are mostly wrong
+# somewhere is what costs is likely, and not shown. Recall is not shown to buy anything.
 
 # %% [markdown]
 # ## Exercise: is it the seed?

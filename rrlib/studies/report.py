@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 WHY: Mapping[str, str] = {
-    "no filter": "two trainings of one recipe lie points apart; where updates are not 100%, SFT also learned longer",
+    "no filter": "two trainings of one recipe lie points apart",
     "NDCG-only reward": "RBO rewards likeness to the teacher's list, and this teacher's lists are often wrong (but RBO "
     "where the list is right does no better that shows); and the order by NDCG and that by Recall hardly disagree "
     "here, where relevant passages are few and verdicts have three values",
