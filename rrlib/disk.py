@@ -184,8 +184,9 @@ class JsonLines:
             row, whole = None, False
         begins = tail[:1] in b"{\0"  # a row, or a block that a power cut left empty
         if ours is not None and not (ours(row) if whole else begins):
+            number = self.path.read_bytes()[: self._end].count(b"\n") + 1
             message = f"not a {self._what} record: the last line is none, and has no end"
-            raise InputError(message, path=self.path, line=self._line_of(self._end), remedy=remedy)
+            raise InputError(message, path=self.path, line=number, remedy=remedy)
         if whole and end_whole:
             os.write(self._file, b"\n")
             self._end = size + 1
@@ -193,27 +194,19 @@ class JsonLines:
         os.ftruncate(self._file, self._end)
         return size - self._end
 
-    def _line_of(self, offset: int) -> int:
-        with self.path.open("rb") as data:
-            return data.read(offset).count(b"\n") + 1
-
-    def _see(
-        self, seen: Callable[[int, Any], None], offset: int, line: bytes, number: Callable[[], int], remedy: str
-    ) -> None:
-        try:
-            seen(offset, self._read(line))
-        except InputError as error:
-            raise InputError(error.message, path=self.path, line=number(), remedy=error.remedy) from None
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            message = f"not a {self._what} record: {error}"
-            raise InputError(message, path=self.path, line=number(), remedy=remedy) from error
-
     def _show(self, seen: Callable[[int, Any], None], remedy: str) -> None:
         offset = 0
         with self.path.open("rb") as lines:
-            for place, line in enumerate(lines, 1):
-                if offset < self._end:
-                    self._see(seen, offset, line, lambda place=place: place, remedy)  # type: ignore[misc]
+            for number, line in enumerate(lines, 1):
+                if offset >= self._end:
+                    break  # behind the last newline
+                try:
+                    seen(offset, self._read(line))
+                except InputError as error:
+                    raise InputError(error.message, path=self.path, line=number, remedy=error.remedy) from None
+                except (ValueError, KeyError, TypeError, AttributeError) as error:
+                    message = f"not a {self._what} record: {error}"
+                    raise InputError(message, path=self.path, line=number, remedy=remedy) from error
                 offset += len(line)
 
     def row(self, offset: int) -> Any:

@@ -64,14 +64,14 @@ def audition(
     )
 
 
-_LIST = re.compile(r"\[\d+\](?:\s*>\s*\[\d+\])+")
+WRITTEN_LIST = re.compile(r"\[\d+\](?:\s*>\s*\[\d+\])+")
 _ANSWER_WORD = re.compile(r"(?:Ranking|Answer):\s*$")
 
 
 def add_answer_tag(text: str) -> str:
     """The text with its last list `[a] > [b] > ...` in an answer block, where it has no such block; nothing else is
     mended but a think block that was left open, which is closed before the list. A text without a list stays."""
-    lists = list(_LIST.finditer(text))
+    lists = list(WRITTEN_LIST.finditer(text))
     if "<answer>" in text or not lists:
         return text
     before = _ANSWER_WORD.sub("", text[: lists[-1].start()].rstrip()).rstrip()

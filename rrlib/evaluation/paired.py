@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rrlib.errors import InputError
-from rrlib.evaluation.significance import TIE, bootstrap_interval, holm, paired_t, paired_test, suite_interval
+from rrlib.evaluation.significance import bootstrap_interval, holm, paired_t, paired_test, suite_interval
 from rrlib.formats.fields import few
 from rrlib.types import Interval
 
@@ -30,6 +30,10 @@ class SignificanceTest(StrEnum):
 
     T = "t"
     """The paired t test: assumes that means of differences are normal."""
+
+
+TIE = 1e-9
+"""Values of a query that differ by less are a tie: sums of the same numbers in another order."""
 
 
 def paired_rows(

@@ -17,9 +17,6 @@ from numpy.typing import ArrayLike, NDArray
 from rrlib.errors import InputError
 from rrlib.types import Interval
 
-TIE = 1e-9
-"""Values of a query that differ by less are a tie: sums of the same numbers in another order."""
-
 _CELLS = 4_000_000  # numbers drawn at once: 32 MB
 
 

@@ -6,13 +6,13 @@ repeated follows it again.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rrlib.engines.base import Decoding
+from rrlib.evaluation.audition import WRITTEN_LIST
 from rrlib.formats import Collection, read_examples
 from rrlib.lesson.explain import rollouts
 from rrlib.reading import split_reasoning
@@ -199,12 +199,9 @@ def group_means(drawn: Mapping[str, Sequence[RewardRecord]]) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("group of").round(3)
 
 
-_LIST = re.compile(r"\[\d+\](?:\s*>\s*\[\d+\])+")
-
-
 def _written_list(text: str) -> str:
     """The last list that stands in an answer, in tags or not; empty where there is none."""
-    lists = _LIST.findall(text)
+    lists = WRITTEN_LIST.findall(text)
     return "".join(lists[-1].split()) if lists else ""
 
 

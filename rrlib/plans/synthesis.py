@@ -23,6 +23,9 @@ from rrlib.synthesis.sources.items import CollectionSource, Shard, Source, numbe
 from rrlib.synthesis.teacher.ledger import MOST_BYTES_PER_TOKEN
 from rrlib.synthesis.teacher.prices import Price, price_of
 
+WITHOUT_COST = ("rrlib.miniature:SimulatedTeacher", "rrlib.synthesis.human:HumanTeacher")
+"""Teachers that can ask no server. Others of ours may, as a checkpoint behind an address."""
+
 EXPECTED_ANSWER = 1000
 """Tokens of reasoning and answer a call, before anything is known: the paper's chains have 626 to 928 (section 5)."""
 
@@ -51,7 +54,7 @@ class Plan:
             + assumed,
             f"tokens: about {self.tokens_in:,} read and {self.tokens_out:,} written by {self.model}",
         ]
-        if self.model.startswith("rrlib."):
+        if self.usd is None and self.model in WITHOUT_COST:
             lines.append("cost: none; it answers in this process")
         elif self.usd is None or self.most_usd is None:
             lines.append("cost: no price of this model is known -> give one, in dollars a million tokens")
