@@ -196,8 +196,8 @@ def test_gauge_learns_from_the_servers_counts() -> None:
 
 
 def test_the_bill_of_a_teacher_in_this_process_is_nothing(tmp_path: Path) -> None:
-    said = {
-        model: plan(make_collection(2), model, tmp_path / "none").text()
-        for model in ("rrlib.miniature:X", "unknown-7b")
-    }
-    assert "cost: none" in said["rrlib.miniature:X"] and "no price of this model is known" in said["unknown-7b"]
+    ours, others = "rrlib.miniature:SimulatedTeacher", ("rrlib.synthesis.human:ModelTeacher", "unknown-7b")
+    assert "cost: none" in plan(make_collection(2), ours, tmp_path / "none").text()
+    for model in others:  # one may stand behind an address
+        assert "no price of this model is known" in plan(make_collection(2), model, tmp_path / "none").text()
+    assert "cost: about $" in plan(make_collection(2), ours, tmp_path / "none", price=PRICE).text()
