@@ -91,6 +91,7 @@ def test_verdicts_and_their_kin() -> None:
     said = "[1] no [2] yes [3] yes [4] no [5] yes"
     assert chain("verdicts") == said
     assert chain("hypothesis") == f"the nail will rust\n{said}"
+    assert chain("statement") == "the nail will rust" and FORMS[Form.STATEMENT](Argument(), SHOWN, ALL, 0) == ""
     assert chain("quoted", words=2).splitlines()[:2] == ["[1] gold does: no", "[2] the cellar: yes"]
     assert chain("quoted").splitlines()[3] == "[4] tin is a metal: no"
     assert chain("none") == ""
@@ -329,6 +330,22 @@ def test_a_judge_is_trained_on_human_labels_packed_and_asked_without_being_told(
     ranked = Reranker(str(packed.folder), decoding=Decoding(max_new_tokens=4)).rank("why?", ["a b c", "x y z"])
     assert [len(window.docids) for window in ranked.windows] == [1, 1]
     assert all(window.score is not None and 0 <= window.score <= 1 for window in ranked.windows)
+
+
+def test_a_judge_that_reasons_writes_what_people_concluded_and_not_its_word(
+    realdata: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Verdicts cut out for one passage would be its word said twice, which is no chain."""
+    asked: list[Any] = []
+    monkeypatch.setattr(pointwise.stages, "sft", lambda config, examples, *rest: asked.extend(examples))
+    words = ["--style", "pointwise", "--limit", "3", "--data", str(realdata / "collections"), "--output", "none"]
+    science = [*words, "--collection", "entailmentbank", "--first-stage", "ai2-25"]
+    pointwise.train(pointwise.parser().parse_args(science))
+    chains = {example.query.text: example.reasoning for example in asked}
+    assert len(asked) == 24 and len(chains) == 3 and min(len(chain.split()) for chain in chains.values()) > 3
+    assert all(chains[example.query.text] == example.reasoning for example in asked), "of the query, not of the label"
+    arguments = [*words, "--collection", "argkp", "--first-stage", "stem"]
+    assert pointwise.main(arguments) == 2 and "people wrote no" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("change", ["lora_rank=1.7", "epochs=many", "rank=3", "epochs", "gradient_checkpointing=1"])

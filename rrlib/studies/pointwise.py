@@ -6,8 +6,7 @@
     python -m rrlib.studies.real model --system 'pointwise no reasoning' --checkpoint outputs/pointwise/checkpoint ...
 
 A passage is an example: the train split's candidates as retrieved, with the human label and, in the style `pointwise`,
-what the human chain says of it (the paper compares with Rank1, which reasons on each passage alone: section 5.5).
-With
+a chain before the word (the paper compares with Rank1, which reasons on each passage alone: section 5.5): --form. With
 --together the passages of a query are one sequence (rrlib.training.together), a quarter of the tokens. Killed and run
 again, it goes on.
 """
@@ -23,11 +22,12 @@ from rrlib.chain.params import Config, check_value, load_profile
 from rrlib.engines.options import read_value
 from rrlib.errors import InputError
 from rrlib.formats import read_collection
-from rrlib.prompts import POINT_STYLES
+from rrlib.prompts import POINT_STYLES, get_style
 from rrlib.resources import profile_path, resolve
 from rrlib.studies.command import exit_code
 from rrlib.studies.real import DEPTH, collections_folder
 from rrlib.studies.real_rows import COLLECTIONS, FirstStageName
+from rrlib.synthesis.chains import Form
 from rrlib.synthesis.human import human_examples
 from rrlib.synthesis.sources.windows import Windowing
 from rrlib.training.launch import progress
@@ -61,8 +61,10 @@ def train(args: argparse.Namespace) -> TrainResult:
     examples: list[RankingExample] = []
     for name, first_stage in zip(args.collection, args.first_stage, strict=True):
         collection = read_collection(collections_folder(args.data) / name, "train", first_stage=first_stage)
-        lists = human_examples(collection, windowing=whole, seed=args.seed, limit=args.limit or None)
+        lists = human_examples(collection, form=args.form, windowing=whole, seed=args.seed, limit=args.limit or None)
         drawn = pointwise_examples(lists, args.style, args.per_list, args.seed)
+        if get_style(args.style).think and not any(example.reasoning for example in drawn):
+            raise InputError(f"{name}: people wrote no chain of the form {args.form}", remedy="use a style without one")
         relevant = sum(example.relevance[0] for example in drawn)
         print(f"{name}: {len(drawn)} passages of {len(lists)} queries, {relevant} of them relevant", flush=True)
         examples += lengthen(drawn, args.lengthen, args.seed)
@@ -85,6 +87,12 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--first-stage", required=True, nargs="+", choices=[*FirstStageName], help="one a collection")
     out.add_argument("--profile", default="smollm2-135m", help="a name in params/, or a YAML file")
     out.add_argument("--style", default="pointwise_nothink", choices=[*POINT_STYLES])
+    out.add_argument(
+        "--form",
+        default=str(Form.STATEMENT),
+        choices=[*Form],
+        help="chain of the style pointwise; one with verdicts says the word before it is asked",
+    )
     out.add_argument("--per-list", type=int, default=8, help="passages a query, half of them relevant; 0: all")
     out.add_argument("--depth", type=int, default=DEPTH, help="candidates of a query that are drawn from")
     out.add_argument("--limit", type=int, default=0, help="only so many queries (0: all)")

@@ -33,8 +33,10 @@ class Form(StrEnum):
     """`[1] no [2] yes ...`: a verdict on each passage in the order shown."""
     QUOTED = "quoted"
     """Each passage by number and first words, then its verdict."""
+    STATEMENT = "statement"
+    """What the answer is, as one statement. It names no passage, so a judge of single passages can learn it too."""
     HYPOTHESIS = "hypothesis"
-    """What the answer is, as one statement; then the verdicts."""
+    """The statement; then the verdicts."""
     NONE = "none"
     """No chain, for prompt styles without a think block."""
 
@@ -135,9 +137,14 @@ def quoted(argument: Argument, passages: Sequence[Passage], relevant: Sequence[i
     )
 
 
+def statement(argument: Argument, passages: Sequence[Passage], relevant: Sequence[int], words: int = 0) -> str:
+    """The statement that the passages are to show; empty where people wrote none."""
+    return flatten(argument.hypothesis)
+
+
 def hypothesis(argument: Argument, passages: Sequence[Passage], relevant: Sequence[int], words: int = 0) -> str:
-    """The statement that the passages are to show, on a line of its own where there is one; then the verdicts."""
-    lines = [flatten(argument.hypothesis), verdicts(argument, passages, relevant)]
+    """The statement, on a line of its own where there is one; then the verdicts."""
+    lines = [statement(argument, passages, relevant), verdicts(argument, passages, relevant)]
     return "\n".join(line for line in lines if line)
 
 
@@ -152,6 +159,7 @@ FORMS: Mapping[Form, Writer] = {
     Form.TREE: tree,
     Form.VERDICTS: verdicts,
     Form.QUOTED: quoted,
+    Form.STATEMENT: statement,
     Form.HYPOTHESIS: hypothesis,
     Form.NONE: none,
 }
