@@ -20,6 +20,15 @@ CLOSING = " </think> <answer>"
 """What closes a chain that has used up its budget; the model goes on from there."""
 
 
+def check_pair(style: PromptStyle, strategy: str) -> None:
+    """Raises InputError for a style whose answers the strategy cannot use: one word a passage, or a list a window."""
+    if (style.words is not None) != (strategy == "pointwise"):
+        raise InputError(
+            f"style {style.name!r} with strategy {strategy!r}",
+            remedy="the pointwise strategy takes a pointwise style, and the others a listwise one",
+        )
+
+
 def behind_chain(prompt: str, chain: str) -> str:
     """A prompt whose chain of thought is given and closed, so that what follows is the list. An empty chain is what a
     budget of 0 leaves."""
@@ -110,7 +119,12 @@ def _so_far(reply: Reply, onward: Request, asked: Request) -> Reply:
 def joined(before: Reply, after: Reply) -> Reply:
     """Two parts of one answer: text, tokens and seconds together; the end of the second (of a score: of the first)."""
     if after.error is not None:
-        return replace(after, tokens_out=before.tokens_out, seconds=before.seconds + after.seconds)
+        return replace(
+            after,
+            tokens_in=before.tokens_in + after.tokens_in,
+            tokens_out=before.tokens_out,
+            seconds=before.seconds + after.seconds,
+        )
     word = max(after.logprobs, key=lambda w: after.logprobs[w]) if after.logprobs else ""
     return replace(
         after,

@@ -50,10 +50,12 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A request in flight: where its answer belongs, and what was answered before, if it goes on from there."""
+    """A request in flight: where its answer belongs, and if it goes on from one before, what was answered so far and
+    the prompt that the answer began behind."""
 
     job: int
     window: int
     prompt_hash: str | None
     request: Request
     before: Reply | None = None
+    begun_behind: str | None = None

@@ -146,19 +146,39 @@ _ALWAYS = (
 _SOMETIMES = ("score", "logprobs", "round", "requests", "closed", "settings", "seed")
 
 
-def of_each_window(rows: Iterable[tuple[int, dict[str, Any]]]) -> list[tuple[int, dict[str, Any]]]:
-    """(line, row) of each window of a log, in order: of one whose call had failed and was made again, the last row.
+class Retries:
+    """Which windows may stand in a log again: one whose call had failed, and those of its query that were asked before
+    it was made again, since they may see other passages then."""
 
-    A row without `settings` is no line of a log of ours, and stays as it is.
+    def __init__(self) -> None:
+        self._failed: set[Key] = set()
+        self._made_again: Counter[tuple[str, str]] = Counter()  # (collection, qid) -> failed calls that were made again
+        self._when: dict[Key, int] = {}  # that count at a window's last line
+
+    def may_be(self, key: Key, failed: bool) -> bool:
+        """Take the next line of a log; whether its window is new, or rightly there again."""
+        query, again = key[:2], key in self._failed
+        self._made_again[query] += again
+        right = again or self._made_again[query] > self._when.get(key, -1)
+        self._when[key] = self._made_again[query]
+        (self._failed.add if failed else self._failed.discard)(key)
+        return right
+
+
+def of_each_window(rows: Iterable[tuple[int, dict[str, Any]]]) -> list[tuple[int, dict[str, Any]]]:
+    """(line, row) of each window of a log, in order: of one that was asked again, the last row.
+
+    A window is asked again where its call had failed, and so are the windows of that query behind it. A row without
+    `settings` is no line of a log of ours, and stays as it is.
     """
     kept: dict[Any, tuple[int, dict[str, Any]]] = {}
+    lines = Retries()
     for line, row in rows:
         name: Any = line
         if row.get("settings") is not None:
             with suppress(KeyError, TypeError, ValueError):  # for the reader to refuse
-                name = record_key(row)
-        if name in kept and kept[name][1].get("error") is None:
-            name = line
+                key = record_key(row)
+                name = key if lines.may_be(key, row.get("error") is not None) else line
         kept[name] = line, row
     return list(kept.values())
 

@@ -13,7 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from rrlib.continuation import Continuation
+from rrlib.continuation import Continuation, check_pair
 from rrlib.engines import Decoding, Engine, engine_from
 from rrlib.engines.shared import alone
 from rrlib.engines.trained import counts_first_stage, settings_for
@@ -23,7 +23,7 @@ from rrlib.pieces import PreparedPrompts
 from rrlib.prompts import PromptBuilder, get_style
 from rrlib.ranking import Ranking
 from rrlib.records import RerankResult, Tally, WindowRecord
-from rrlib.resources import model_hash
+from rrlib.resources import weights_of
 from rrlib.sampling import SampledSpec, check_sampling, sampling_for, varies
 from rrlib.scheduler import Finished, Progress, Run
 from rrlib.types import Candidates, Query
@@ -84,11 +84,7 @@ class Reranker:
         if drawn[0] > 1 and self.decoding.seed is None:
             self.decoding = replace(self.decoding, seed=0)
         self.log_path, self.fresh, self.retry_failed, self.progress = log, fresh, retry_failed, progress
-        if (self.style.words is not None) != (self.strategy.name == "pointwise"):
-            raise InputError(
-                f"style {self.style.name!r} with strategy {self.strategy.name!r}",
-                remedy="the pointwise strategy takes a pointwise style, and the others a listwise one",
-            )
+        check_pair(self.style, self.strategy.name)
         self.continuation = Continuation(self.style, budget, self.decoding)
         self.with_first_stage = with_first_stage
         self._fuses_runs = with_first_stage is None and counts_first_stage(model)
@@ -118,8 +114,8 @@ class Reranker:
         provider = getattr(self.engine, "provider", None)
         if provider is not None and provider.settings():
             limits["provider"] = provider.settings()
-        checkpoint = Path(self.engine.model)
-        weights = {"weights": model_hash(checkpoint)} if checkpoint.exists() else {}
+        content = weights_of(self.engine.model)
+        weights = {"weights": content} if content is not None else {}
         return {
             "engine": self.engine.name,
             "model": self.engine.model,

@@ -126,6 +126,15 @@ def model_hash(model: str | Path) -> str:
     return digest.hexdigest()[:16]
 
 
+def weights_of(model: str | Path) -> str | None:
+    """`model_hash` of what a model's name stands for, where that is on this machine; None for a hub name, or the name
+    that a server gives its model."""
+    path = at_home(str(model))
+    if path.startswith("package:"):
+        path = locate(path)
+    return model_hash(path) if Path(path).exists() else None
+
+
 def load_callable(ref: str) -> Callable[..., Any]:
     """The object that `module:name` names. Raises InputError with what went wrong."""
     module, sep, name = ref.partition(":")

@@ -263,7 +263,8 @@ class Run:
         request, so_far = second
         if so_far.extra["closed"] and not request.choices:
             self.counts["closed_at_budget"] += 1
-        return replace(sent, request=request, before=so_far)
+        begun_behind = sent.begun_behind or sent.request.prompt
+        return replace(sent, request=request, before=so_far, begun_behind=begun_behind)
 
     def _finish(self, sent: Sent, reply: Reply) -> None:
         """Parse an answer, log it, and let its query go on."""
@@ -277,7 +278,8 @@ class Run:
         if reply.error is not None:
             self.counts["missing" if reply.error == MISSING else "failed"] += 1
         if self.owner.asks_model and not self.owner.style.prefill:  # what is recorded is whole already
-            reply = replace(reply, text=whole_response(sent.request.prompt, reply.text, self.owner.style.think))
+            prompt = sent.begun_behind or sent.request.prompt
+            reply = replace(reply, text=whole_response(prompt, reply.text, self.owner.style.think))
         answer = read_answer(reply, len(window.items), window.score, self.owner.style.name)
         record = WindowRecord(
             qid=job.candidates.query.qid,

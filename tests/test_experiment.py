@@ -431,7 +431,7 @@ def test_latency_adds_rounds_and_takes_the_slowest_of_a_round() -> None:
     records = [
         WindowRecord("a", (0, 1), seconds=1.0),
         WindowRecord("a", (0, 1), seconds=2.0, round=1),
-        WindowRecord("a", (0, 1), seconds=9.0, pass_no=1),
+        WindowRecord("a", (0, 1), seconds=9.0, round=2, pass_no=1),  # rounds count on from pass to pass
         WindowRecord("b", (0, 1), seconds=1.0, tokens_in=5),
         WindowRecord("b", (0, 1), seconds=4.0, tokens_out=3, requests=2),
     ]

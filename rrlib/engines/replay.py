@@ -16,7 +16,7 @@ from rrlib.engines.base import Decoding, Reply, Request
 from rrlib.engines.trained import valid_settings
 from rrlib.errors import InputError
 from rrlib.formats import read_jsonl
-from rrlib.records import Key, record_key
+from rrlib.records import Key, Retries, record_key
 
 MISSING = "not in the replay file"
 
@@ -46,6 +46,7 @@ class ReplayEngine:
         self.recorded_sampling: dict[str, Any] = {}  # samples and fusion, where windows were asked several times
         self.used = 0
         self._done: list[tuple[int, Reply]] = []
+        retries = Retries()
         for line, row in read_jsonl(responses):
             try:
                 key = record_key(row)
@@ -60,8 +61,8 @@ class ReplayEngine:
             text = row.get("text")
             if text is not None and not isinstance(text, str):
                 raise InputError("`text` is not a string", path=responses, line=line, remedy="quote the raw response")
-            again = row.get("settings") is not None and key in self.replies and self.replies[key].error is not None
-            if key in self.replies and not again:  # a log holds a window again whose call had failed
+            right = retries.may_be(key, row.get("error") is not None)
+            if key in self.replies and not (right and row.get("settings") is not None):
                 sample = f", sample {key[4]}," if key[4] else ""
                 raise InputError(
                     f"query {key[1]}: window {key[3][0]}-{key[3][-1] + 1} of pass {key[2]}{sample} is there twice",

@@ -7,11 +7,12 @@ from rrlib.evaluation.experiment import Experiment, plan_experiment
 from rrlib.evaluation.latency import Prices
 from rrlib.evaluation.metrics import mean, parse_metrics, per_query
 from rrlib.evaluation.mixtures import Interpolated, Routed, interpolate
+from rrlib.evaluation.orders import FirstStage, Given, Oracle, RandomOrder
 from rrlib.evaluation.reference import ABLATIONS, REPORTED
 from rrlib.evaluation.registry import BENCHMARKS, Benchmark, expand, get_benchmark
 from rrlib.evaluation.results import ExperimentResult
 from rrlib.evaluation.significance import bootstrap_interval, holm, paired_t, paired_test, suite_interval
-from rrlib.evaluation.systems import FirstStage, Given, Listwise, Oracle, Outcome, Pointwise, RandomOrder
+from rrlib.evaluation.systems import Listwise, Outcome, Pointwise
 from rrlib.evaluation.tables import Row, align, compare, gap_closed, oracle_run, random_run, render
 
 __all__ = [

@@ -219,12 +219,12 @@ class Static(_Chooser):
 
         model = _StaticModel(self._rarity, self._size, self._seed)
         optimiser = torch.optim.Adam(model.parameters, lr=self._rate)
-        draws = random.Random(self._seed)
+        draws, lists = random.Random(self._seed), list(self._lists)  # the same at every call
         for passes in range(self._passes + 1):
             if passes:
-                draws.shuffle(self._lists)
-                for start in range(0, len(self._lists), self._batch):
-                    self._update(model, optimiser, self._lists[start : start + self._batch])
+                draws.shuffle(lists)
+                for start in range(0, len(lists), self._batch):
+                    self._update(model, optimiser, lists[start : start + self._batch])
             with torch.no_grad():
                 yield {"passes": passes}, self._scores(model, first), self._scores(model, second)
 

@@ -198,6 +198,11 @@ def load_benchmark(
     spec = replace(spec, **overrides) if overrides else spec
     if fetch or spec.source.startswith("callable:"):
         source.fetch(spec, folder, run=run)
+    return _loaded(spec, folder, run, first_stage, split)
+
+
+def _loaded(spec: Benchmark, folder: Path, run: str | Path | None, first_stage: str, split: str) -> BenchmarkData:
+    """A split of a folder with its first stage, the test split with the validation queries beside it."""
     data = _without_run(spec, folder, split)
     path = _run_path(data, folder, run, first_stage)
     stage = first_stage if path is None else path.name.split(".")[0]
@@ -210,14 +215,8 @@ def load_benchmark(
         # its run: runs/validation.trec, or made like the test queries' (a run of test queries serves no validation)
         has_run = find_file(folder, "runs/validation.trec", "runs/dev.trec") is not None
         stage = "bm25s" if find_file(folder, "corpus.jsonl") is not None and not has_run else ""
-        held_out = load_benchmark(spec, root=_root_of(folder, spec), split="validation", first_stage=stage)
-        data = replace(data, validation=held_out)
+        data = replace(data, validation=_loaded(spec, folder, None, stage, "validation"))
     return data
-
-
-def _root_of(folder: Path, spec: Benchmark) -> Path:
-    """The root below which `spec.name` is this folder."""
-    return Path(str(folder)[: -len(spec.name)]) if str(folder).endswith(spec.name) else folder.parent
 
 
 def _without_run(spec: Benchmark, folder: Path, split: str) -> BenchmarkData:
@@ -303,6 +302,12 @@ def make_first_stage(data: BenchmarkData, depth: int = _MADE_DEPTH, form: str = 
     path = None if data.folder is None else data.folder / "runs" / f"{stem}{split}.trec"
     if path is not None and path.is_file() and _still_fits(data, _made_of(path), form, depth):
         return read_run(path, data.notes)
+    if "documents_of" in data.source:
+        raise InputError(
+            f"{data.name} holds the documents of one run alone, too few to retrieve from",
+            path=data.folder,
+            remedy="fetch it again without a run",
+        )
     queries = _retrieval_queries(data, form)
     run = bm25_run(data.passages(), {qid: queries[qid] for qid in data.qrels}, data.excluded, depth)
     if silent := [qid for qid, hits in run.items() if not hits]:

@@ -24,11 +24,12 @@ from rrlib.evaluation.benchmarks import BenchmarkData, from_collection, load_ben
 from rrlib.evaluation.latency import Prices
 from rrlib.evaluation.measured import Comparison, assemble, measure
 from rrlib.evaluation.metrics import parse_metrics
+from rrlib.evaluation.orders import as_system, bare_candidates
 from rrlib.evaluation.paired import SignificanceTest
 from rrlib.evaluation.registry import Benchmark, expand
 from rrlib.evaluation.results import ExperimentResult
-from rrlib.evaluation.store import OutcomeStore
-from rrlib.evaluation.systems import Cost, Outcome, System, as_system, bare_candidates
+from rrlib.evaluation.store import OutcomeStore, digest
+from rrlib.evaluation.systems import Cost, Outcome, System
 from rrlib.formats import Collection
 from rrlib.formats.fields import few
 from rrlib.types import Candidates
@@ -124,7 +125,8 @@ def plan_experiment(
     **loading: Any,
 ) -> pd.DataFrame:
     """What an experiment would cost, after all of its checks: a row a system and benchmark with queries, calls
-    (exact), tokens in and out (upper bounds), the longest prompt, and the model's limit. Loads no model."""
+    (exact), tokens in and out (upper bounds), the longest prompt, and the model's limit. What a system asks of others
+    on validation queries stands in its own row, or in that of the first that asks it. Loads no model."""
     import pandas as pd
 
     chosen, data, _ = _prepare(systems, benchmarks, (), None, SignificanceTest.RANDOMISATION, queries, loading)
@@ -195,6 +197,7 @@ def check_experiment(systems: Mapping[str, System], data: Sequence[BenchmarkData
     """
     problems: list[str] = []
     costs: dict[tuple[str, str], Cost] = {}
+    asked: dict[tuple[str, str], tuple[BenchmarkData, set[str]]] = {}  # validation queries -> systems that answer them
     for benchmark in data:
         try:
             candidates = _candidates(benchmark, systems)
@@ -203,7 +206,10 @@ def check_experiment(systems: Mapping[str, System], data: Sequence[BenchmarkData
             continue
         for name, system in systems.items():
             try:
-                costs[name, benchmark.name] = system.check(benchmark, candidates)
+                cost = system.check(benchmark, candidates)
+                for need, other in _held_out(system, benchmark, asked):
+                    cost = _together(cost, systems[need].check(other, _candidates(other, systems)))
+                costs[name, benchmark.name] = cost
             except InputError as error:
                 problems.append(f"{name}: {error}")
     if len(problems) == 1:
@@ -211,6 +217,33 @@ def check_experiment(systems: Mapping[str, System], data: Sequence[BenchmarkData
     if problems:
         raise InputError(f"{len(problems)} problems:\n- " + "\n- ".join(problems))
     return costs
+
+
+def _held_out(
+    system: System, data: BenchmarkData, asked: dict[tuple[str, str], tuple[BenchmarkData, set[str]]]
+) -> list[tuple[str, BenchmarkData]]:
+    """(system, validation queries) that a system which chooses will ask, of those that nobody has asked before."""
+    other: BenchmarkData | None = getattr(system, "held_out", lambda _: None)(data)
+    if other is None:
+        return []
+    known, by = asked.setdefault((other.name, other.split), (other, set()))
+    if known is not other and digest(known) != digest(other):
+        raise InputError(f"two sets of validation queries are called {other.name}", remedy="give each its own name")
+    new = [name for name in system.needs() if name not in by]
+    by.update(new)
+    return [(name, other) for name in new]
+
+
+def _together(first: Cost, second: Cost) -> Cost:
+    """Both: calls and tokens add up, the longer prompt counts and the smaller limit."""
+    limits = [limit for limit in (first.limit, second.limit) if limit is not None]
+    return Cost(
+        first.calls + second.calls,
+        first.tokens_in + second.tokens_in,
+        first.tokens_out + second.tokens_out,
+        max(first.longest, second.longest),
+        min(limits, default=None),
+    )
 
 
 def _candidates(data: BenchmarkData, systems: Mapping[str, System]) -> list[Candidates]:

@@ -50,6 +50,7 @@ COMPARED = (Said.LIST, Said.VERDICTS, Said.GRADES, Said.PROOF, Said.QUOTED)
 LEVELS = {"yes": 2, "maybe": 1, "no": 0}
 _ID = re.compile(r"\[(\d{1,9})\]")
 _VERDICT = re.compile(r"(?:^|[\s:,\-])(yes|maybe|no)[\s.,;]*$", re.IGNORECASE)
+_BEGINS = re.compile(r"(?:^|[\n.!?:;]|\b(?:yes|maybe|no),?)[ \t]*$", re.IGNORECASE)
 _GRADE = re.compile(r"\[(\d{1,9})\] (?!.*\[\d).*: (\d)")
 _PREMISE = r"(?:\[\d{1,9}\]|[A-Z])"
 _STEP = re.compile(rf"{_PREMISE}(?: and {_PREMISE})* (?:gives?|helps)\b.*")
@@ -98,12 +99,13 @@ def _last_list(chain: str, n: int) -> dict[int, int]:
 
 
 def _verdicts(chain: str, n: int) -> dict[int, int]:
-    """The verdict that ends what is said behind each identifier, up to the next one or the end of its line."""
-    _, *parts = _ID.split(chain)  # number, what follows it, number, what follows it, ...
+    """The verdict that ends what is said behind each identifier, up to the next one or the end of its line. An
+    identifier within a sentence (`passage [2] argues no`) has none."""
+    first, *parts = _ID.split(chain)  # what stands before a number, the number, what follows it, ...
     levels: dict[int, int] = {}
-    for number, text in zip(parts[::2], parts[1::2], strict=True):
+    for before, number, text in zip([first, *parts[1::2]], parts[::2], parts[1::2], strict=False):
         verdict = _VERDICT.search(text.strip().partition("\n")[0])
-        if verdict and 1 <= int(number) <= n:
+        if verdict and 1 <= int(number) <= n and _BEGINS.search(before):
             levels[int(number) - 1] = LEVELS[verdict[1].lower()]
     return levels
 

@@ -15,6 +15,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from rrlib.disk import hash_file, read_json, write_json
 from rrlib.errors import EngineError, InputError, MissingPackageError
 from rrlib.evaluation.registry import Benchmark
 from rrlib.formats import read_run, write_jsonl, write_lines, write_qrels
@@ -60,17 +61,29 @@ def fetch(
 ) -> Path:
     """Write the collection folder of a benchmark unless it is there (SOURCE.json); returns it.
 
-    run: with ir_datasets, only the documents of this run are written (a corpus of millions is not needed to rerank).
-    Raises InputError where nothing can fetch it, MissingPackageError without ir_datasets, EngineError where the
-    download fails, with what to do by hand.
+    run: with ir_datasets, only the documents of this run are written (a corpus of millions is not needed to rerank);
+    asked for with another run, or with none, it is fetched again.
+    Raises InputError where nothing can fetch it, or it was built there with other options, MissingPackageError without
+    ir_datasets, EngineError where the download fails, with what to do by hand.
     """
-    if (folder / "SOURCE.json").is_file():
-        return folder
     kind, _, rest = spec.source.partition(":")
+    options = json.loads(json.dumps(dict(spec.options), default=str))
+    part = {} if kind != "ir_datasets" or run is None else {"documents_of": hash_file(Path(run))}
+    there = read_json(folder / "SOURCE.json")
+    if there is not None:
+        if kind == "callable" and there.get("built_with", options) != options:
+            raise InputError(
+                f"{spec.name} was built here with the options {there['built_with']}, not {options}",
+                path=folder,
+                remedy="name another root, or remove this folder",
+            )
+        if there.get("documents_of") in (None, part.get("documents_of")):
+            return folder
     if kind == "callable":
         from rrlib.resources import load_callable
 
         load_callable(rest)(folder, **spec.options)
+        write_json(folder / "SOURCE.json", {**(read_json(folder / "SOURCE.json") or {}), "built_with": options})
         return folder
     try:
         if kind == "bright":
@@ -90,12 +103,12 @@ def fetch(
         raise EngineError(
             f"{spec.name} could not be fetched: {type(error).__name__}: {first} -> {what_to_fetch(spec, folder)}"
         ) from error
-    write_folder(spec, folder, parts)
+    write_folder(spec, folder, parts, **part)
     return folder
 
 
-def write_folder(spec: Benchmark, folder: Path, parts: _Parts) -> None:
-    """Write the parts as a collection folder, SOURCE.json last."""
+def write_folder(spec: Benchmark, folder: Path, parts: _Parts, **more: str) -> None:
+    """Write the parts as a collection folder, SOURCE.json last (more: further entries of it)."""
     write_jsonl(folder / "corpus.jsonl.gz", parts.corpus)
     write_jsonl(folder / "queries.jsonl", parts.queries)
     if parts.rewritten:
@@ -104,6 +117,7 @@ def write_folder(spec: Benchmark, folder: Path, parts: _Parts) -> None:
     if parts.excluded:
         write_lines(folder / "excluded.tsv", (f"{qid}\t{docid}" for qid, docid in parts.excluded))
     source = {"name": spec.name, "data_kind": "real", "source": parts.origin, "fetched": date.today().isoformat()}
+    source |= more
     (folder / "SOURCE.json").write_text(json.dumps(source, indent=1) + "\n", encoding="utf-8")
 
 

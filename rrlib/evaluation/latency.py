@@ -27,11 +27,10 @@ class Prices:
 def query_latency(records: Sequence[WindowRecord]) -> list[float]:
     """Seconds a query waits: its rounds add up (each window needs the one before), and within a round, whose questions
     may be asked at once, the slowest counts. A record's seconds include its wait in the batch."""
-    rounds: dict[tuple[str, str], dict[tuple[int, int], float]] = {}
+    rounds: dict[tuple[str, str], dict[int, float]] = {}
     for record in records:
         query = rounds.setdefault((record.collection, record.qid), {})
-        place = (record.pass_no, record.round)
-        query[place] = max(query.get(place, 0.0), record.seconds)
+        query[record.round] = max(query.get(record.round, 0.0), record.seconds)
     return [sum(query.values()) for query in rounds.values()]
 
 

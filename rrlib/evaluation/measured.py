@@ -11,11 +11,12 @@ import numpy as np
 from rrlib.evaluation.benchmarks import BenchmarkData
 from rrlib.evaluation.latency import Prices, audit_row, cost_row
 from rrlib.evaluation.metrics import per_query
+from rrlib.evaluation.orders import bare_candidates
 from rrlib.evaluation.paired import paired_rows
 from rrlib.evaluation.reference import reported_for
 from rrlib.evaluation.registry import BENCHMARKS
 from rrlib.evaluation.results import TABLE_COLUMNS, ExperimentResult, Origin
-from rrlib.evaluation.systems import Outcome, bare_candidates
+from rrlib.evaluation.systems import Outcome
 from rrlib.evaluation.tables import gap_closed, oracle_run
 from rrlib.formats.fields import few
 

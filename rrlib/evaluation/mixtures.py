@@ -82,10 +82,13 @@ class Interpolated:
         """The system it mixes."""
         return (self.of,)
 
+    def held_out(self, data: BenchmarkData) -> BenchmarkData | None:
+        """The validation queries that it chooses the weight on; None where that is given. Raises InputError."""
+        return _validation(data, self.validation, "a weight") if self.weight is None else None
+
     def check(self, data: BenchmarkData, candidates: Sequence[Candidates]) -> Cost:
-        """It costs no call of its own but the validation queries'; those must be there."""
-        if self.weight is None:
-            _validation(data, self.validation, "a weight")
+        """It costs no call of its own; the validation queries must be there."""
+        self.held_out(data)
         return Cost()
 
     def rank(self, data: Sequence[BenchmarkData], log: Path | None, peer: Peer) -> list[Outcome]:
@@ -93,12 +96,12 @@ class Interpolated:
         out = []
         for benchmark in data:
             weight, info = self.weight, {}
-            if weight is None:
-                held_out = _validation(benchmark, self.validation, "a weight")
+            if (held_out := self.held_out(benchmark)) is not None:
                 reranked = peer(self.of, held_out).run
                 table = {w: self._value(held_out, interpolate(reranked, held_out.need_run(), w)) for w in self.grid}
                 weight = max(table, key=lambda w: (table[w], -w))
                 info = {"weight_from": f"{len(held_out.qrels)} validation queries", "validation": table[weight]}
+            assert weight is not None
             other = peer(self.of, benchmark)
             run = interpolate(other.run, benchmark.need_run(), weight)
             out.append(Outcome(run, other.records, other.seconds, {"weight": weight, **info}))
@@ -141,10 +144,13 @@ class Routed:
         """Both systems."""
         return self.easy, self.hard
 
+    def held_out(self, data: BenchmarkData) -> BenchmarkData | None:
+        """The validation queries that it chooses the threshold on; None where that is given. Raises InputError."""
+        return _validation(data, self.validation, "a threshold") if self.threshold is None else None
+
     def check(self, data: BenchmarkData, candidates: Sequence[Candidates]) -> Cost:
-        """No calls of its own but the validation queries'."""
-        if self.threshold is None:
-            _validation(data, self.validation, "a threshold")
+        """It costs no call of its own; the validation queries must be there."""
+        self.held_out(data)
         return Cost()
 
     def rank(self, data: Sequence[BenchmarkData], log: Path | None, peer: Peer) -> list[Outcome]:
@@ -153,10 +159,10 @@ class Routed:
 
     def _routed(self, data: BenchmarkData, peer: Peer) -> Outcome:
         threshold = self.threshold
-        if threshold is None:
-            held_out = _validation(data, self.validation, "a threshold")
+        if (held_out := self.held_out(data)) is not None:
             values = self._values(held_out, peer)
             threshold = max(self.grid, key=lambda t: (self._gain(values, t), t))
+        assert threshold is not None
         values = self._values(data, peer)
         easy, hard = peer(self.easy, data), peer(self.hard, data)
         routed = {qid for qid, (difficulty, _, _) in values.items() if difficulty >= threshold}

@@ -2,8 +2,8 @@
 
     <output>/<system>/windows.jsonl  <benchmark>.trec  outcome.json
 
-`outcome.json` is written last. A system whose settings and candidates are those of the file is read back; with others,
-its folder must be begun anew (`fresh`).
+`outcome.json` is written last, and not where a call failed: the same experiment asks those windows again. A system
+whose settings and candidates are those of the file is read back; with others, its folder must be begun anew (`fresh`).
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rrlib.disk import hash_text, read_json, write_json
+from rrlib.disk import hash_file, hash_text, read_json, write_json
 from rrlib.errors import MissingFileError
 from rrlib.evaluation.benchmarks import BenchmarkData
 from rrlib.evaluation.systems import Outcome, Peer, System
 from rrlib.formats import read_run, write_jsonl, write_scored_run
 from rrlib.records import read_records
-from rrlib.resources import model_hash
+from rrlib.resources import weights_of
 
 
 class OutcomeStore:
@@ -31,7 +31,7 @@ class OutcomeStore:
     def __init__(self, folder: str | Path | None, fresh: bool = False) -> None:
         self.folder = None if folder is None else Path(folder)
         self.fresh = fresh
-        self._texts: dict[tuple[str, str], str] = {}  # read once for all systems
+        self._texts: dict[tuple[str, str, str], str] = {}  # read once for all systems
 
     def rank(
         self, name: str, system: System, data: Sequence[BenchmarkData], peer: Peer, suffix: str = ""
@@ -45,18 +45,17 @@ class OutcomeStore:
         stored_at = folder / f"outcome{stem}.json"
         if self.fresh and not stem and folder.is_dir():
             shutil.rmtree(folder)
-        depends_on = settings()
-        if isinstance(depends_on.get("model"), str) and Path(depends_on["model"]).exists():
-            depends_on = {**depends_on, "model": f"a folder with {model_hash(depends_on['model'])}"}  # it may be moved
-        for part in data:
-            if (part.name, part.split) not in self._texts:
-                self._texts[part.name, part.split] = _texts(part)
-        before = {"settings": _plain(depends_on), "benchmarks": {part.name: _digest(part) for part in data}}
-        key = {**before, "texts": {part.name: self._texts[part.name, part.split] for part in data}}
+        given = settings()
+        digests = {part.name: digest(part) for part in data}
+        texts = {part.name: self._texts_of(part) for part in data}
+        key = {"settings": _plain(_by_content(given)), "benchmarks": digests, "texts": texts}
         stored = read_json(stored_at)
-        if stored is not None and stored["key"] in (key, before):  # older ones noted no texts
-            return [self._read(folder, stem, part, stored["outcomes"][part.name]) for part in data]
-        outcomes = system.rank(data, folder / f"windows{stem}.jsonl", peer)
+        if stored is not None and stored["key"] in (key, *_older(given, key)):
+            outcomes = [self._read(folder, stem, part, stored["outcomes"][part.name]) for part in data]
+            if not _failed(outcomes, given):
+                return outcomes
+        log = None if given.get("engine") == "replay" else folder / f"windows{stem}.jsonl"  # what is recorded is there
+        outcomes = system.rank(data, log, peer)
         for part, outcome in zip(data, outcomes, strict=True):
             base = f"{part.name.replace('/', '_')}{stem}"
             write_scored_run(folder / f"{base}.trec", outcome.run, name.replace(" ", "-"))
@@ -64,13 +63,48 @@ class OutcomeStore:
             bare = (replace(record, settings=None).to_json() for record in outcome.records)
             write_jsonl(folder / f"{base}.windows.jsonl", bare)
         info = {part.name: {"seconds": o.seconds, "info": o.info} for part, o in zip(data, outcomes, strict=True)}
-        write_json(stored_at, {"key": key, "outcomes": info})
+        if _failed(outcomes, given):
+            stored_at.unlink(missing_ok=True)
+        else:
+            write_json(stored_at, {"key": key, "outcomes": info})
         return outcomes
+
+    def _texts_of(self, data: BenchmarkData) -> str:
+        name = (data.name, data.split, digest(data))
+        if name not in self._texts:
+            self._texts[name] = _texts(data)
+        return self._texts[name]
 
     def _read(self, folder: Path, stem: str, data: BenchmarkData, stored: dict[str, Any]) -> Outcome:
         base = f"{data.name.replace('/', '_')}{stem}"
         records = read_records(folder / f"{base}.windows.jsonl")
         return Outcome(read_run(folder / f"{base}.trec"), records, stored["seconds"], stored["info"])
+
+
+def _failed(outcomes: Sequence[Outcome], settings: Mapping[str, Any]) -> bool:
+    """Whether a call failed that can be made again: answers that were recorded stay what they are."""
+    asks = settings.get("engine") != "replay"
+    return asks and any(record.error is not None for outcome in outcomes for record in outcome.records)
+
+
+def _by_content(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings with what stands in files in place of where they lie: weights, and recorded answers."""
+    out = dict(settings)
+    if isinstance(model := out.get("model"), str) and (weights := weights_of(model)) is not None:
+        out["model"] = f"a folder with {weights}"
+    options = out.get("engine_options") or {}
+    if isinstance(answers := options.get("responses"), str | Path) and Path(answers).is_file():
+        out["engine_options"] = {**options, "responses": f"a file with {hash_file(Path(answers))}"}
+    return out
+
+
+def _older(settings: Mapping[str, Any], key: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The keys under which the same was kept before: without texts, and recorded answers and packages by name alone."""
+    named = dict(settings)
+    if isinstance(model := named.get("model"), str) and Path(model).exists():
+        named["model"] = f"a folder with {weights_of(model)}"
+    older = {**key, "settings": _plain(named)}
+    return [{name: value for name, value in each.items() if name != "texts"} for each in (key, older)] + [older]
 
 
 def _plain(value: Any) -> Any:
@@ -89,7 +123,7 @@ def _texts(data: BenchmarkData) -> str:
     return hash_text(*map(json.dumps, shown))
 
 
-def _digest(data: BenchmarkData) -> str:
+def digest(data: BenchmarkData) -> str:
     """Of the queries and the candidates, their order, and what is cut from them."""
     digest = hashlib.sha256(repr((data.spec, data.split)).encode())
     for qid in data.qrels:

@@ -1,8 +1,7 @@
 """The systems of an experiment: what ranks the candidates, and what it would cost, known before any model is loaded.
 
-Every system ranks the same candidates of the same benchmark. The first stage, a random order and the oracle need no
-model. `Listwise` and `Pointwise` drive rrlib.rerank over any engine. `Interpolated` mixes a system with the first
-stage, with a weight chosen on validation queries; `Routed` sends difficult queries to a second system.
+Every system ranks the same candidates of the same benchmark. `Listwise` and `Pointwise` drive rrlib.rerank over any
+engine. Those without a model are in rrlib.evaluation.orders, those made of others in rrlib.evaluation.mixtures.
 """
 
 from __future__ import annotations
@@ -15,11 +14,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
+from rrlib.continuation import Continuation, check_pair
 from rrlib.engines import Decoding
 from rrlib.errors import InputError
 from rrlib.evaluation.benchmarks import BenchmarkData
-from rrlib.evaluation.tables import oracle_run, random_run
-from rrlib.formats import make_candidates, ranking_to_run, read_run, without_excluded
+from rrlib.formats import ranking_to_run
 from rrlib.prompts import PromptBuilder, get_style
 from rrlib.records import WindowRecord
 from rrlib.rerank import Reranker
@@ -73,73 +72,6 @@ class System(Protocol):
 
     def rank(self, data: Sequence[BenchmarkData], log: Path | None, peer: Peer) -> list[Outcome]:
         """Rank the candidates of each benchmark. log: where window records are kept, for resuming."""
-
-
-class _NoModel:
-    def needs(self) -> tuple[str, ...]:
-        return ()
-
-    def check(self, data: BenchmarkData, candidates: Sequence[Candidates]) -> Cost:
-        return Cost()
-
-
-@dataclass(frozen=True)
-class FirstStage(_NoModel):
-    """The candidates as they came, with the scores of the run and trec_eval's order of ties."""
-
-    def rank(self, data: Sequence[BenchmarkData], log: Path | None, peer: Peer) -> list[Outcome]:
-        return [Outcome(benchmark.need_run()) for benchmark in data]
-
-
-@dataclass(frozen=True)
-class RandomOrder(_NoModel):
-    """The candidates in a random order: the floor."""
-
-    seed: int = 0
-
-    def rank(self, data: Sequence[BenchmarkData], log: Path | None, peer: Peer) -> list[Outcome]:
-        return [Outcome(random_run(bare_candidates(benchmark), self.seed)) for benchmark in data]
-
-
-@dataclass(frozen=True)
-class Oracle(_NoModel):
-    """The first `depth` candidates (None: of the benchmark) in the best possible order: what no reranker can beat."""
-
-    depth: int | None = None
-
-    def rank(self, data: Sequence[BenchmarkData], log: Path | None, peer: Peer) -> list[Outcome]:
-        return [
-            Outcome(oracle_run(benchmark.qrels, bare_candidates(benchmark), self.depth or benchmark.spec.depth or None))
-            for benchmark in data
-        ]
-
-
-@dataclass(frozen=True)
-class Given(_NoModel):
-    """A run that is there already: a TREC file, or query id -> document ids, best first. For one benchmark, or by name.
-
-    Excluded documents are removed, as from every run.
-    """
-
-    run: str | Path | Mapping[str, Sequence[str]] | Mapping[str, Run]
-
-    def rank(self, data: Sequence[BenchmarkData], log: Path | None, peer: Peer) -> list[Outcome]:
-        out = []
-        for benchmark in data:
-            if isinstance(self.run, str | Path):
-                run = read_run(self.run)
-            elif benchmark.name in self.run and isinstance(self.run[benchmark.name], Mapping):
-                run = dict(self.run[benchmark.name])  # type: ignore[arg-type]
-            else:
-                run = ranking_to_run(self.run)  # type: ignore[arg-type]
-            out.append(Outcome(without_excluded(run, benchmark.excluded)[0]))
-        return out
-
-
-def bare_candidates(data: BenchmarkData, depth: int | None = None) -> list[Candidates]:
-    """The candidates by id alone, for what needs no text."""
-    run = {qid: hits[:depth] for qid, hits in data.need_run().items() if qid in data.qrels}
-    return make_candidates(run, None, None, texts_required=False, collection=data.name)
 
 
 # --- models ----------------------------------------------------------------------------------------------------------
@@ -218,7 +150,11 @@ class Listwise:
     # -- before a model is loaded
     def check(self, data: BenchmarkData, candidates: Sequence[Candidates]) -> Cost:
         """Count calls, bound tokens, and hold the longest window against the model's positions (its config alone)."""
-        get_style(self.style)
+        style = get_style(self.style)
+        check_pair(style, self.strategy)
+        again = Continuation(
+            style, self.budget, self.decoding
+        ).needed  # a second request reads the first and its answer
         sizes, limit, tokenizer = self.sizes(data), self._limit(), self._tokenizer()
         if self.fit not in tuple(Fit):
             raise InputError(f"fit={self.fit!r}", remedy="use passages, window, or leave it out")
@@ -231,7 +167,8 @@ class Listwise:
         calls = bound = 0
         for request, tokens in zip(candidates, longest, strict=True):
             asked = plan(spec.start, min(len(request.passages), sizes["depth"])).calls
-            calls, bound = calls + asked, bound + asked * tokens
+            read = 2 * tokens + self.decoding.max_new_tokens if again else tokens
+            calls, bound = calls + asked, bound + asked * read
         return Cost(calls, bound, calls * self.decoding.max_new_tokens, max(longest, default=0), limit)
 
     def _tokenizer(self) -> Any:
@@ -383,18 +320,3 @@ def _cached_builder(tokenizer: str, max_passage_tokens: int) -> PromptBuilder:
     if max_passage_tokens == 0:
         return PromptBuilder(load_tokenizer(tokenizer))
     return PromptBuilder(_cached_builder(tokenizer, 0).tokenizer, max_passage_tokens=max_passage_tokens)
-
-
-def as_system(given: Any) -> System:
-    """A system from what a caller may write: a System, `first-stage`, `random`, `oracle`, a run file, or a ranking."""
-    simple: dict[str, System] = {"first-stage": FirstStage(), "random": RandomOrder(), "oracle": Oracle()}
-    if isinstance(given, str) and given in simple:
-        return simple[given]
-    if isinstance(given, Mapping | Path) or (isinstance(given, str) and Path(given).is_file()):
-        return Given(given)
-    if all(callable(getattr(given, name, None)) for name in ("needs", "check", "rank")):
-        return given  # type: ignore[no-any-return]
-    raise InputError(
-        f"{given!r} is no system",
-        remedy=f"give one of {', '.join(simple)}, a TREC run, or rrlib.evaluation.Listwise(...), Pointwise(...)",
-    )

@@ -27,8 +27,9 @@ IRRELEVANT = ("engine", "dtype", "model", "weights")
 @dataclass(frozen=True)
 class Votes:
     """One query. places: document id -> mean place over the samples of the last window that showed it (1 = the head of
-    the list), in the order of the final list. agreement: of the last window, in [0, 1]: the mean rank-biased overlap of
-    its samples with the fused order; a sample that gave no list agrees with nothing."""
+    the list), in the order that the windows gave: one that was fused with the first stage's is another. agreement: of
+    the last window, in [0, 1]: the mean rank-biased overlap of its samples with the fused order; a sample that gave no
+    list agrees with nothing."""
 
     collection: str
     qid: str

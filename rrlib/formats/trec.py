@@ -23,6 +23,7 @@ from rrlib.types import Hit, Qrels, Run
 
 _INTEGER = re.compile(r"([+-]?[0-9]{1,18})(?:\.0+)?")
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+_JUDGED = re.compile(r"\S+[ \t]+[Qq]?[0Oo][ \t]+\S+[ \t]+[+-]?[0-9]+")
 _CONSTANT = re.compile(r"[Qq][0Oo]|[0-9]+")
 _RUN_REMEDY = "a line reads: query Q0 document rank score tag"
 MAX_GRADE = 9999
@@ -344,6 +345,13 @@ def read_excluded(path: str | Path, notes: list[str] | None = None) -> dict[str,
                     if header is not None:
                         continue
                 cells = split_line(line, 1, 0) if header is None else header.cells(line)
+                if header is None and _JUDGED.fullmatch(line.strip(BLANKS)):
+                    raise InputError(
+                        f"a judgement, where a query and a document are expected: {_shown(line)}",
+                        path=path,
+                        line=lines.lineno,
+                        remedy="a line reads: query document",
+                    )
                 if cells is None:
                     raise InputError(
                         f"1 field, 2 are expected: {_shown(line)}",

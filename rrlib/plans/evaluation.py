@@ -22,6 +22,8 @@ from rrlib.strategies import StrategySpec, plan
 PAPER_SECONDS = 1.8
 """Seconds a query of ReasonRank-7B on BRIGHT's Earth Science with 4 x A800 (paper, efficiency)."""
 PAPER_GPUS = 4
+PAPER_WINDOWS = 9
+"""Windows of such a query: 20 of 100 candidates, stride 10."""
 PAPER_MODEL = "qwen2.5-7b"
 PAPER_CHAIN = (626, 928)
 """Mean length of its chains over the sets, tokens, least and most (paper, efficiency)."""
@@ -31,7 +33,8 @@ FRAME = (len(SYSTEM_THINK) + len(PREFIX) + len(SUFFIX) + len(LAST_THINK)) // 3 +
 
 @dataclass(frozen=True)
 class PaperPlan:
-    """What an evaluation will take. rows: a benchmark each (name, queries, windows, windows_query), or one query alone.
+    """What an evaluation will take. rows: a benchmark each (name, queries, windows, windows_query: of its longest
+    list), or one query alone.
 
     prompt_bound: tokens of the longest prompt a window can have; tokens_in, tokens_out: bounds over all windows;
     tokens_out_expected: with the paper's mean chain lengths, least and most. weights_gb, kv_gb_sequence: memory of the
@@ -74,19 +77,20 @@ def paper_plan(
 
     window, stride, depth, max_passage_tokens: 0 takes each benchmark's own. query_tokens: bound on a query (it stands
     in the prompt twice). queries: only the first so many of each (0 = all). gpu_gb: memory of one GPU, of which
-    memory_share may be used. seconds_query: GPU-seconds a query; 0 is the paper's, of a 7B model on 4 x A800, times the
-    model's parameters over those of that model.
+    memory_share may be used. seconds_query: GPU-seconds a query; 0 is the paper's, of a 7B model on 4 x A800 and nine
+    windows, times the model's parameters over those of that model, and in proportion to the windows.
     Raises InputError for an unknown model, benchmarks of unknown size, or a model that does not fit.
     """
     shape, rows, bound, tokens_in = shape_of(model), list[dict[str, Any]](), 0, 0
-    for spec in map(_spec_of, expand(list(benchmarks))) if benchmarks else [ONE_QUERY]:
-        row, size = _windows(spec, window, stride, depth, queries)
+    for spec, lengths in map(_spec_of, expand(list(benchmarks))) if benchmarks else [(ONE_QUERY, ())]:
+        row, size = _windows(spec, lengths, window, stride, depth, queries)
         prompt = FRAME + 2 * query_tokens + size * ((max_passage_tokens or spec.max_passage_tokens) + 8)
         tokens_in, bound = tokens_in + row["windows"] * prompt, max(bound, prompt)
         rows.append(row)
     windows, total = (sum(row[key] for row in rows) for key in ("windows", "queries"))
     weights, sequence = 2 * _total(shape) / 1e9, kv_bytes(shape) * (bound + max_new_tokens) / 1e9
-    seconds = seconds_query or PAPER_SECONDS * PAPER_GPUS * weights / (2 * _total(shape_of(PAPER_MODEL)) / 1e9)
+    window_seconds = PAPER_SECONDS * PAPER_GPUS / PAPER_WINDOWS * _total(shape) / _total(shape_of(PAPER_MODEL))
+    seconds = seconds_query or window_seconds * windows / max(total, 1)
     room = gpus * gpu_gb * memory_share - weights
     if room < sequence:
         raise InputError(
@@ -121,26 +125,34 @@ def _total(shape: Shape) -> int:
     return parameters(shape)["total"]
 
 
-def _spec_of(name: str) -> Benchmark:
-    """A benchmark by its name; of a folder, the queries that it judges and their candidates are counted."""
+def _spec_of(name: str) -> tuple[Benchmark, Sequence[int]]:
+    """A benchmark by its name; of a folder, the queries that it judges, and the candidates of each."""
     if name in BENCHMARKS or not (name.startswith("folder:") or Path(name).expanduser().is_dir()):
-        return get_benchmark(name)
+        return get_benchmark(name), ()
     from rrlib.evaluation.benchmarks import load_benchmark
 
     data = load_benchmark(name)
-    longest = max((len(hits) for hits in (data.run or {}).values()), default=data.spec.depth)
-    return replace(data.spec, queries=len(data.qrels), depth=min(data.spec.depth or longest, longest))
+    lengths = [] if data.run is None else [len(data.run.get(qid, ())) for qid in data.qrels]
+    longest = max(lengths, default=data.spec.depth)
+    spec = replace(data.spec, queries=len(data.qrels), depth=min(data.spec.depth or longest, longest))
+    return spec, lengths
 
 
-def _windows(spec: Benchmark, window: int, stride: int, depth: int, queries: int) -> tuple[dict[str, Any], int]:
-    """The row of a benchmark, and its window size. Raises InputError where its number of queries is unknown."""
+def _windows(
+    spec: Benchmark, lengths: Sequence[int], window: int, stride: int, depth: int, queries: int
+) -> tuple[dict[str, Any], int]:
+    """The row of a benchmark, and its window size. lengths: candidates of each query, where they are known; empty: each
+    has as many as are ranked. Raises InputError where the number of queries is unknown."""
     if not spec.queries:
         raise InputError(f"how many queries {spec.name} has is not known", remedy="load it, and use plan_experiment")
     size = window or spec.window
     strategy = StrategySpec("sliding_window", size, stride or min(spec.stride, size))
-    calls = plan(strategy.start, depth or spec.depth).calls
+    ranked = depth or spec.depth
     count = min(spec.queries, queries) if queries else spec.queries
-    return {"benchmark": spec.name, "queries": count, "windows_query": calls, "windows": count * calls}, size
+    longest = plan(strategy.start, ranked).calls
+    each = [plan(strategy.start, min(ranked, n)).calls for n in lengths[:count]]
+    windows = sum(each) if each else count * longest
+    return {"benchmark": spec.name, "queries": count, "windows_query": longest, "windows": windows}, size
 
 
 def render_plan(planned: PaperPlan) -> str:

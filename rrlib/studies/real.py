@@ -19,7 +19,7 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +29,13 @@ from rrlib.chain.from_profile import config_of, listwise_of, pointwise_of, sizes
 from rrlib.chain.manifest import outputs_root
 from rrlib.chain.params import Config, load_profile
 from rrlib.disk import read_json
-from rrlib.engines import Decoding
 from rrlib.errors import InputError
 from rrlib.evaluation import baselines
 from rrlib.evaluation.benchmarks import BenchmarkData, from_collection, make_first_stage
 from rrlib.evaluation.experiment import Experiment
+from rrlib.evaluation.orders import RandomOrder
 from rrlib.evaluation.paired import in_words, paired_rows
 from rrlib.evaluation.results import ExperimentResult
-from rrlib.evaluation.systems import RandomOrder
 from rrlib.formats import read_collection
 from rrlib.prompts import get_style
 from rrlib.resources import locate, profile_path, repository
@@ -46,9 +45,11 @@ from rrlib.studies.real_rows import (
     COLLECTIONS,
     COMMAND,
     HEADLINE,
+    TRAINED_COLLECTIONS,
     FirstStageName,
     RealRun,
     SystemName,
+    costs_of,
     merge,
     put_rows,
     put_run,
@@ -120,7 +121,8 @@ def load(
 @dataclass(frozen=True)
 class _Asked:
     """What a command asks for. systems: of the experiment, beside the first stage. sizes: of the benchmark. window: its
-    window and stride (0, 0: not by windows). own: as the profile says, so that it is the row. fused: see RealRun."""
+    window and stride (0, 0: not by windows). own: as the profile says, so that it is the row. fused, changed: see
+    RealRun."""
 
     name: str
     profile: str
@@ -129,6 +131,7 @@ class _Asked:
     window: tuple[int, int] = (0, 0)
     own: bool = True
     fused: bool = False
+    changed: Mapping[str, Any] = field(default_factory=dict)
 
 
 def _without_model(args: argparse.Namespace, folder: Path) -> _Asked:
@@ -145,7 +148,10 @@ def _without_model(args: argparse.Namespace, folder: Path) -> _Asked:
         train = load(args.collection, args.first_stage, folder=folder, split="train", **sizes)
         kinds = {SystemName.PRIOR: baselines.Prior, SystemName.NEIGHBOURS: baselines.Neighbours}
         systems[name] = baselines.Static(train, args.seed) if name is SystemName.STATIC else kinds[name](train)
-    return _Asked(name, args.profile, systems, sizes)
+    changed: dict[str, Any] = {} if args.depth == DEPTH else {"depth": args.depth}
+    if name is SystemName.DENSE and args.checkpoint:
+        changed["checkpoint"] = shown_path(args.checkpoint)
+    return _Asked(name, args.profile, systems, sizes, own=not changed, changed=changed)
 
 
 def _config(profile: str) -> Config:
@@ -167,23 +173,34 @@ def _with_model(args: argparse.Namespace) -> _Asked:
     values, profiles_own = config.as_dict(), sizes_of(config)
     options = {name: getattr(args, name) for name in ("window", "stride", "max_passage_tokens")}
     sizes = {**profiles_own, **{name: value for name, value in options.items() if value}, "depth": args.depth}
-    style = args.style or _STYLES.get(args.system, values["style"])
+    usual_style = _STYLES.get(args.system, values["style"])
+    style, limit = args.style or usual_style, args.max_new_tokens or values["max_new_tokens"]
     pointwise = get_style(style).words is not None
     engine = args.engine or values.get("engine", "transformers")
     engine_options = {**values["engine_options"], **json.loads(args.engine_options)}
     if engine != "transformers":
         engine_options.pop("batch_size", None)  # the profile's word to that engine
-    decoding = Decoding(args.max_new_tokens or values["max_new_tokens"], values.get("temperature", 0.0))
+    config = Config(config.stage, {**values, "seed": args.seed, "max_new_tokens": limit})
     changes = {"style": style, "budget": args.budget, "engine": engine, "engine_options": engine_options}
     changes["with_first_stage"] = args.with_first_stage
     if args.strategy and not pointwise:
         changes["strategy"] = args.strategy
     make = pointwise_of if pointwise else listwise_of
-    system = make(config, args.checkpoint or values["model"], decoding=decoding, **changes)
+    system = make(config, args.checkpoint or values["model"], **changes)
     window = (sizes["window"], sizes["stride"]) if system.strategy == "sliding_window" else (0, 0)
-    own = pointwise or window == (profiles_own["window"], profiles_own["stride"])
+    pairs = {  # option -> as asked for, as it is in the row; engines have no part in what a row is
+        "depth": (args.depth, DEPTH),
+        "style": (style, usual_style),
+        "strategy": (system.strategy, system.strategy if pointwise else "sliding_window"),
+        "budget": (args.budget, None),
+        "max_new_tokens": (limit, values["max_new_tokens"]),
+    }
+    if args.collection in TRAINED_COLLECTIONS:  # other texts are longer, and the command says how much of them is read
+        pairs["max_passage_tokens"] = (sizes.get("max_passage_tokens"), profiles_own.get("max_passage_tokens"))
+    changed = {name: asked for name, (asked, usual) in pairs.items() if asked != usual}
+    own = not changed and (pointwise or window == (profiles_own["window"], profiles_own["stride"]))
     fused = args.with_first_stage
-    return _Asked(args.system, config.profile, {args.system: system}, sizes, window, own and not fused, fused)
+    return _Asked(args.system, config.profile, {args.system: system}, sizes, window, own and not fused, fused, changed)
 
 
 # --- rows ------------------------------------------------------------------------------------------------------------
@@ -207,24 +224,6 @@ def rows_of(
         spread = {key: round(figures[key], 6) for key in ("mean", "low", "high")}
         rows.append({**facts, "metric": str(metric), **spread, "n": figures["n"], "data_kind": data.data_kind})
     return rows
-
-
-def _costs(result: ExperimentResult, system: str, data: BenchmarkData) -> dict[str, Any]:
-    """What a run of a model cost and how its answers were read, for its RealRun."""
-    if result.costs.empty or system not in set(result.costs["system"]):
-        return {}
-    costs = result.costs[result.costs["system"] == system].to_dict("records")[0]
-    audit = result.audit[result.audit["system"] == system].to_dict("records")[0]
-    calls = max(costs["calls_all"], 1.0)
-    shares = {str(k): round(v, 4) for k, v in audit.items() if k not in ("benchmark", "system") and v == v and v > 0}
-    n = len(data.qrels)
-    return {
-        "windows": round(costs["calls_all"] / n, 3),
-        "tokens_in": round(costs["tokens_in"] * n / calls, 1),
-        "tokens_out": round(costs["tokens_out"] * n / calls, 1),
-        "seconds": None if costs["seconds"] != costs["seconds"] else round(costs["seconds"], 4),
-        "verdicts": shares,
-    }
 
 
 def device_name() -> str:
@@ -266,7 +265,8 @@ def measure(args: argparse.Namespace, argv: Sequence[str]) -> list[dict[str, Any
     asked = _with_model(args) if args.command == "model" else _without_model(args, folder)
     data = load(args.collection, args.first_stage, folder=folder, **asked.sizes).limited(args.limit)
     if args.command in _LEARNED:
-        data = replace(data, validation=load(args.collection, args.first_stage, folder=folder, split="dev"))
+        dev = load(args.collection, args.first_stage, folder=folder, split="dev", **asked.sizes)
+        data = replace(data, validation=dev)
     result = Experiment(
         {BASE: BASE, **asked.systems},
         data,
@@ -290,8 +290,9 @@ def measure(args: argparse.Namespace, argv: Sequence[str]) -> list[dict[str, Any
         stride=stride,
         own=asked.own,
         fused=asked.fused,
+        changed=dict(asked.changed),
         chosen=result.chosen(systems[0]),
-        **_costs(result, systems[0], data),
+        **costs_of(result, systems[0], data),
     )
     print(said(result, rows, run))
     if args.write or not args.limit:

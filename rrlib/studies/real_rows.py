@@ -17,7 +17,9 @@ from typing import Any
 from rrlib.chain.manifest import outputs_root
 from rrlib.disk import read_json, write_json
 from rrlib.errors import InputError, MissingFileError
+from rrlib.evaluation.benchmarks import BenchmarkData
 from rrlib.evaluation.metrics import parse_metrics
+from rrlib.evaluation.results import ExperimentResult
 from rrlib.formats import read_jsonl, write_jsonl
 from rrlib.formats.collection import DATA_KINDS
 from rrlib.resources import repository
@@ -102,6 +104,10 @@ WANTED = tuple(
 """(system, collection, first stage) of the whole table: docs/results.md names those that were not run."""
 
 
+TRAINED_COLLECTIONS = tuple(dict.fromkeys(collection for _, collection, _ in WANTED))
+"""The collections that training saw."""
+
+
 def check_row(row: Mapping[str, Any]) -> None:
     """Raises InputError for a row with other keys, an unknown name, a figure that is no fraction, or no command."""
     if set(row) != set(ROW_KEYS):
@@ -183,7 +189,8 @@ def _place(row: Mapping[str, Any]) -> tuple[Any, ...]:
     collections, stages = [*COLLECTIONS], [*FirstStageName]
     place = (collections.index(row["collection"]), stages.index(row["first_stage"]), [*SystemName].index(row["system"]))
     sizes = (row.get(name, 0) for name in ("window", "stride", "fused"))
-    return (*place, row["profile"], row["seed"], row.get("metric", ""), *sizes)
+    changed = str(sorted(row.get("changed", {}).items()))
+    return (*place, row["profile"], row["seed"], row.get("metric", ""), *sizes, changed)
 
 
 # --- runs ------------------------------------------------------------------------------------------------------------
@@ -194,10 +201,10 @@ class RealRun:
     """One run behind the rows: the headline metric of every query, and what was spent.
 
     values: of the first n queries of the qrels, in their order. depth: candidates a query. window, stride: passages (0:
-    not by windows). own: they are the profile's, so that the run is the row of its name. fused: the order is fused with
-    the first stage's, and the run is no row. windows: answers a query.
+    not by windows). own: they are the profile's and nothing is changed, so that the run is the row of its name. fused:
+    the order is fused with the first stage's, and the run is no row. windows: answers a query.
     verdicts: share of the answers by verdict, `ok` being valid. tokens_in, tokens_out: of one answer. seconds: of a
-    query. chosen: what was chosen on the dev split.
+    query. chosen: what was chosen on the dev split. changed: option -> value, of those that are not as in the row.
     """
 
     system: str
@@ -220,12 +227,31 @@ class RealRun:
     date: str = ""
     command: str = ""
     chosen: dict[str, Any] = field(default_factory=dict)
+    changed: dict[str, Any] = field(default_factory=dict)
 
     @property
     def key(self) -> tuple[Any, ...]:
         """What makes it another run; of two with the same key the later counts."""
         what = self.system, self.profile, self.collection, self.first_stage, self.seed
-        return *what, self.window, self.stride, self.fused
+        return *what, self.window, self.stride, self.fused, *sorted(self.changed.items())
+
+
+def costs_of(result: ExperimentResult, system: str, data: BenchmarkData) -> dict[str, Any]:
+    """What a run of a model cost and how its answers were read, for its RealRun."""
+    if result.costs.empty or system not in set(result.costs["system"]):
+        return {}
+    costs = result.costs[result.costs["system"] == system].to_dict("records")[0]
+    audit = result.audit[result.audit["system"] == system].to_dict("records")[0]
+    calls = max(costs["calls_all"], 1.0)
+    shares = {str(k): round(v, 4) for k, v in audit.items() if k not in ("benchmark", "system") and v == v and v > 0}
+    n = len(data.qrels)
+    return {
+        "windows": round(costs["calls_all"] / n, 3),
+        "tokens_in": round(costs["tokens_in"] * n / calls, 1),
+        "tokens_out": round(costs["tokens_out"] * n / calls, 1),
+        "seconds": None if costs["seconds"] != costs["seconds"] else round(costs["seconds"], 4),
+        "verdicts": shares,
+    }
 
 
 def read_runs(path: Path) -> list[RealRun]:
@@ -245,6 +271,9 @@ def put_run(path: Path, run: RealRun) -> None:
     """Add a run, or put it in the place of the one with the same key."""
     with _turn():
         by_key = {other.key: asdict(other) for other in [*read_runs(path), run]}
+        for row in by_key.values():
+            if not row["changed"]:
+                del row["changed"]  # of most runs
         write_jsonl(path, sorted(by_key.values(), key=_place))
 
 
@@ -259,9 +288,14 @@ def runs_path(table: Path) -> Path:
 
 
 def merge(other: Path, target: Path) -> None:
-    """Take the rows of another table, and the runs beside it, into this one. Raises InputError where there is none."""
+    """Take the rows of another table, and the runs beside it, into this one, but for those that this one has from a
+    later day. Raises InputError where there is none."""
     if not other.is_file():
         raise MissingFileError("no such table", path=other, remedy="name the real.json of another machine")
-    put_rows(target, read_rows(other))
+    dates = {tuple(row[name] for name in _KEY): row["date"] for row in read_rows(target)}
+    rows = read_rows(other)
+    put_rows(target, [row for row in rows if row["date"] >= dates.get(tuple(row[name] for name in _KEY), "")])
+    days = {run.key: run.date for run in read_runs(runs_path(target))}
     for run in read_runs(runs_path(other)):
-        put_run(runs_path(target), run)
+        if run.date >= days.get(run.key, ""):
+            put_run(runs_path(target), run)
