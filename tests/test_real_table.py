@@ -229,15 +229,16 @@ def test_a_row_without_a_model(world: Path, table: Path, system: str, capsys: py
 def test_a_row_of_a_checkpoint_goes_on_and_is_replaced(
     world: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ("model", "--system", "sft", "--checkpoint", MODEL, "--profile", "smoke", *PLACE, "--depth", "12")
-    words = (*words, "--window", "0", "--max-new-tokens", "40", "--max-passage-tokens", "24")
+    profile = tmp_path / "short.yaml"
+    profile.write_text("name: short\nseed: 7\n04_evaluation: {max_new_tokens: 40, max_passage_tokens: 24}\n")
+    words = ("model", "--system", "sft", "--checkpoint", MODEL, "--profile", str(profile), *PLACE, "--window", "0")
     assert call(world, table, *words, "--limit", "2") == 0
     assert not table.exists(), "a trial is not written"
     assert call(world, table, *words) == 0
     out = capsys.readouterr().out
     assert "answers: " in out and "tokens in" in out
     rows = read_rows(table)
-    assert {row["profile"] for row in rows} == {"smoke"} and {row["n"] for row in rows} == {5}
+    assert {row["profile"] for row in rows} == {"short"} and {row["n"] for row in rows} == {5}
     (run,) = read_runs(runs_path(table))
     assert run.own and run.windows > 0 and run.tokens_in > 0 and sum(run.verdicts.values()) >= 0.99
     (log,) = (tmp_path / "outputs").rglob("windows.jsonl")

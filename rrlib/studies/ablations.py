@@ -24,6 +24,7 @@ from rrlib.chain import stages
 from rrlib.chain.from_profile import (
     asking_of,
     corpus_folder,
+    launch_of,
     listwise_of,
     pointwise_of,
     reward_of,
@@ -143,8 +144,9 @@ class Table:
             return own, {}
         full = len(self.examples(seed, RECIPES[FULL])[:limit])
         if len(own) < full:
-            settings = sft_settings(first)
-            return own, {"epochs": epochs_for(settings, len(own), sft_schedule(settings, full).updates)}
+            settings, processes = sft_settings(first), launch_of(first).total
+            updates = sft_schedule(settings, full, processes).updates
+            return own, {"epochs": epochs_for(settings, len(own), updates, processes)}
         chosen = sorted(random.Random(f"{seed}/{recipe.name}/equal updates").sample(range(len(own)), full))
         return [own[place] for place in chosen], {}
 
@@ -275,8 +277,8 @@ class Table:
 
     def take(self, run: str | Path) -> list[Result]:
         """Keep the rows that a finished run of the chain has made with these very settings: first stage, backbone, SFT
-        (`no RL`) and SFT with GRPO (`full`). Raises InputError where its settings are others, MissingFileError where it
-        is not finished."""
+        (`no RL`) and SFT with GRPO (`full`). Raises InputError where its settings are others, or where it did not rank
+        what these rows rank; MissingFileError where it is not finished."""
         folder = Path(run)
         manifests = {stage: read_json(folder / stage / "manifest.json") for stage in STAGES}
         if not all(manifests.values()):
@@ -285,6 +287,9 @@ class Table:
         seed = int(made_with.parameters["01_synthesis"]["seed"])
         if made_with.key != self.key:
             raise InputError("this run was made with other settings", path=folder, remedy="name another base profile")
+        if strange := self._strange(made_with):
+            remedy = "take a run without them: a row depends on them, and its key does not say so"
+            raise InputError(f"this run was made with {', '.join(strange)}", path=folder, remedy=remedy)
         self.folder.mkdir(parents=True, exist_ok=True)
         done = {(r.row, r.seed) for r in self.results()}
         collection, sft_metrics = folder / "01_synthesis" / "collection", read_json(folder / "02_sft" / "metrics.json")
@@ -292,12 +297,33 @@ class Table:
         for row, system in (("backbone", "backbone"), ("no RL", "sft"), ("full", "sft+rl")):
             records = read_records(folder / "04_evaluation" / "windows" / f"{system}.jsonl")
             ranked = read_run(folder / "04_evaluation" / "runs" / f"{system}.trec")
+            if lost := len(out[0].values.keys() - ranked.keys()):
+                raise InputError(f"{system} did not rank {lost} test queries", path=folder, remedy="rank them all")
             count = 0 if row == "backbone" else int(sft_metrics["examples"])
             out.append(self._result(row, seed, ranked, *_answered(RECIPES[row], records), count, {}, collection))
         for result in out:
             if (result.row, seed) not in done:
                 append_jsonl(self.path, asdict(result), sort_keys=True)
         return out
+
+    def _strange(self, made_with: Setting) -> list[str]:
+        """What a run of the chain with the table's key does otherwise than the rows that `take` keeps, in words."""
+        ours = self.setting.parameters["01_synthesis"]
+        rows = {
+            "01_synthesis": {"style": ours["style"]},
+            "02_sft": {"style": RECIPES[FULL].style},
+            "03_rl": {"style": RECIPES[FULL].style},
+            "04_evaluation": {
+                **{"style": RECIPES[FULL].style, "window": ours["window"], "model": made_with.config("02_sft").model},
+                **{"queries": 0, "checkpoints": {}, "benchmarks": []},
+            },
+        }
+        return [
+            f"{stage}.{name} {made_with.parameters[stage][name]!r}"
+            for stage, wanted in rows.items()
+            for name, value in wanted.items()
+            if made_with.parameters[stage].get(name, value) != value
+        ]
 
     def _first_stage(self, seed: int, folder: Path | None = None) -> Result:
         run = read_collection(folder or self.collection(seed), "test").run

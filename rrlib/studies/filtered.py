@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from rrlib.disk import write_json
+from rrlib.disk import read_json, write_json
 from rrlib.engines import Decoding
 from rrlib.engines.options import read_value
 from rrlib.errors import InputError
@@ -39,6 +39,8 @@ from rrlib.synthesis.teacher.progress import ProgressBar
 ALPHAS = (0.2, 0.4, 0.6)
 STYLE = "nothink"
 """Of the examples: a judge gives no chain."""
+FIRST_STAGE = "first-stage.json"
+"""In the folder: the first stage that its windows are of."""
 SHUFFLES = 20
 """Random orders of a window; what they are worth is their mean."""
 
@@ -57,6 +59,17 @@ class Listed:
     shuffled: tuple[float, ...]
     first_right: bool
     undecided: bool
+
+
+def keep_first_stage(output: Path, first_stage: str, *, stored: bool) -> None:
+    """Note the first stage in a folder that has no windows yet. Raises InputError where its windows are of another;
+    folders from before it was noted are taken as they are. stored: nothing is made, so nothing is noted."""
+    kept, begun = read_json(output / FIRST_STAGE), (output / "store.json").exists()
+    if begun and kept not in (None, first_stage):
+        remedy = f"use --first-stage {kept}, or another folder"
+        raise InputError(f"its windows are of the first stage {kept}, not {first_stage}", path=output, remedy=remedy)
+    if not begun and not stored:
+        write_json(output / FIRST_STAGE, first_stage)
 
 
 def make(args: argparse.Namespace, collection: Collection, folder: Path) -> None:
@@ -270,6 +283,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def work() -> None:
         folder = collections_folder(args.data) / args.collection
         collection = read_collection(folder, "train", first_stage=args.first_stage)
+        keep_first_stage(args.output, args.first_stage, stored=args.stored)
         if not args.stored:
             make(args, collection, folder)
         found = report(read_lists(args.output, collection, args.seed), args.alpha or ALPHAS, args.seed)

@@ -19,7 +19,6 @@ from typing import Any
 
 from rrlib.chain import stages
 from rrlib.chain.from_profile import asking_of, listwise_of, sft_settings, teacher_of
-from rrlib.engines import Decoding
 from rrlib.evaluation.paired import in_words, p_in_words, paired_rows
 from rrlib.evaluation.tables import align
 from rrlib.formats import read_collection
@@ -120,8 +119,9 @@ class Study(KeptStudy[Row]):
         data = self.table.data(seed)
         data = replace(data, spec=replace(data.spec, depth=n))
         widest = n if strategy == "full_list" else data.spec.window
-        decoding = Decoding(config.max_new_tokens * widest // 10)  # the profile's limit is for lists of ten
-        system = listwise_of(config, checkpoint, strategy=strategy, decoding=decoding)
+        system = listwise_of(config, checkpoint, strategy=strategy)
+        limit = config.max_new_tokens * widest // 10  # the profile's limit is for lists of ten
+        system = replace(system, decoding=replace(system.decoding, max_new_tokens=limit))
         name = f"{arm.name.lower()} {strategy} {n}"
         result = stages.evaluation(
             config,

@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from rrlib.chain.params import load_profile
 from rrlib.errors import InputError
 from rrlib.evaluation.paired import in_words, paired_rows
 from rrlib.evaluation.significance import paired_t
 from rrlib.formats import write_lines
+from rrlib.resources import profile_path
 from rrlib.studies.real_rows import COLLECTIONS, HEADLINE, WANTED, RealRun, SystemName, read_rows, read_runs, runs_path
 from rrlib.studies.recipes import RECIPES
 
@@ -158,27 +160,52 @@ def _costs(runs: Sequence[RealRun]) -> list[str]:
 
 
 def claims(runs: Sequence[RealRun]) -> str:
-    """What a part buys, paired by query within each seed that both have, beside the paper's difference. Two trainings
-    are of one profile."""
+    """What a part buys, paired by query over the seeds that both have, beside the paper's difference. Two trainings are
+    of one profile."""
     lines = []
     for collection, first_stage in TRAINED_ON:
         here = [run for run in runs if (run.collection, run.first_stage) == (collection, first_stage)]
         for system, other, what in CLAIMS:
             for profile in sorted({run.profile for run in here if run.system == system}):
                 values, others = _by_seed(here, system, profile), _by_seed(here, other, profile)
+                more = what
                 if other in (S.STATIC, S.DENSE, S.ZERO_SHOT):  # the same for every training and seed
-                    untrained = next((run.values for run in here if run.own and run.system == other), None)
-                    others = {} if untrained is None else dict.fromkeys(values, untrained)
+                    untrained = [run for run in here if run.own and run.system == other]
+                    if other == S.ZERO_SHOT:
+                        untrained, more = _untrained(untrained, profile, what)
+                    others = dict.fromkeys(values, untrained[0].values) if untrained else {}
                 if seeds := sorted(values.keys() & others.keys()):
                     figures = _claim(values, others, seeds)
                     paper = paper_difference(system, other)
                     said = "" if paper is None else f"{paper:+.2f}"
                     place = [f"{collection}, `{first_stage}`", f"`{profile}`"]
-                    lines.append([f"{system} - {other}", what, *place, *figures, said])
+                    lines.append([f"{system} - {other}", more, *place, *figures, said])
     if not lines:
         return "No two systems that a claim is about have been run yet."
     head = ["systems", "what the first has more", "on", "profile", f"{HEADLINE}, difference", "p", "p (seeds)"]
     return _markdown([*head, "paper (points)"], lines)
+
+
+def _untrained(runs: Sequence[RealRun], profile: str, what: str) -> tuple[list[RealRun], str]:
+    """(the zero-shot runs to compare a training with, what the training has more). Those of the model that the
+    training began with; where there is none all of them, and the words say that the training began elsewhere."""
+    start = _start(profile)
+    same = [run for run in runs if (_model(run) == start if start else run.profile == profile)]
+    if same:
+        return same, what
+    return list(runs), f"another start{f' (`{start}`)' if start else ''}, then {what}"
+
+
+def _start(profile: str) -> str:
+    """The model that SFT of a profile begins with; empty for a profile that is not in params/."""
+    path = profile_path(profile) if profile else None
+    return str(load_profile(path).parameters("02_sft")["model"]) if path is not None and path.is_file() else ""
+
+
+def _model(run: RealRun) -> str:
+    """The model of a zero-shot run: the one that its command names, else its profile's."""
+    named = re.search(r"--checkpoint[ =](\S+)", run.command)
+    return named[1] if named else _start(run.profile)
 
 
 def _claim(
@@ -197,10 +224,11 @@ def _by_seed(runs: Sequence[RealRun], system: str, profile: str) -> dict[int, li
 def _compared(
     values: Mapping[int, list[float]], others: Mapping[int, list[float]], seeds: Sequence[int]
 ) -> dict[str, Any]:
-    """The difference over the queries that both have, resampled within each seed."""
-    n = {seed: min(len(values[seed]), len(others[seed])) for seed in seeds}
-    sets = {name: {str(s): by_seed[s][: n[s]] for s in seeds} for name, by_seed in (("a", values), ("b", others))}
-    return next(row for row in paired_rows(sets, "b") if row["system"] == "a")
+    """The difference over the queries that both have: those of all seeds are the same, so each is compared once, by
+    its mean over the seeds."""
+    n = min(len(by_seed[seed]) for by_seed in (values, others) for seed in seeds)
+    means = [np.mean([by_seed[seed][:n] for seed in seeds], axis=0) for by_seed in (values, others)]
+    return next(row for row in paired_rows({"a": {"": means[0]}, "b": {"": means[1]}}, "b") if row["system"] == "a")
 
 
 def other_windows(runs: Sequence[RealRun]) -> str:
@@ -212,6 +240,7 @@ def other_windows(runs: Sequence[RealRun]) -> str:
         gap = _compared({run.seed: run.values}, same, [run.seed]) if run.seed in same else {}
         mean = f"{np.mean(run.values):.3f}"
         sizes = f"{run.window}/{run.stride}" if run.window else "all at once"
+        sizes = ", ".join([sizes, *(f"{name} {value}" for name, value in run.changed.items())])
         what = [run.system, f"{run.collection}, `{run.first_stage}`", str(run.seed), sizes]
         lines.append([*what, mean, in_words(gap), *_costs([run]), str(len(run.values)), f"`{run.command}`"])
     if not lines:

@@ -54,7 +54,9 @@ class Setting:
         }
         for stage, defaults in _LATER.items():
             values = self.parameters[stage]
-            identity |= {f"{stage}.{name}": values[name] for name, value in defaults.items() if values[name] != value}
+            # a run from before a parameter came lacks it, and took the value that is the default here
+            given = {name: values.get(name, value) for name, value in defaults.items()}
+            identity |= {f"{stage}.{name}": given[name] for name, value in defaults.items() if given[name] != value}
         return identity
 
     def sizes(self) -> dict[str, int]:
@@ -76,9 +78,12 @@ def key_of(identity: Mapping[str, Any]) -> str:
 
 _LATER: Mapping[str, Mapping[str, Any]] = {
     "01_synthesis": {"max_new_tokens": 4096, "import_from": "", "import_limit": 0, "teacher_model": ""},
-    "02_sft": {"sft_examples": 0},
-    "03_rl": {"rl_examples": 0, "rbo_p": 1.0, "reward_weights": PAPER_WEIGHTS},
-    "04_evaluation": {"max_passage_tokens": 512, "engine": "transformers", "temperature": 0.0},
+    "02_sft": {"sft_examples": 0, "processes": 1, "accelerate": ""},
+    "03_rl": {"rl_examples": 0, "rbo_p": 1.0, "reward_weights": PAPER_WEIGHTS, "processes": 1, "accelerate": ""},
+    "04_evaluation": {
+        **{"max_passage_tokens": 512, "engine": "transformers", "temperature": 0.0},
+        **{"top_p": 1.0, "top_k": 0},
+    },
 }
 """Parameters that the first tables did not read, with the values that they took instead: part of the identity only
 where a profile has another value, so that rows of those tables still count."""

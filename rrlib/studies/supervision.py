@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from rrlib.engines.base import Decoding
-from rrlib.errors import InputError
+from rrlib.errors import EngineError, InputError
 from rrlib.synthesis.domains import recipe_for
 from rrlib.synthesis.prompts import rank_messages
 from rrlib.synthesis.rank import read_ranking
@@ -34,13 +34,15 @@ def ranked_by(
     """The examples with the chain and the list of another teacher; query, passages and labels stay.
 
     concurrency: calls in flight, >= 1. drop_faulty: an answer that is no list costs its example. Raises InputError for
-    such an answer otherwise, and what the client raises.
+    such an answer otherwise, EngineError for a call that failed, and what the client raises.
     """
 
     async def ask(example: RankingExample, gate: asyncio.Semaphore) -> RankingExample | None:
         messages = rank_messages(recipe_for(str(example.meta.get("domain"))), example.query.text, example.passages)
         async with gate:
             reply = await client.chat(messages, decoding)
+        if reply.error:
+            raise EngineError(reply.error)
         read = read_ranking(
             reply.text, len(example.passages), reasoning=reply.reasoning, finish_reason=reply.finish_reason
         )

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from rrlib.engines.base import Decoding, Reply
+from rrlib.errors import EngineError
 from rrlib.formats import Collection, ranking_to_run
 from rrlib.strategies import Strategy, Window, full_list, sliding_window
 from rrlib.synthesis.domains import recipe_for
@@ -44,7 +45,8 @@ def teacher_ranking(
     """Every query's candidates as the teacher ranks them. What cannot be read keeps its order, as at inference.
 
     window, stride: of sliding windows, passages. depth: candidates of a query. full: all of them in one question.
-    concurrency: queries that are asked about at a time, >= 1. Raises what the client raises.
+    concurrency: queries that are asked about at a time, >= 1. Raises EngineError for a call that failed, and what the
+    client raises.
     """
     made = TeacherRanking()
     orders: dict[str, list[str]] = {}
@@ -73,7 +75,9 @@ def teacher_ranking(
 
 
 def _read(reply: Reply, n: int, made: TeacherRanking) -> tuple[int, ...]:
-    """The order of an answer, or that of the question; counted."""
+    """The order of an answer, or that of the question; counted. Raises EngineError where there is none."""
+    if reply.error:
+        raise EngineError(reply.error)
     ranking = read_ranking(reply.text, n, reasoning=reply.reasoning, finish_reason=reply.finish_reason)
     made.answers, made.tokens = made.answers + 1, made.tokens + reply.tokens_out
     made.readable += ranking.fault is None

@@ -31,6 +31,7 @@ class Bound(NamedTuple):
 Count = Annotated[int, Bound(1)]
 CountOrOff = Annotated[int, Bound(0)]
 """0 turns something off, or leaves it to something else."""
+NotNegative = Annotated[float, Bound(0)]
 Rate = Annotated[float, Bound(0, above=True, remedy="give a positive rate, such as 5.0e-6")]
 
 
@@ -55,7 +56,8 @@ def check(settings: Any) -> None:
 class Common:
     """Settings of both stages.
 
-    learning_rate: peak. micro_batch: rows per device and forward pass. weight_decay, max_grad_norm: of AdamW.
+    learning_rate: peak. micro_batch: rows per device and forward pass. weight_decay: of AdamW. max_grad_norm: a longer
+        gradient is cut to it, 0 = never.
     dtype: `auto` = bf16 where the device has it; `bf16`, `fp32`. It is the autocast type: full fine-tuning keeps its
         weights, gradients and optimiser states in float32, in which an update at 1e-6 does not vanish by rounding.
     device: `auto` or `cpu`. attention: `sdpa` (part of torch), `flash_attention_2` (package flash-attn, GPU only) or
@@ -67,8 +69,8 @@ class Common:
 
     learning_rate: Rate = 5e-6
     micro_batch: Count = 1
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
+    weight_decay: NotNegative = 0.0
+    max_grad_norm: NotNegative = 1.0
     seed: int = 0
     dtype: Literal["auto", "bf16", "fp32"] = "auto"
     device: Literal["auto", "cpu"] = "auto"
@@ -82,6 +84,8 @@ class Common:
 
     def __post_init__(self) -> None:
         check(self)
+        if self.lora_rank and not self.lora_alpha >= 1:
+            raise InputError(f"lora_alpha is {self.lora_alpha}", remedy="give 1 or more, such as lora_rank")
 
 
 @dataclass(frozen=True)
@@ -111,8 +115,9 @@ class GRPOSettings(Common):
     prompts: prompts per step. rollouts: completions per prompt. updates: optimiser updates per step.
     steps: rollout batches. beta: weight of the KL to the starting checkpoint. clip: of the ratio; clip_high: of the
     ratio upwards where it differs (DAPO: 0.28), 0 = as clip; dual_clip: upper bound of the ratio for negative
-    advantages (verl: 3). entropy: weight of the entropy bonus. max_prompt, max_completion: tokens; longer prompts are
-    refused or dropped, longer completions are cut and earn -1. save_every: steps between two resume points.
+    advantages, above that of the clip (verl: 3). entropy: weight of the entropy bonus. max_prompt, max_completion:
+    tokens; longer prompts are refused or dropped, longer completions are cut and earn -1. save_every: steps between two
+    resume points.
 
     Beyond the paper, off by default:
     loss: `grpo` (mean over a sequence, then over sequences: the paper's run), `dr_grpo` (arXiv 2503.20783: divided by a
@@ -132,20 +137,20 @@ class GRPOSettings(Common):
     """
 
     learning_rate: Rate = 1e-6
-    weight_decay: float = 0.01
+    weight_decay: NotNegative = 0.01
     prompts: Count = 16
     rollouts: Annotated[int, Bound(2)] = 8
     updates: Count = 2
     steps: Count = 200
-    beta: Annotated[float, Bound(0)] = 0.001
-    clip: float = 0.2
+    beta: NotNegative = 0.001
+    clip: Annotated[float, Bound(0, 1, above=True, remedy="give a number between 0 and 1: 0.2 in the paper")] = 0.2
     dual_clip: float = 3.0
-    entropy: float = 0.0
+    entropy: NotNegative = 0.0
     temperature: Annotated[float, Bound(0, above=True, remedy="rollouts are sampled: 1.0 in the paper")] = 1.0
     max_prompt: Count = 20480
     max_completion: Count = 3072
     save_every: Count = 25
-    clip_high: Annotated[float, Bound(0)] = 0.0
+    clip_high: NotNegative = 0.0
     loss: Literal["grpo", "dr_grpo", "dapo"] = "grpo"
     normalize: Literal["total", "views"] = "total"
     mask_truncated: bool = False
@@ -159,13 +164,16 @@ class GRPOSettings(Common):
     vllm_correction: bool = False
 
     def __post_init__(self) -> None:
-        check(self)
+        super().__post_init__()
+        if self.dual_clip is not None and not self.dual_clip > 1 + (self.clip_high or self.clip):
+            raise InputError(f"dual_clip is {self.dual_clip}", remedy="give more than 1 + clip_high (or clip): 3.0")
         if self.normalize == "views" and self.loss == "dr_grpo":
             raise InputError(
                 "loss dr_grpo leaves out the spread by which normalize: views divides", remedy="choose one of them"
             )
-        if self.rollout_engine == "prefix" and self.use_vllm:
-            raise InputError("rollouts by vLLM and by rollout_engine: prefix", remedy="choose one of them")
+        if self.rollout_engine in ("prefix", "graph") and self.use_vllm:
+            why = f"rollouts by vLLM and by rollout_engine: {self.rollout_engine}"
+            raise InputError(why, remedy="choose one of them")
         if (self.prompts * self.rollouts) % self.updates:
             raise InputError(
                 f"{self.prompts} prompts x {self.rollouts} rollouts do not split into {self.updates} updates"

@@ -17,6 +17,8 @@ Shapes: _TG T windows of G episodes of one query, _T of one episode, _BA B answe
 from __future__ import annotations
 
 import copy
+import logging
+import math
 import os
 import random
 import shutil
@@ -32,10 +34,11 @@ from rrlib.disk import append_jsonl, write_json
 from rrlib.engines import prefix
 from rrlib.engines.trained import write_trained
 from rrlib.errors import InputError
-from rrlib.prompts import PromptBuilder
+from rrlib.prompts import PromptBuilder, format_response
 from rrlib.resources import resolve
 from rrlib.responses import Level, parse_strict
 from rrlib.strategies import sliding_spans
+from rrlib.training.alarms import LEFT_OUT
 from rrlib.training.config import GRPOSettings, as_stored, choose_bf16, choose_device
 from rrlib.training.credit import Span, left_behind, potential, window_advantages
 from rrlib.training.data import encode_prompt, load_tokenizer, model_length
@@ -48,6 +51,8 @@ from rrlib.types import RankingExample
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+_LOGGER = logging.getLogger("rrlib.training")
 
 # --- episodes ---------------------------------------------------------------------------------------------------------
 
@@ -81,7 +86,7 @@ class Episode:
 
 class Sampler:
     """Samples episodes over lists of `depth` passages from the model at `path`, as it is trained. k: of the final
-    NDCG. Raises InputError for a prompt that is too long."""
+    NDCG. Raises InputError for a prompt that is too long, and for a style whose answers cannot be read strictly."""
 
     def __init__(
         self, path: str, settings: GRPOSettings, style: str, depth: int, window: int, stride: int, k: int
@@ -90,6 +95,10 @@ class Sampler:
         self.window, self.stride, self.spans = window, stride, sliding_spans(depth, window, stride)
         self.room = min(settings.max_prompt, model_length(path) - settings.max_completion)
         self.builder = PromptBuilder(self.tokenizer, style, settings.max_passage_tokens)
+        strict = parse_strict(format_response("because", range(window), style), window, think=self.builder.style.think)
+        if strict.level != Level.VALID:
+            remedy = "use a style with answer tags"
+            raise InputError(f"what the style {style!r} writes cannot be read ({strict.why})", remedy=remedy)
 
     def episodes(self, model: Any, examples: Sequence[RankingExample]) -> list[Episode]:
         """`rollouts` episodes of each example, next to each other; all of them go from window to window together."""
@@ -177,8 +186,10 @@ def train_episodes(
 
     Returns the final checkpoint and a log with one row a step: reward (NDCG@k of final lists), potential (at the
     start), left_behind, the shares of format levels and of windows without advantage, KL, loss, tokens of an answer,
-    seconds and cpu_seconds so far.
-    Raises InputError for settings that it cannot follow, lists of several lengths, and prompts that are too long;
+    seconds and cpu_seconds so far. An update whose gradient is not finite is left out, told and counted
+    (`updates/left_out`).
+    Raises InputError for settings that it cannot follow, lists of several lengths, prompts that are too long, and
+    styles whose answers cannot be read strictly;
     StageError where another process trains in the folder. Finished with the same inputs, it hands back what is there.
     """
     settings, output = settings or GRPOSettings(), Path(output)
@@ -273,7 +284,8 @@ class _Loop:
             yield from rng.sample(list(self.examples), len(self.examples))
 
     def _update(self, episodes: Sequence[Episode]) -> dict[str, float]:
-        """All updates of a step over its answers, shuffled; means of loss and KL."""
+        """All updates of a step over its answers, shuffled; means of loss and KL, and how many updates were left out
+        where some were (as trainer.update_guard does)."""
         import torch
 
         answers = [answer for episode in episodes for answer in episode.answers]
@@ -282,7 +294,7 @@ class _Loop:
         parts = [[answers[i] for i in order[at : at + size]] for at in range(0, len(order), size)]
         with torch.no_grad():
             before = [(self._logprobs(self.model, part), self._logprobs(self.reference, part)) for part in parts]
-        losses, divergences = [], []
+        losses, divergences, left_out = [], [], 0
         for first in range(0, len(parts), split.accumulation):
             chosen = range(first, first + split.accumulation)
             tokens = sum(len(answer.completion) for i in chosen for answer in parts[i]) / split.accumulation
@@ -294,10 +306,15 @@ class _Loop:
                 (loss / split.accumulation).backward()
                 losses.append(float(loss.detach()))
                 divergences.append(float(token_mean(kl(now_BA.detach(), reference_BA), mask_BA, self.settings)))
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm)
-            self.optimizer.step()
+            limit = self.settings.max_grad_norm or math.inf
+            if torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit).isfinite():
+                self.optimizer.step()
+            else:
+                left_out += 1
+                _LOGGER.warning("the gradient of an update was not finite, and the update was left out")
             self.optimizer.zero_grad()
-        return {"loss": float(np.mean(losses)), "kl": float(np.mean(divergences))}
+        means = {"loss": float(np.mean(losses)), "kl": float(np.mean(divergences))}
+        return {**means, LEFT_OUT: left_out} if left_out else means
 
     def _logprobs(
         self, model: Any, answers: Sequence[Answer], entropy: bool = False

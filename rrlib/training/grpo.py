@@ -246,12 +246,16 @@ class RankingRollouts:
     rollout_engine = "auto"
     graph_decoder: GraphDecoder | None = None
     _began: float | None = None  # when the running rollout batch began
-    _spent = 0.0  # seconds of it in generation and scoring
+    _spent = 0.0  # seconds of it in generation and scoring, and others that are no part of its updates
 
     def _note(self: Any, **values: float) -> None:
         mode = "train" if self.model.training else "eval"
         for name, value in values.items():
             self._metrics[mode][name.replace("__", "/")].append(value)
+
+    def leave_out(self, seconds: float) -> None:
+        """Seconds of the running rollout batch that `time/update` shall not hold."""
+        self._spent += seconds
 
     def _tokenize_prompts(self: Any, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
         # The prompts are templated strings: encoded as the engines do it, without a second BOS token.

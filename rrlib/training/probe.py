@@ -7,10 +7,12 @@ numbers of the training: with and without them, and after a resume, its steps ar
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rrlib.disk import append_jsonl
 from rrlib.engines import prefix
 from rrlib.engines.graphs import GraphDecoder
 from rrlib.training.data import Row
@@ -37,8 +39,7 @@ def probe(trainer: Trainer, tokenizer: Any, row: Row, output: Path, max_new_toke
             text = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
             query = row.example.query
             record = {"step": step, "qid": query.qid, "query": query.text, "text": text, "tokens": len(ids)}
-            with open(output / FILE, "a", encoding="utf-8") as handle:
-                handle.write(json.dumps(record, ensure_ascii=False) + "\n")
+            append_jsonl(output / FILE, record)
         trainer.accelerator.wait_for_everyone()
 
     class Probe(TrainerCallback):
@@ -49,7 +50,10 @@ def probe(trainer: Trainer, tokenizer: Any, row: Row, output: Path, max_new_toke
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             middle = max(state.max_steps // 2 // updates, 1) * updates
             if state.global_step == middle < state.max_steps:
+                start = time.perf_counter()
                 answer(middle)
+                if hasattr(trainer, "leave_out"):  # GRPO's
+                    trainer.leave_out(time.perf_counter() - start)
 
         def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             answer(state.global_step)

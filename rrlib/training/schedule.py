@@ -77,9 +77,13 @@ def sft_schedule(settings: SFTSettings, examples: int, processes: int = 1) -> SF
     return SFTSchedule(rows, per_epoch, updates, math.ceil(settings.warmup * updates))
 
 
-def epochs_for(settings: SFTSettings, examples: int, updates: int) -> float:
+def epochs_for(settings: SFTSettings, examples: int, updates: int, processes: int = 1) -> float:
     """Passes over `examples` rows that come to exactly `updates` updates of SFT, whatever the settings' own are."""
-    passes = updates / sft_schedule(replace(settings, epochs=1.0, max_steps=0), examples).per_epoch
-    while sft_schedule(replace(settings, epochs=passes, max_steps=0), examples).updates > updates:  # by the last bit
+
+    def planned(passes: float) -> SFTSchedule:
+        return sft_schedule(replace(settings, epochs=passes, max_steps=0), examples, processes)
+
+    passes = updates / planned(1.0).per_epoch
+    while planned(passes).updates > updates:  # by the last bit
         passes = math.nextafter(passes, 0.0)
     return passes

@@ -123,7 +123,8 @@ def train_together(
 
     examples: of `pointwise_examples`; those of one query become one sequence. settings: an update sees `accumulation`
     queries a process, micro_batch is 1; max_length is for one prompt with its answer. Otherwise as train_sft, resume
-    included. Raises InputError for a style that reasons or ranks lists, for words of several tokens, and as train_sft.
+    included. Raises InputError for a style that reasons or ranks lists, for words of several tokens, for another
+    attention than sdpa, and as train_sft.
     """
     return _Together(examples, model, output, settings, style, on_log).run()
 
@@ -135,6 +136,8 @@ class _Together(SFT):
             raise InputError(
                 f"the style {self.style!r} does not answer by a word alone", remedy="use pointwise_nothink"
             )
+        if self.settings.attention != "sdpa":  # `sees` is of booleans: eager would add them to the scores
+            raise InputError(f"attention {self.settings.attention!r} cannot keep passages apart", remedy="use sdpa")
         if self.settings.micro_batch != 1:
             raise InputError(f"micro_batch {self.settings.micro_batch}", remedy="set micro_batch 1, raise accumulation")
         self.words = [self.tokenizer(word, add_special_tokens=False)["input_ids"] for word in style.words]

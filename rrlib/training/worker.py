@@ -1,7 +1,7 @@
 """One process of a training in several: `python -m rrlib.training.worker JOB`, started by rrlib.training.launch.
 
 Rows of the log go to standard output behind `RRLIB_ROW`, an error of rrlib behind `RRLIB_ERROR`; only the first process
-speaks. Exit code 2 is bad input, 1 any other failure.
+speaks there, the others say an error on standard error. Exit code 2 is bad input, 1 any other failure.
 """
 
 from __future__ import annotations
@@ -48,6 +48,8 @@ def main(argv: list[str]) -> int:
     except RRLibError as error:
         if first:
             print(ERROR + json.dumps({"input": isinstance(error, InputError), "message": str(error)}), flush=True)
+        else:
+            print(error, file=sys.stderr, flush=True)
         return 2 if isinstance(error, InputError) else 1
     finally:
         _leave()
