@@ -24,7 +24,8 @@ def whole_response(prompt: str | None, text: str, think: bool) -> str:
     """A response as its format has it: what the prompt has begun stands in front of what the model wrote.
 
     prompt: as it was sent; None where a server made it, which is then told by an answer that ends a block it never
-    began. think: the style reasons; where it does not, a block that is closed at once is none.
+    began. think: the style reasons; where it does not, a block that is closed at once is none. A model that writes
+    `<think>` itself behind an opened block has begun it once, not twice.
     """
     begun = "</think>" in text.partition("<think>")[0] if prompt is None else begins_to_think(prompt)
     if not begun:
@@ -32,7 +33,7 @@ def whole_response(prompt: str | None, text: str, think: bool) -> str:
     rest = text.lstrip()
     if not think and rest.startswith("</think>"):
         return rest.removeprefix("</think>").lstrip()
-    return "<think>" + text
+    return text if rest.startswith("<think>") else "<think>" + text
 
 
 def without_system(messages: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:

@@ -23,7 +23,8 @@ class RerankCompressor(BaseDocumentCompressor):
     """Documents in the order of a reranker. top_n: the best so many (1 or more), all by default.
 
     Each document that comes out is a copy with its id and metadata, and with `relevance_score` (in 0 to 1, see
-    rrlib.adapters.shared.Place); what it had under that name is under `retrieval_score`. Raises as PlaceRanker.rank.
+    rrlib.adapters.shared.Place); what it had under that name is under `retrieval_score`. `reranker` may be replaced.
+    Raises as PlaceRanker.rank.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
@@ -36,12 +37,18 @@ class RerankCompressor(BaseDocumentCompressor):
 
     @property
     def tally(self) -> Tally:
-        """What the windows were, over all calls."""
-        return self._ranker.tally
+        """What the windows were, over all calls of the reranker that it has now."""
+        return self._own().tally
+
+    def _own(self) -> PlaceRanker:
+        """The ranker over `reranker`: made anew where that was replaced, by assignment or in a copy."""
+        if self._ranker.reranker is not self.reranker:
+            self._ranker = PlaceRanker(self.reranker)
+        return self._ranker
 
     def compress_documents(self, documents: Sequence[Document], query: str, callbacks: Any = None) -> list[Document]:
         """The documents, best first. callbacks: not used, there is no run of LangChain's inside."""
-        ranked = self._ranker.rank(query, [document.page_content for document in documents], self.top_n)
+        ranked = self._own().rank(query, [document.page_content for document in documents], self.top_n)
         return [_scored(documents[place.index], place.score) for place in ranked]
 
 

@@ -22,7 +22,8 @@ class RerankPostprocessor(BaseNodePostprocessor):
 
     The model reads a node as an embedding would: its text with the metadata that are meant for that. Each node that
     comes out has the reranker's score (in 0 to 1, see rrlib.adapters.shared.Place); the score that it came with is in
-    the metadata of a copy, as `retrieval_score`, hidden from models. Raises as PlaceRanker.rank.
+    the metadata of a copy, as `retrieval_score`, hidden from models. `reranker` may be replaced. Raises as
+    PlaceRanker.rank.
     """
 
     reranker: Any = Field(exclude=True)
@@ -42,8 +43,14 @@ class RerankPostprocessor(BaseNodePostprocessor):
 
     @property
     def tally(self) -> Tally:
-        """What the windows were, over all calls."""
-        return self._ranker.tally
+        """What the windows were, over all calls of the reranker that it has now."""
+        return self._own().tally
+
+    def _own(self) -> PlaceRanker:
+        """The ranker over `reranker`: made anew where that was replaced, by assignment or in a copy."""
+        if self._ranker.reranker is not self.reranker:
+            self._ranker = PlaceRanker(self.reranker)
+        return self._ranker
 
     def _postprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
@@ -53,7 +60,7 @@ class RerankPostprocessor(BaseNodePostprocessor):
         if query_bundle is None:
             raise InputError("there is no query", remedy="give query_str or query_bundle")
         texts = [node.node.get_content(metadata_mode=MetadataMode.EMBED) for node in nodes]
-        ranked = self._ranker.rank(query_bundle.query_str, texts, self.top_n)
+        ranked = self._own().rank(query_bundle.query_str, texts, self.top_n)
         return [_scored(nodes[place.index], place.score) for place in ranked]
 
 

@@ -35,6 +35,8 @@ class RerankSearch:
         self.reranker = reranker
         self.tallies: dict[tuple[str, str, str], Tally] = {}
         settings = reranker.settings()
+        if reranker.with_first_stage:  # a log serves both, results do not
+            settings |= {"with_first_stage": True}
         own = re.sub(r"[^\w.-]+", "-", Path(str(settings["model"])).name) or "reranker"
         revision = hash_text(json.dumps(settings, sort_keys=True, default=str))[:12]
         self.mteb_model_meta = ModelMeta.create_empty({"name": name or f"rrlib/{own}", "revision": revision})

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rrlib.errors import EngineError, MissingPackageError
+from rrlib.errors import EngineError, InputError, MissingPackageError
 from rrlib.formats.objects import check_top_k, question_from
 from rrlib.ranking import judged_scores, why_unranked
 from rrlib.records import RerankResult, Tally, WindowRecord
@@ -95,12 +95,18 @@ def _warn(result: RerankResult) -> None:
 
 
 def question(query: Any, texts: Sequence[str | Passage], qid: str = "") -> Candidates:
-    """A query and its texts, whose ids are their places. Raises InputError for an empty query or texts all empty."""
+    """A query and its texts, whose ids are their places. Raises InputError for an empty query or texts all empty, which
+    names the query where it has a qid."""
     passages = [
         Passage(str(index), text.text, text.title) if isinstance(text, Passage) else Passage(str(index), text)
         for index, text in enumerate(texts)
     ]
-    return question_from(Query(qid, query) if qid else query, passages)
+    if not qid:
+        return question_from(query, passages)
+    try:
+        return question_from(Query(qid, query), passages)
+    except InputError as error:
+        raise InputError(f"query {qid}: {error.message}", remedy=error.remedy) from error
 
 
 def places(order: Sequence[str], windows: Sequence[WindowRecord]) -> list[Place]:

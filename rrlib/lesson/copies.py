@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +30,13 @@ def lesson_notebooks(root: Path | None = None) -> list[Path]:
     return sorted(folder.glob("[0-9][0-9]_*.ipynb"))
 
 
-def build_lesson(folder: str | Path, *, fresh: bool = False, interactive: bool = True) -> list[Path]:
+def build_lesson(
+    folder: str | Path, *, fresh: bool = False, interactive: bool = True, echo: Callable[[str], object] = print
+) -> list[Path]:
     """Write student copies of all notebooks, and a README.md that lists them; returns the copies.
 
-    fresh: put away an older lesson in that folder first. interactive: the copies show their widgets.
+    fresh: put away an older lesson in that folder first: it is renamed, not deleted (`class` to `class.1`, or the next
+    number that is free), and echo is told so. interactive: the copies show their widgets.
     Raises InputError when the folder holds files: work of students is not written over.
     """
     target = Path(folder)
@@ -44,10 +47,14 @@ def build_lesson(folder: str | Path, *, fresh: bool = False, interactive: bool =
             raise InputError("this folder holds other files", path=target, remedy="name a new or empty folder")
         if not fresh:
             raise InputError("a lesson is there already", path=target, remedy="name another folder, or give --fresh")
-        shutil.rmtree(target)
+        target = target.resolve()  # a folder that is named `.` is another one when it is renamed
+        echo(f"the lesson that was in {target} is now in {_put_away(target)}")
     target.mkdir(parents=True, exist_ok=True)
+    notebooks = lesson_notebooks()
+    # The mark comes first, so that a lesson that was broken off is known as one.
+    write_json(target / MARK, {"notebooks": [path.name for path in notebooks], "interactive": interactive})
     copies, lines = [], []
-    for path in lesson_notebooks():
+    for path in notebooks:
         notebook = json.loads(path.read_text(encoding="utf-8"))
         for cell in notebook["cells"]:
             _prepare(cell, interactive)
@@ -56,8 +63,17 @@ def build_lesson(folder: str | Path, *, fresh: bool = False, interactive: bool =
         copies.append(copy)
         lines.append(f"| `{path.name}` | {question(path)} |")
     (target / "README.md").write_text(_readme(lines), encoding="utf-8")
-    write_json(target / MARK, {"notebooks": [copy.name for copy in copies], "interactive": interactive})
     return copies
+
+
+def _put_away(folder: Path) -> Path:
+    """Rename a folder to the first free one of `<folder>.1`, `<folder>.2`, ...; returns its new place."""
+    aside = next(place for n in count(1) if not (place := folder.with_name(f"{folder.name}.{n}")).exists())
+    try:
+        return folder.rename(aside)
+    except OSError as error:
+        remedy = "name another folder for the new lesson"
+        raise InputError(f"it cannot be renamed: {error.strerror or error}", path=folder, remedy=remedy) from error
 
 
 def question(path: Path) -> str:

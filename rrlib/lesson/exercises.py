@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from typing import Any
 
 Case = tuple[tuple[Any, ...], Any] | tuple[tuple[Any, ...], Any, str]
@@ -20,23 +21,36 @@ def answered_by(method: Callable[..., Any], calls: Mapping[str, tuple[Any, ...]]
 
 
 def check_exercise(function: Callable[..., Any], cases: Sequence[Case]) -> str:
-    """Try an exercise's function on the cases, in their order; a sentence says how it went. Never raises.
+    """Try an exercise's function on the cases, in their order; a sentence says how it went. Never raises, but lets an
+    interrupt through.
 
-    The first case that does not hold is told, with its hint. Numbers may differ by 1e-6.
+    The first case that does not hold is told, with its hint. Numbers may differ by 1e-6. The function gets a copy of
+    the arguments, so that it cannot change those of the other cases.
     """
+    name = getattr(function, "__name__", type(function).__name__)
     for number, (arguments, expected, *hint) in enumerate(cases):
-        call = f"{function.__name__}({', '.join(map(repr, arguments))})"
+        call = f"{name}({', '.join(map(repr, arguments))})"
         said = f"; hint: {hint[0]}" if hint else ""
         said += f" ({number} of {len(cases)} cases hold before it)"
         try:
-            given = _plain(function(*arguments))
-        except Exception as error:
-            return f"not yet: {call} raises {type(error).__name__}: {error}{said}"
+            given = _plain(function(*deepcopy(arguments)))
+            wrong = "" if given is None else _wrong(given, _plain(expected))
+            gives = f"gives {given!r}, {wrong}" if wrong else ""
+        except (Exception, SystemExit) as error:
+            return f"not yet: {call} raises {_in_words(error)}{said}"
         if given is None:
             return f"not solved yet: {call} gives None{said}"
-        if wrong := _wrong(given, _plain(expected)):
-            return f"not yet: {call} gives {given!r}, {wrong}{said}"
+        if wrong:
+            return f"not yet: {call} {gives}{said}"
     return f"right: all {len(cases)} cases hold"
+
+
+def _in_words(error: BaseException) -> str:
+    """The kind of an error and what it says, where that can be said."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:
+        return type(error).__name__
 
 
 def _plain(value: Any) -> Any:
@@ -56,7 +70,7 @@ def _wrong(given: Any, expected: Any) -> str:
         return next((f"of which entry {i} is wrong: {part}" for i, part in enumerate(parts) if part), "")
     if isinstance(expected, str):
         return "" if given == expected else "another text is wanted"
-    if not isinstance(given, int | float):
+    if not isinstance(given, int | float) or (isinstance(given, bool) and not isinstance(expected, bool)):
         return "a number is wanted"
     if math.isclose(given, expected, rel_tol=0.0, abs_tol=1e-6):
         return ""

@@ -15,11 +15,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rrlib.engines.base import Request
+from rrlib.engines.shared import alone
 from rrlib.errors import EngineError, InputError
 from rrlib.metrics import Floats, ndcg
 from rrlib.records import WindowRecord
 from rrlib.reward import PAPER_WEIGHTS, VIEWS, MultiViewReward, RewardRecord
+from rrlib.sampling import seed_of
 from rrlib.strategies import Permutation, Strategy, StrategySpec, Window
+from rrlib.templates import whole_response
 from rrlib.training import objective
 
 if TYPE_CHECKING:
@@ -303,20 +306,35 @@ def rollouts(
 ) -> list[list[str]]:
     """Answers of a reranker's model to windows (query, passages): `count` for each, drawn as GRPO draws a group.
 
-    temperature: 0 is greedy. Windows are asked together, which costs far less. Raises EngineError when a call fails.
+    temperature: 0 is greedy. Windows are asked together, which costs far less; the engine is held meanwhile. What a
+    prompt has begun (`<think>`) stands in front of the answer. Raises EngineError when a call fails.
     """
     decoding = replace(reranker.decoding, temperature=temperature, seed=seed)
+    engine, style = reranker.engine, reranker.style
+    # `transformers` draws a whole batch from one stream; where each request is seeded, equal seeds are equal answers.
+    apart = engine.name != "transformers"
     requests: list[Request] = []
-    for query, passages in windows:
-        messages = reranker.prompts.messages(query, passages)
-        prompt = reranker.prompts.render(query, passages) if reranker.prompts.tokenizer is not None else None
-        first = len(requests)
-        requests += [Request(first + i, messages, prompt) for i in range(count)]
-    reranker.engine.submit(requests, decoding)
     answers: dict[int, str] = {}
-    while len(answers) < len(requests):
-        for number, reply in reranker.engine.collect():
-            if reply.error is not None:
-                raise EngineError(f"a rollout failed: {reply.error}")
-            answers[number] = reply.text
-    return [[answers[w * count + i] for i in range(count)] for w in range(len(windows))]
+    with alone(engine) as turn:
+        before = turn.first
+        first = before + 1 if before else 0  # `transformers` seeds its stream by these numbers
+        for w, (query, passages) in enumerate(windows):
+            messages = reranker.prompts.messages(query, passages)
+            prompt = reranker.prompts.render(query, passages) if reranker.prompts.tokenizer is not None else None
+            for i in range(count):
+                own = seed_of(seed, (w, i)) if apart else None
+                requests.append(Request(first + len(requests), messages, prompt, seed=own))
+        sent = {request.id: request for request in requests}
+        turn.first = first + len(requests)  # if this breaks off
+        engine.submit(requests, decoding)
+        while len(answers) < len(requests):
+            for number, reply in engine.collect():
+                if number not in sent:
+                    continue  # of a reranking that broke off
+                if reply.error is not None:
+                    raise EngineError(f"a rollout failed: {reply.error}")
+                text = reply.text
+                answers[number] = text if style.prefill else whole_response(sent[number].prompt, text, style.think)
+        turn.first = before
+    texts = [answers[request.id] for request in requests]
+    return [texts[w * count : (w + 1) * count] for w in range(len(windows))]

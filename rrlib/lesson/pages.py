@@ -27,7 +27,7 @@ _SCRIPT = re.compile(r"<script\b.*?</script>", re.DOTALL | re.IGNORECASE)
 _FORMULA = re.compile(r"\$\$(.+?)\$\$", re.DOTALL)
 _VIEW = "application/vnd.jupyter.widget-view+json"
 _SOURCE = re.compile(r'<meta name="rrlib-source" content="(\w+)">')
-_PLACE = re.compile(r"(?<![\w.])/(?:[\w.+-]+/)+(?=(?:outputs|notebooks|rrlib|params)/)")
+_PLACE = re.compile(r"(?<![\w.])(?<!:/)/(?:[\w.+-]+/)+(?=(?:outputs|notebooks|rrlib|params)/)")
 _STYLE = """\
 body { max-width: 60em; margin: 1em auto; padding: 0 1em; background: #fff; color: #000; font: 15px/1.5 sans-serif }
 .note { padding: 0.8em 1em; background: #fff3c4 }

@@ -19,10 +19,21 @@ _NAMES = {"ndcg": "NDCG", "recall": "Recall", "rbo": "RBO"}
 
 def reward_words(scored: Sequence[RewardRecord], weights: Mapping[str, float]) -> str:
     """What the gold list earns of the most that could be earned, and the same list backwards. scored: those two."""
-    gold, backwards = scored[0].total, scored[1].total
+    gold, backwards = scored[0], scored[1]
     most = sum(weights.values())
-    why = "all there is" if gold >= most - 1e-9 else f"of {most:.3f} at most: its own labels disagree with it"
-    return f"The gold list earns {gold:.3f}, {why}; backwards it earns {backwards:.3f}."
+    why = "all there is" if gold.total >= most - 1e-9 else f"of {most:.3f} at most: {_less_than_most(gold, backwards)}"
+    return f"The gold list earns {gold.total:.3f}, {why}; backwards it earns {backwards.total:.3f}."
+
+
+def _less_than_most(gold: RewardRecord, backwards: RewardRecord) -> str:
+    """Why a gold list earns less than the most: what its views say."""
+    if not (gold.ndcg or backwards.ndcg):
+        return "no passage that counts is relevant"
+    if (gold.ndcg or 0.0) < 1 - 1e-9:
+        return "its own labels disagree with it"
+    if (gold.recall or 0.0) < 1 - 1e-9:
+        return "more passages are relevant than the cut-off counts"
+    return "its likeness to itself (RBO) counts for less than 1"
 
 
 def climb_words(table: pd.DataFrame) -> str:
@@ -44,7 +55,10 @@ def by_view_words(by_view: pd.DataFrame) -> str:
     alone = {view: int(by_view.loc[view, "groups"]) for view in VIEWS if view in by_view.index}
     groups = int(by_view["groups"].sum())
     form = float(by_view["share of |advantage|"]["form"]) if "form" in by_view.index else 0.0
-    formal = f" Broken form has {form:.0%} of all |advantage|: so far it is form that is learned." if form else ""
+    formal = ""
+    if form > 0.005:  # neither 0% nor nan, which flat groups have
+        learned = ": so far it is form that is learned" if form >= 0.5 else ""
+        formal = f" Broken form has {form:.0%} of all |advantage|{learned}."
     if not sum(alone.values()):
         return f"In none of the {groups} groups do the rewards differ by one view alone.{formal}"
     most = max(alone, key=lambda view: alone[view])
@@ -62,11 +76,10 @@ def loss_words(log: Sequence[Mapping[str, Any]], parts: int = 10) -> str:
     losses = [float(row["loss"]) for row in log if "loss" in row]
     size = max(1, len(losses) // parts)
     first, second, last = (
-        sum(part) / max(1, len(part)) for part in (losses[:size], losses[size : 2 * size], losses[-size:])
+        f"{sum(part) / len(part):.3f}" if part else "none"
+        for part in (losses[:size], losses[size : 2 * size], losses[-size:])
     )
-    return (
-        f"Mean loss: {first:.3f} in the first {size} updates, {second:.3f} in the next {size}, {last:.3f} in the last."
-    )
+    return f"Mean loss: {first} in the first {size} updates, {second} in the next {size}, {last} in the last."
 
 
 def form_words(table: pd.DataFrame) -> str:
@@ -192,11 +205,15 @@ def agreement_words(example: RankingExample | None) -> str:
 
 
 def consistency_words(values: Sequence[float], alpha: float) -> str:
-    """How consistent a teacher was: the share of lists at 1, and below alpha."""
+    """How consistent a teacher was: the share of lists at 1, and below alpha. values: NDCG at a cut-off, so that of
+    more relevant passages than it counts the others may stand anywhere."""
     if not values:
         return "No list was judged."
     top, below = (sum(test) / len(values) for test in ([v >= 1 - 1e-9 for v in values], [v < alpha for v in values]))
-    return f"{top:.0%} of {len(values)} lists have every relevant passage on top, {below:.0%} lie below alpha."
+    return (
+        f"{top:.0%} of {len(values)} lists have every relevant passage on top (as far as the cut-off counts), "
+        f"{below:.0%} lie below alpha."
+    )
 
 
 def alpha_words(table: pd.DataFrame) -> str:

@@ -104,10 +104,15 @@ def table(frame: pd.DataFrame) -> Shown:
 
 
 def _alike(column: pd.Series) -> list[str]:
-    """Numbers of one column with equally many decimals, at most three; empty where there is none."""
+    """Numbers of one column with equally many decimals, at most three; empty where there is none. What is not zero is
+    not shown as zero: `<0.001`, `>-0.001` (but for what sums of floats leave, below 1e-12)."""
     rounded = [round(float(value), 3) for value in column]
     digits = max((len(str(value).partition(".")[2]) for value in rounded if value == value), default=0)
-    return [f"{value:.{digits}f}" if value == value else "" for value in rounded]
+    tiny = [short == 0.0 and abs(value) > 1e-12 for short, value in zip(rounded, column, strict=True)]
+    return [
+        ("<0.001" if value > 0 else ">-0.001") if small else f"{short:.{digits}f}" if short == short else ""
+        for small, short, value in zip(tiny, rounded, column, strict=True)
+    ]
 
 
 def say(*sentences: str) -> None:

@@ -197,11 +197,12 @@ def verdict_on(alpha: float, frame: pd.DataFrame, grid: Sequence[float] = GRID, 
     """One sentence: which alpha has the best F1 on validation, and whether `alpha` is worse by more than noise.
 
     frame: of `fates`, of the validation split. Noise: the 95% interval of the difference in F1 over `draws` samples of
-    the same number of lists, drawn with replacement, seeded; both alphas are judged on each sample.
+    the same number of lists, drawn with replacement, seeded; both alphas are judged on each sample. `alpha` is tried
+    too where the grid leaves it out.
     """
     import numpy as np
 
-    table = alpha_table(frame, grid)
+    table = alpha_table(frame, sorted({*grid, alpha}))
     if not len(table):
         return f"alpha {alpha:g}, as the parameter says: no labels to judge it by"
     best = best_alpha(table, alpha)

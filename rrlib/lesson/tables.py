@@ -11,6 +11,7 @@ from rrlib.errors import InputError
 from rrlib.evaluation.paired import in_words, p_in_words, paired_rows, sets_of
 from rrlib.evaluation.results import ExperimentResult
 from rrlib.formats import read_collection, read_examples, read_jsonl
+from rrlib.formats.collection import split_names
 from rrlib.records import WindowRecord
 from rrlib.responses import VERDICTS, audit
 from rrlib.reward import VIEWS
@@ -22,21 +23,35 @@ if TYPE_CHECKING:
 
 
 def split_sizes(folder: str | Path) -> pd.DataFrame:
-    """Queries by domain and split, of any collection folder with metadata."""
+    """Queries by domain and split, of any collection folder with metadata. A split of which there is nothing is left
+    out. Raises InputError for files that cannot be read, and where there is no split at all."""
     import pandas as pd
 
-    rows = []
+    rows: list[dict[str, Any]] = []
+    fault: InputError | None = None
     for split in ("train", "validation", "test"):
         try:
             collection = read_collection(folder, split)
-        except InputError:
+        except InputError as error:
+            if _has_files(Path(folder), split):
+                raise
+            fault = error  # what the splits share (texts, SOURCE.json) spoils them all
             continue
         counts = Counter(str(m.get("domain") or "?") for m in collection.metadata.values())
         rows += [{"domain": domain, "split": split, "queries": n} for domain, n in counts.items()]
+    if fault is not None and not rows:
+        raise fault
     table = pd.DataFrame(rows).pivot_table(
         index="domain", columns="split", values="queries", fill_value=0, aggfunc="sum"
     )
     return table[[s for s in ("train", "validation", "test") if s in table]].astype(int)
+
+
+def _has_files(root: Path, split: str) -> bool:
+    """Whether a collection folder has judgements or a run of a split."""
+    files = [*root.glob("qrels/*"), *root.glob("runs/*")]
+    named = any(file.name.split(".")[0] in split_names(split) for file in files)
+    return named or (split == "test" and any(root.glob("first_stage.trec*")))
 
 
 def passages_table(
@@ -219,7 +234,7 @@ def ablation_view(result: pd.DataFrame) -> pd.DataFrame:
     view = result[["nDCG@10", "seeds", "valid", "tokens"]].round({"nDCG@10": 3, "valid": 3, "tokens": 0})
     view["difference"] = [in_words(row) for row in rows]
     view["p (Holm)"] = [p_in_words(row) for row in rows]
-    return view.assign(**{"p (seeds)": result["p (seeds)"].round(4), "paper": result["paper"]})
+    return view.assign(**{"p (seeds)": result["p (seeds)"], "paper": result["paper"]})
 
 
 def window_traces(

@@ -58,8 +58,12 @@ def _opened(system: Listwise) -> Iterator[Engine]:
 
 
 def _reranker(engine: Engine, system: Listwise, data: BenchmarkData, **options: Any) -> Reranker:
-    own = {"style": system.style, "budget": system.budget, "decoding": system.decoding}
-    settings: dict[str, Any] = {**own, **system.sizes(data), **options}
+    """A reranker with all that the system has. data: a whole benchmark, since its longest window may decide sizes."""
+    names = ("style", "strategy", "passes", "budget", "decoding", "with_first_stage")
+    sizes = system.sizes(data)
+    if system.fit and system._tokenizer() is not None:
+        sizes, _ = system._fitted(data, system.candidates(data), system._limit())
+    settings: dict[str, Any] = {**{name: getattr(system, name) for name in names}, **sizes, **options}
     return Reranker(engine, **settings)
 
 
@@ -70,11 +74,13 @@ def draw(
     keeps their logs, from which a second call reads. samples: 2 or more."""
     sampling = replace(system.decoding, temperature=temperature, seed=seed)
     limited, votes = data.limited(queries, queries), {}
-    parts = {"test": limited, **({"validation": limited.validation} if limited.validation else {})}
+    parts = {"test": (data, limited)}
+    if data.validation and limited.validation:
+        parts["validation"] = data.validation, limited.validation
     with _opened(system) as engine:
-        for name, part in parts.items():
+        for name, (whole, part) in parts.items():
             log = folder / f"{name}.jsonl"
-            reranker = _reranker(engine, system, part, decoding=sampling, samples=samples, log=log)
+            reranker = _reranker(engine, system, whole, decoding=sampling, samples=samples, log=log)
             settings = reranker.settings()
             votes[name] = votes_of(reranker.rerank(system.candidates(part)).records, settings)
     validation_qrels = limited.validation.qrels if limited.validation else {}
@@ -191,7 +197,7 @@ def asked_again(
     if not windows or not (style.think and style.tags):
         return pd.DataFrame(columns=["windows", "answered", "tau", "rbo", "same", "follows"])
     with _opened(system) as engine:
-        rows = intervene(_reranker(engine, system, limited), system.candidates(limited), windows, seed=seed)
+        rows = intervene(_reranker(engine, system, data), system.candidates(limited), windows, seed=seed)
     return table(rows, seed).set_index("chain")
 
 

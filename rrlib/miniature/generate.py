@@ -135,7 +135,8 @@ class PoolMaker:
             self.by_topic.setdefault((passage.domain, passage.topic.word), []).append(passage)
 
     def draw(self, query: WorldQuery, size: int, rng: random.Random, relevant: int | None = None) -> list[WorldPassage]:
-        """`size` distinct passages in random order; `relevant` of them (None: 1 to 6, by RELEVANT_WEIGHTS)."""
+        """`size` distinct passages in random order; `relevant` of them (None: 1 to 6, by RELEVANT_WEIGHTS). Raises
+        InputError where there are not so many."""
         if relevant is None:
             most = max(1, min(6, size // 3))
             relevant = rng.choices(range(1, most + 1), RELEVANT_WEIGHTS[:most])[0]
@@ -156,8 +157,12 @@ class PoolMaker:
 
         others = [name for name in self.by_concept if name not in (query.concept, *query.rivals)]
         take(relevant, self.by_concept.get(query.concept, []), TOPIC_SHARE_RELEVANT)
+        if len(chosen) < relevant:
+            raise _too_few(f"relevant passages of {query.concept}", relevant, len(chosen))
         take(rivals, [p for name in query.rivals for p in self.by_concept.get(name, [])], TOPIC_SHARE_RIVAL)
         take(size - len(chosen), [p for name in others for p in self.by_concept[name]], TOPIC_SHARE_OTHER)
+        if len(chosen) < size:
+            raise _too_few(f"candidates for {query.qid}", size, len(chosen))
         pool = list(chosen.values())
         rng.shuffle(pool)
         return pool
@@ -171,6 +176,11 @@ class PoolMaker:
                 return passage
         free = [p for p in source if p.docid not in chosen]
         return rng.choice(free) if free else None
+
+
+def _too_few(what: str, asked: int, there: int) -> InputError:
+    remedy = "ask for fewer, or for more topics_per_evidence"
+    return InputError(f"{asked} {what} are asked for, and {there} can be had", remedy=remedy)
 
 
 def _grades(query: WorldQuery, pool: Sequence[WorldPassage]) -> dict[str, int]:
@@ -207,7 +217,8 @@ def build(
     of them than a window carries forward is a world in which windows lose passages.
     hard: passages of a training query beside its candidates that a teacher may find hard negatives in (0: none).
     Files: corpus.jsonl, queries.jsonl, qrels/ (binary, judged over the pool), graded/ (2 concept, 1 rival, 0),
-    runs/ (bm25s; train.hard.trec where `hard` is set), SOURCE.json (written last). Raises InputError for sizes that the
+    runs/ (bm25s; train.hard.trec where `hard` is set), SOURCE.json (written last). Those of an older collection are
+    removed before the first is written; other files stay. Raises InputError, and touches nothing, for sizes that the
     world cannot give.
     """
     root = Path(folder)
@@ -218,6 +229,7 @@ def build(
     _check_relevant(relevant, pool)
     queries = make_queries(world, seed, {"train": train, "validation": validation, "test": test})
     maker, index = PoolMaker(passages), Bm25(Passage(p.docid, p.text) for p in passages)
+    parts: dict[str, tuple[Qrels, Qrels, Run]] = {}
     for split in SPLITS:
         binary: Qrels = {}
         graded: Qrels = {}
@@ -228,12 +240,16 @@ def build(
             run[query.qid] = _ranked(index, query.text, drawn)
             graded[query.qid] = dict(sorted(_grades(query, drawn).items()))
             binary[query.qid] = {docid: int(grade == 2) for docid, grade in graded[query.qid].items()}
+        parts[split] = binary, graded, run
+    traps = _hard_run([q for q in queries if q.split == "train"], maker, hard, seed) if hard else None
+    _clear(root)
+    for split, (binary, graded, run) in parts.items():
         if run:
             write_qrels(root / "qrels" / f"{split}.tsv", binary)
             write_qrels(root / "graded" / f"{split}.tsv", graded)
             write_scored_run(root / "runs" / f"{split}.trec", run, "bm25s")
-    if hard:
-        _write_hard(root / "runs" / "train.hard.trec", [q for q in queries if q.split == "train"], maker, hard, seed)
+    if traps is not None:
+        write_scored_run(root / "runs" / "train.hard.trec", traps, "hard")
     write_jsonl(root / "corpus.jsonl", (_corpus_row(p) for p in passages))
     write_jsonl(root / "queries.jsonl", (_query_row(q, world) for q in queries))
     source: dict[str, Any] = {
@@ -261,7 +277,15 @@ def _check_relevant(relevant: Sequence[int] | None, pool: int) -> None:
         raise InputError(f"{list(relevant)} relevant passages", remedy=f"give [fewest, most] from 1 to {pool // 2}")
 
 
-def _write_hard(path: Path, queries: Sequence[WorldQuery], maker: PoolMaker, size: int, seed: int) -> None:
+def _clear(root: Path) -> None:
+    """Remove what `build` writes, SOURCE.json first: a folder that has one is whole."""
+    of_splits = [name.format(split) for name in ("qrels/{}.tsv", "graded/{}.tsv", "runs/{}.trec") for split in SPLITS]
+    for name in ("SOURCE.json", "corpus.jsonl", "queries.jsonl", *of_splits, "runs/train.hard.trec"):
+        if (root / name).is_file():
+            (root / name).unlink()
+
+
+def _hard_run(queries: Sequence[WorldQuery], maker: PoolMaker, size: int, seed: int) -> Run:
     """A pool for hard negatives a query, as a run: passages with the query's topic or of its rivals, seldom right ones,
     drawn from a stream of their own, so that everything else stays as it is without them."""
     if size < 0:
@@ -273,7 +297,7 @@ def _write_hard(path: Path, queries: Sequence[WorldQuery], maker: PoolMaker, siz
         near = {p.docid: p for p in (*same, *(p for name in query.rivals for p in maker.by_concept.get(name, [])))}
         drawn = rng.sample(sorted(near), min(size, len(near)))
         run[query.qid] = [Hit(docid, float(len(drawn) - i), i + 1) for i, docid in enumerate(drawn)]
-    write_scored_run(path, run, "hard")
+    return run
 
 
 def world_hash(world: World) -> str:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import importlib.metadata
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rrlib.gguf import is_gguf
+from rrlib.prompts import PromptStyle, get_style
 
 _WHAT = {
-    "sft": "supervised fine-tuning on a teacher's reasoning and ranked lists; loss on the response alone",
+    "sft": "supervised fine-tuning on a teacher's {taught}; loss on the response alone",
     "grpo": "GRPO with the multi-view ranking reward (NDCG, Recall, RBO, gated by format)",
 }
 _SHOWN = (
@@ -39,8 +41,13 @@ class Facts:
 
 
 def model_card(facts: Facts, log: Sequence[Mapping[str, Any]]) -> str:
-    """The text of README.md, with the header that model hubs read. No time and no path of a machine stands in it."""
+    """The text of README.md, with the header that model hubs read. No time and no path of a machine stands in it.
+
+    Raises InputError where `info` names an unknown prompt style; without one it is `reasonrank`.
+    """
     base, info = _base_name(facts.model), facts.info
+    name = str(info.get("style") or "reasonrank")
+    style = get_style(name)
     lines = [
         "---",
         "library_name: transformers",
@@ -51,9 +58,9 @@ def model_card(facts: Facts, log: Sequence[Mapping[str, Any]]) -> str:
         lines.append(f"base_model: {base}")
     lines += ["---", "", f"# {base.rpartition('/')[2]}, after {facts.stage.upper()}", ""]
     lines += [
-        f"A listwise reasoning reranker: {_WHAT.get(facts.stage, facts.stage)}. Prompt style `{info.get('style', '')}` "
-        "of rrlib; the model answers `<think> ... </think> <answer> [2] > [1] > ... </answer>` to a query and a window "
-        "of passages (method: ReasonRank, arXiv 2508.07050).",
+        f"A {'listwise' if style.words is None else 'pointwise'}{' reasoning' if style.think else ''} reranker: "
+        f"{_WHAT.get(facts.stage, facts.stage).format(taught=_taught(style))}. Prompt style `{name}` of rrlib; the "
+        f"model answers {_answers(style)}.",
         "",
         f"Trained on {facts.n_examples} examples ({facts.dropped} left out as too long), "
         f"{info.get('steps', 0)} optimiser updates. Whoever passes this checkpoint on adds what data it was, "
@@ -83,12 +90,28 @@ def model_card(facts: Facts, log: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _taught(style: PromptStyle) -> str:
+    return ("reasoning and " if style.think else "") + ("ranked lists" if style.words is None else "judgements")
+
+
+def _answers(style: PromptStyle) -> str:
+    """What the model answers, and to what."""
+    chain = "<think> ... </think>" if style.think else ""
+    if style.words is not None:
+        relevant, other = (f"`{f'{chain} {word.strip()}'.strip()}`" for word in style.words)
+        return f"{relevant} or {other} to a query and one passage"
+    order = "[2] > [1] > ..."
+    answer = f"<answer> {order} </answer>" if style.tags else order
+    return f"`{f'{chain} {answer}'.strip()}` to a query and a window of passages (method: ReasonRank, arXiv 2508.07050)"
+
+
 def _base_name(model: str) -> str:
+    """A hub name as it is; of a folder (also one that is gone) the end of its path, for no card names a place."""
     if is_gguf(model):
         return Path(model).name
-    if model.startswith("package:") or not Path(model).is_dir():
+    if model.startswith("package:") or not (Path(model).is_dir() or model.startswith(("/", "~", "."))):
         return model.removeprefix("package:")
-    path = Path(model)
+    path = Path(os.path.abspath(model))
     return f"{path.parent.name}, {path.name}" if path.name == "checkpoint" else path.name
 
 
