@@ -87,15 +87,32 @@ def ablation(row: str, seed: int) -> dict[str, Any]:
     return [r for r in _stored(ROWS) if r["row"] == row and r["seed"] == seed][-1]  # the last one counts
 
 
+def seeds_of(row: str, stored: Path = ROWS) -> list[int]:
+    """The seeds of which a row is stored."""
+    return sorted({r["seed"] for r in _stored(stored) if r["row"] == row})
+
+
 def mean(row: str, *seeds: int) -> float:
-    """Mean nDCG@10 over all queries of these seeds."""
-    return fmean(value for seed in seeds or (7, 8, 9) for value in ablation(row, seed)["values"].values())
+    """Mean nDCG@10 over all queries of these seeds (none: of all that are stored)."""
+    return fmean(value for seed in seeds or seeds_of(row) for value in ablation(row, seed)["values"].values())
+
+
+def gain(row: str, base: str = "full") -> float:
+    """How much more a row has than another, over the seeds that both have."""
+    shared = [seed for seed in seeds_of(row) if seed in seeds_of(base)]
+    return mean(row, *shared) - mean(base, *shared)
 
 
 def straddle(row: str, *seeds: int) -> float:
-    """The same of the rows of the other world."""
+    """`mean`, of the rows of the other world."""
     rows = {(r["row"], r["seed"]): r["values"].values() for r in _stored(STRADDLE_ROWS)}
-    return fmean(value for seed in seeds or (7, 8, 9) for value in rows[row, seed])
+    return fmean(value for seed in seeds or seeds_of(row, STRADDLE_ROWS) for value in rows[row, seed])
+
+
+def straddle_gain(row: str, base: str = "full") -> float:
+    """`gain`, of the rows of the other world."""
+    shared = [seed for seed in seeds_of(row, STRADDLE_ROWS) if seed in seeds_of(base, STRADDLE_ROWS)]
+    return straddle(row, *shared) - straddle(base, *shared)
 
 
 def efficiency(system: str, field: str) -> float:
