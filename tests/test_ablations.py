@@ -269,9 +269,13 @@ def test_stored_rows_are_whole(tmp_path: Path) -> None:
     results = stored_rows()
     seeds = {r.seed for r in results}
     assert {r.row for r in results} <= {"first stage", *RECIPES}
-    assert all(len(r.values) == 600 and min(r.values.values()) >= 0 for r in results) and len(seeds) == 3
-    paper = {(name, seed) for name in ("first stage", *PAPER_ROWS) for seed in seeds}
-    assert paper <= {(r.row, r.seed) for r in results}
+    assert all(len(r.values) == 600 and min(r.values.values()) >= 0 for r in results) and len(seeds) == 5
+    there = {(r.row, r.seed) for r in results}
+    assert {(name, seed) for name in ("first stage", *PAPER_ROWS) for seed in (7, 8, 9)} <= there
+    claimed = {"first stage", *PAPER_ROWS, "teacher, windows", "teacher, full list"} - {"no filter", "one domain"}
+    assert {(name, seed) for name in claimed for seed in seeds} <= there, "what is claimed rests on five seeds"
+    other = {(r.row, r.seed) for r in stored_rows(STRADDLE_ROWS)}
+    assert {(name, seed) for name in ("full", "NDCG-only reward") for seed in seeds} <= other
 
 
 def test_a_finished_run_gives_the_rows_that_it_made(chain: Chain, tmp_path: Path) -> None:
@@ -350,7 +354,7 @@ def test_the_page_is_written_between_its_marks(tmp_path: Path) -> None:
     page.write_text(f"{report.BEGIN}\n{report.END}\nbetween\n{begin}\nold\n{end}\n")
     report.main(["--write", str(page)])
     usual, other = page.read_text().split("between")
-    assert stored_page().strip() in usual and stored_page(STRADDLE_ROWS).strip() in other and "old" not in other
+    assert stored_page().strip() in usual and stored_page(STRADDLE_ROWS).strip() in other and "\nold\n" not in other
     page.write_text(f"{report.BEGIN}\n{report.END}\n{begin}\n")
     with pytest.raises(InputError, match="end of straddle rows"):
         report.write_page(page)

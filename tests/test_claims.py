@@ -188,9 +188,9 @@ def view(places: tuple[int, int], name: str) -> float:
 
 
 HELPERS = {
-    "__builtins__": {"min": min, "max": max, "sum": sum, "range": range},
+    "__builtins__": {"min": min, "max": max, "sum": sum, "range": range, "abs": abs},
     **{f.__name__: f for f in (mean, ablation, efficiency, number, real, belief, logged, paper, reported)},
-    **{f.__name__: f for f in (backbone, view, straddle)},
+    **{f.__name__: f for f in (backbone, view, gain, seeds_of, straddle, straddle_gain)},
     "rates": ErrorRates(),
     "weights": PAPER_WEIGHTS,
     "alpha": ALPHA,

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 WHY: Mapping[str, str] = {
     "no filter": "two trainings of one recipe lie points apart",
     "NDCG-only reward": "RBO rewards likeness to the teacher's list, and this teacher's lists are often wrong (but RBO "
-    "where the list is right does no better that shows); and the order by NDCG and that by Recall hardly disagree "
-    "here, where relevant passages are few and verdicts have three values",
+    "where the list is right does no better that shows; in the other world it does); and the order by NDCG and that by "
+    "Recall hardly disagree here, where relevant passages are few and verdicts have three values",
     "no reasoning": "the judgements that the chain writes down can be learned by heart in a world of 64 concepts",
     "no reasoning, SFT": "the judgements that the chain writes down can be learned by heart in a world of 64 concepts",
     "no SFT": "the backbone knows the world and part of the format already, more than a general model knows of ranking",
