@@ -164,10 +164,12 @@ def test_a_folder_is_planned_by_its_judgements_and_its_run(tmp_path: Path, capsy
     for part in ("qrels", "runs"):
         (folder / part).mkdir(parents=True)
     (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq1\td1\t1\nq2\td2\t1\nq3\td1\t1\n")
-    (folder / "runs" / "bm25.trec").write_text("".join(f"q1 Q0 d{n} {n} {99 - n} bm25\n" for n in range(1, 31)))
+    lists = {"q1": 30, "q2": 12}  # q3 has no candidates, so it asks nothing
+    lines = (f"{qid} Q0 d{n} {n} {99 - n} bm25\n" for qid, last in lists.items() for n in range(1, last + 1))
+    (folder / "runs" / "bm25.trec").write_text("".join(lines))
     assert main(["bench", "plan", "--benchmark", str(folder), "--benchmark", "dl19"]) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()[2:5]]
-    assert rows[0] == ["own", "3", "2", "6"] and rows[1][:2] == ["trec-dl/2019", "43"]
-    assert rows[2] == ["all", "46", str(6 + int(rows[1][3]))]
+    assert rows[0] == ["own", "3", "2", "3"] and rows[1][:2] == ["trec-dl/2019", "43"]
+    assert rows[2] == ["all", "46", str(3 + int(rows[1][3]))]
     assert main(["bench", "plan", "--benchmark", str(tmp_path / "gone")]) == 2
     assert "name a folder" in capsys.readouterr().err
