@@ -131,7 +131,7 @@ def test_trust_asks_as_the_system_did(tmp_path: Path) -> None:
     assert (made.strategy.name, made.strategy.passes, made.with_first_stage) == ("tournament", 2, None)
     fits = replace(system, strategy="sliding_window", window=10, stride=5, decoding=Decoding(64))
     fits = replace(fits, context=300, fit="window", with_first_stage=True)
-    wanted = fits._fitted(data, fits.candidates(data), fits._limit())[0]
+    wanted = fits.fitting_sizes(data, fits.candidates(data))
     made = trust._reranker(Scripted(), fits, data)
     assert (made.strategy.size, made.strategy.stride) == (wanted["window"], wanted["stride"]) != (10, 5)
     assert made.with_first_stage is True
@@ -295,7 +295,8 @@ def test_what_the_world_cannot_give_is_refused_and_nothing_is_touched(
 
 # --- doors and cards --------------------------------------------------------------------------------------------------
 def test_results_with_the_first_stage_are_others_in_mtebs_cache() -> None:
-    mteb = pytest.importorskip("rrlib.adapters.mteb")
+    from rrlib.adapters import mteb
+
     revisions = [
         mteb.RerankSearch(by_gain(**options)).mteb_model_meta.revision
         for options in ({}, {"with_first_stage": False}, {"with_first_stage": True})
@@ -305,7 +306,8 @@ def test_results_with_the_first_stage_are_others_in_mtebs_cache() -> None:
 
 
 def test_a_replaced_reranker_is_asked_by_langchain() -> None:
-    door = pytest.importorskip("rrlib.adapters.langchain")
+    from rrlib.adapters import langchain as door
+
     first, second, third = by_gain(), by_gain(), by_gain()
     made = door.RerankCompressor(reranker=first)
     documents = [door.Document(text) for text in TEXTS]
@@ -318,8 +320,9 @@ def test_a_replaced_reranker_is_asked_by_langchain() -> None:
 
 
 def test_a_replaced_reranker_is_asked_by_llama_index() -> None:
-    door = pytest.importorskip("rrlib.adapters.llama_index")
     from llama_index.core.schema import TextNode
+
+    from rrlib.adapters import llama_index as door
 
     first, second = by_gain(), by_gain()
     made = door.RerankPostprocessor(first)
@@ -339,7 +342,8 @@ def test_a_question_without_texts_is_named() -> None:
 
 
 def test_pyterrier_names_the_query_whose_candidates_have_no_text(caplog: pytest.LogCaptureFixture) -> None:
-    door = pytest.importorskip("rrlib.adapters.pyterrier")
+    from rrlib.adapters import pyterrier as door
+
     caplog.set_level(logging.ERROR)
     frame = pd.DataFrame({"qid": ["q1", "q2"], "query": "why?", "docno": "d", "text": ["gain 1", None], "score": 1.0})
     with pytest.raises(InputError, match="query q2: "):

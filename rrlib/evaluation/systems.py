@@ -147,6 +147,13 @@ class Listwise:
             out.append(replace(request, passages=tuple(request.passages[i] for i in order), scores=()))
         return out
 
+    def fitting_sizes(self, data: BenchmarkData, candidates: Sequence[Candidates]) -> dict[str, int]:
+        """`sizes`, cut as `fit` says so that every window of these candidates fits; as they are where no tokenizer is
+        known. Raises InputError where one does not fit."""
+        if self._tokenizer() is None:
+            return self.sizes(data)
+        return self._fitted(data, candidates, self._limit())[0]
+
     # -- before a model is loaded
     def check(self, data: BenchmarkData, candidates: Sequence[Candidates]) -> Cost:
         """Count calls, bound tokens, and hold the longest window against the model's positions (its config alone)."""
@@ -241,9 +248,8 @@ class Listwise:
 
         groups: dict[tuple[tuple[str, int], ...], list[int]] = {}
         candidates = [self.candidates(benchmark) for benchmark in data]
-        limit, tokenizer = self._limit(), self._tokenizer()
         for i, benchmark in enumerate(data):
-            sizes = self.sizes(benchmark) if tokenizer is None else self._fitted(benchmark, candidates[i], limit)[0]
+            sizes = self.fitting_sizes(benchmark, candidates[i])
             groups.setdefault(tuple(sizes.items()), []).append(i)
         outcomes: dict[int, Outcome] = {}
         engine = self._open()

@@ -60,9 +60,7 @@ def _opened(system: Listwise) -> Iterator[Engine]:
 def _reranker(engine: Engine, system: Listwise, data: BenchmarkData, **options: Any) -> Reranker:
     """A reranker with all that the system has. data: a whole benchmark, since its longest window may decide sizes."""
     names = ("style", "strategy", "passes", "budget", "decoding", "with_first_stage")
-    sizes = system.sizes(data)
-    if system.fit and system._tokenizer() is not None:
-        sizes, _ = system._fitted(data, system.candidates(data), system._limit())
+    sizes = system.fitting_sizes(data, system.candidates(data)) if system.fit else system.sizes(data)
     settings: dict[str, Any] = {**{name: getattr(system, name) for name in names}, **sizes, **options}
     return Reranker(engine, **settings)
 
