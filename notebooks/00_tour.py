@@ -130,7 +130,8 @@ stage.figure("compare", lesson_plots.run_compare(before, after, test.qrels, labe
 # %% [markdown]
 # What to see: each bar is a query, and the title above the bars counts those that got worse. On the right is the one
 # that gained most; its relevant passages are the thick lines.
-# We follow this query from here on. It is the best case; the bars are all cases.
+# We follow this query up to its whole list; what one answer earns is shown on it too. It is the best case; the bars are
+# all cases. (The group at the end is of another query, to which the answers differ more.)
 
 # %%
 if interactive:
@@ -396,6 +397,7 @@ answers = {
     "passages that are left out follow, as they stood": ("[3]", 3),
     "there are passages 1 to size, and no others": ("[7] > [2] > [0] > [1]", 3),
     "in a longer window more is left out": ("[2] > [4]", 5),
+    "a number without brackets names no passage": ("2 [3] > [1]", 3),
 }
 tags = "<think> </think> <answer> {} </answer>"
 cases = [((text, size), parse_lenient(tags.format(text), size).order, hint) for hint, (text, size) in answers.items()]

@@ -19,8 +19,9 @@
 # **The one question:** if one part of the method is taken out, what is lost, and is the loss larger than chance?
 #
 # **Data:** *synthetic* (the embedded world) with a *simulated* teacher. With the default parameters this notebook reads
-# the rows that are stored in the repository; `rrlib run params/ablations.yaml` makes them anew.
-# **Time:** a few seconds with stored rows; up to four hours on two CPU cores to make all of them.
+# the rows that are stored in the repository. `rrlib run params/ablations.yaml` makes ten of them anew on three seeds,
+# `python -m rrlib.studies.make` any of them on any seed.
+# **Time:** a few seconds with stored rows; made anew, a row and seed takes 4 to 25 minutes of one core (read).
 #
 # The paper takes its own recipe apart on BRIGHT (section 5.3). The same cuts are made here, in small, with intervals
 # and with five seeds where something is claimed (two or three elsewhere: those rows name their seeds). What holds in a
@@ -33,13 +34,15 @@
 # %%
 from rrlib.chain.params import collect
 from rrlib.chain.run import begin
+from rrlib.evaluation.significance import paired_test
 from rrlib.lesson import sentences, shown
-from rrlib.lesson.exercises import check_exercise
+from rrlib.lesson.exercises import answered_by, check_exercise
 from rrlib.lesson.plots import ablations as figures
 from rrlib.lesson.tables import ablation_view
+from rrlib.metrics import rbo
 from rrlib.studies.ablations import Table
 from rrlib.studies.recipes import RECIPES
-from rrlib.studies.report import compared, markdown, questions, table
+from rrlib.studies.report import compared, markdown, power_table, questions, table
 from rrlib.studies.rows import METRIC
 from rrlib.studies.setting import setting_of
 from rrlib.studies.stored import STRADDLE_ROWS, stored_rows
@@ -89,7 +92,8 @@ if stored:
 else:
     for folder in take_from:
         maker.take(folder)
-    results = maker.fill(chosen, seeds)
+    with shown.Counting("rows and seeds", len(chosen) * len(seeds), logs=(stage.path("rows"), "rows.jsonl")):
+        results = maker.fill(chosen, seeds)
 stage.data_kind = results[0].data_kind
 print(f"{len(results)} rows, {len({r.seed for r in results})} seeds, {results[0].data_kind} data, simulated teacher")
 
@@ -99,7 +103,9 @@ print(f"{len(results)} rows, {len({r.seed for r in results})} seeds, {results[0]
 # `difference` is to the full recipe, paired by query within each seed and averaged over seeds, with a 95% bootstrap
 # interval over queries; `p (Holm)` corrects for the number of rows. `seeds` are the means of the single trainings: look
 # at them before you believe a small difference. `p (seeds)` takes them for the sample, a paired t-test of as many
-# pairs: would the next training say the same? `paper` is the paper's difference on BRIGHT, in points.
+# pairs: would the next training say the same? A `<` before a p says that no draw of the test was as extreme. `paper` is
+# the paper's difference on BRIGHT, in points. `graded` is nDCG@10 where a rival's passage counts half of a right one;
+# it names its seeds where it has fewer than the row, and then it compares with like seeds only.
 #
 # **Predict:** how far will two trainings of the same recipe lie apart?
 
@@ -112,7 +118,7 @@ shown.table(ablation_view(result))
 stage.figure("differences", figures.differences(result))
 
 # %% [markdown]
-# What to see: a bar whose interval crosses zero says that this world cannot tell the two recipes apart. The hollow mark
+# What to see: a dot whose interval crosses zero says that this world cannot tell the two recipes apart. The hollow mark
 # is the paper's difference: on another scale of difficulty, so compare signs before sizes.
 
 # %% [markdown]
@@ -132,7 +138,11 @@ shown.table(signs) if len(signs) else every_sign
 # What to see: a row that stands here is no error of the table. The world is small, its teacher errs in known ways, and
 # its backbone was trained on all domains; each of these can turn a sign.
 #
-# Two rows need a word of caution. *No reasoning* says what a backbone of 1.5 million parameters can do in one step: it
+# So which of the findings belong to the method? In the stored rows, those that keep the paper's sign on every seed: SFT,
+# GRPO, reasoning and examples of all domains each pay. How large *no reasoning* is belongs to the model. What stands in
+# the table above (the filter, and NDCG alone as the reward) may belong to either: this world cannot say.
+#
+# Some rows need a word of caution. *No reasoning* says what a backbone of 1.5 million parameters can do in one step: it
 # was pretrained to judge in writing, so without writing it cannot judge at all. Its difference is no size for the
 # value of reasoning; the paper's is small, since a large model can judge without writing. The rows
 # *listwise, gold*, *pointwise* and *pointwise, gold* are SFT alone, so their partner is *no RL*, not the full recipe.
@@ -144,6 +154,14 @@ shown.table(signs) if len(signs) else every_sign
 
 # %%
 stage.figure("seeds", figures.seed_dots(results))
+
+# %% [markdown]
+# Could so many trainings have told a true difference of two points? `power` is the chance that the t-test of these
+# seeds finds one, with the spread that they show; the last column is how many seeds it would take. The spread is itself
+# of a few trainings, so take both as a hint.
+
+# %%
+shown.table(power_table(results))
 
 # %% [markdown]
 # ## Another world, for the reward of several views
@@ -161,18 +179,17 @@ shown.say(sentences.seed_words(other_world, "full"))
 shown.table(ablation_view(other_world))
 
 # %% [markdown]
-# What to see: NDCG alone beats the full reward on every one of its seeds, another sign than the paper's. Without
-# RBO, and with RBO only where the gold list itself is right, the mean is as high: what costs seems to be likeness to
-# lists that are wrong somewhere, which most of this teacher's are. These two rows have three seeds (`p (seeds)`), too
-# few to be sure of the cause. Recall is not shown to buy anything.
+# What to see: NDCG alone beats the full reward on every one of its seeds, another sign than the paper's. With Recall,
+# and with RBO only where the gold list itself is right, the mean is as high, on as many seeds: what costs is likeness
+# to lists that are wrong somewhere, which most of this teacher's are. Recall is not shown to buy anything.
 
 # %% [markdown]
-# ## Exercise: is it the seed?
+# ## Exercise 1: is it the seed?
 #
 # A difference between two recipes is believable when it is larger than the spread of a recipe over its seeds. Write the
 # mean difference divided by the larger of the two spreads (largest minus smallest mean of a recipe's seeds).
 #
-# <details><summary>Hint</summary>mean(a) - mean(b), over max(max(a) - min(a), max(b) - min(b)).</details>
+# <details><summary>Hint</summary>Each recipe has a spread of its own. Only one of the two is divided by.</details>
 
 
 # %% tags=["exercise"]
@@ -182,8 +199,67 @@ def believable(a, b):
 
 
 # %%
-cases = [(([0.9, 0.8], [0.6, 0.6]), 2.5), (([0.7, 0.5], [0.6, 0.6]), 0.0), (([0.5, 0.5], [0.7, 0.6]), -1.5)]
+cases = [
+    (([0.9, 0.8], [0.6, 0.6]), 2.5, "the first recipe has the larger spread here"),
+    (([0.7, 0.5], [0.6, 0.6]), 0.0, "the means are equal"),
+    (([0.5, 0.5], [0.7, 0.6]), -1.5, "the second recipe has the larger spread here, and the larger mean"),
+    (([0.9, 0.8], [0.6, 0.4]), 1.75, "both have a spread: the larger counts, and not their sum"),
+]
 print(check_exercise(believable, cases))
+
+# %% [markdown]
+# ## Exercise 2: the test behind every p
+#
+# If two systems are alike, each query's difference could as well have had the other sign. So give every difference
+# either sign, in all ways there are, and write the share of them whose sum is as far from zero as the sum that was seen,
+# or further. (Sums of fractions differ in their last digits, so allow for a billionth.)
+#
+# <details><summary>Hint</summary><code>itertools.product([1, -1], repeat=n)</code> gives all ways to set n signs. The
+# way that was seen is one of them, and so is its mirror image.</details>
+
+
+# %% tags=["exercise"]
+def flip_p(differences):
+    """The share of all ways to set the signs whose sum is as far from zero as the sum of the differences."""
+    return None
+
+
+# %%
+seen = {
+    "three queries agree: two of eight ways are as far from zero": [0.1, 0.2, 0.3],
+    "one query alone proves nothing": [0.5],
+    "both sides count, so the sign of the whole does not matter": [-0.1, -0.2, -0.3, -0.1],
+    "one query speaks against the others": [0.3, 0.2, -0.1, 0.4, 0.25],
+}
+tests = {hint: ((values,), paired_test(values, [0.0] * len(values), 7)) for hint, values in seen.items()}
+print(check_exercise(flip_p, [(arguments, p, hint) for hint, (arguments, p) in tests.items()]))
+
+# %% [markdown]
+# ## Exercise 3, a part of the method: likeness to the gold list
+#
+# The view that costs in the other world is RBO. Write it as the released code computes it: for each depth from 1 to
+# the length of the lists, the share of the passages that the two lists have in common down to there; then the mean of
+# these shares. The check is the function that the reward calls.
+#
+# <details><summary>Hint</summary>Go through the depths with a loop. Sets make the passages in common easy; divide their
+# number by the depth, and keep a running sum.</details>
+
+
+# %% tags=["exercise"]
+def overlap(order, gold):
+    """RBO of two lists of the same passages (numbers from 0 on), with every depth as heavy as another."""
+    return None
+
+
+# %%
+lists = {
+    "a list is wholly like itself": ([2, 0, 1], [2, 0, 1]),
+    "two lists of the same passages always agree at the last depth": ([1, 0], [0, 1]),
+    "a change at the head is seen at more depths": ([1, 0, 2, 3], [0, 1, 2, 3]),
+    "a change at the tail is seen at fewer": ([0, 1, 3, 2], [0, 1, 2, 3]),
+    "a reversed list still shares its tail": ([3, 2, 1, 0], [0, 1, 2, 3]),
+}
+print(check_exercise(overlap, answered_by(rbo, lists)))
 
 # %% [markdown]
 # ## Done

@@ -45,6 +45,7 @@ from rrlib.lesson.plots import evaluation as figures
 from rrlib.lesson.tables import against
 from rrlib.plans.strategies import cells, cost_rows
 from rrlib.prompts import POINT, format_target
+from rrlib.strategies import plan, sliding_window
 from rrlib.studies.stored import stored_experiments
 from rrlib.training.mix import both_modes, pointwise_examples
 
@@ -77,8 +78,9 @@ resamples = 10000  # of bootstrap and randomisation test (count)
 
 # %% [markdown]
 # With `stored = True`, sizes and trainings are those of the stored results, and the parameters of the same names in the
-# cell above have no effect; where they differ, the lines below say so. With `stored = False` all of them count, and if
-# notebooks 01 and 02 were not run yet, `begin` runs them first, at smoke size.
+# cell above have no effect on them; where they differ, the lines below say so. (`window`, `stride` and `depth` still count
+# for the costs of strategies.) With `stored = False` all of them count, and if notebooks 01 and 02 were not run yet,
+# `begin` runs them first, at smoke size.
 
 # %%
 config = collect("06_efficiency", globals())
@@ -123,7 +125,7 @@ if not stored:
     checkpoints["listwise"] = str(stage.input("02_sft", "sft", "checkpoint"))
 for name, part in [] if stored else rows.items():
     folder = stage.path("sft", name.replace(", ", "-").replace(" ", "-"))
-    with stage.timed(name):
+    with stage.timed(name), shown.Counting(f"updates of {name}", logs=(folder, "log.jsonl")):
         checkpoints[name] = str(stages.sft(config, part, model, folder).checkpoint)
     print(f"{name}: {len(part)} rows, {stage.timings[name]:.0f} s")
 
@@ -148,7 +150,7 @@ systems = {
 if stored:
     result = before.results["experiment"]
 else:
-    with stage.timed("experiment"):
+    with stage.timed("experiment"), shown.Counting("windows", logs=(out, "*/windows*.jsonl")):
         result = stages.evaluation(config, systems, data, out)
 result.save(stage.path("experiment"))
 shown.table(result.summary().set_index("system"))
@@ -173,9 +175,9 @@ shown.table(against(result, "pointwise", ["listwise", "pointwise, no chain"]))
 # What to see: a pointwise chain is shorter than a listwise one, so fewer chains do not mean as many fewer tokens. And
 # where the pointwise model is better *and* dearer, the question is what the same time would buy elsewhere.
 #
-# Two cautions. The stored results are one seed of a small training (0.781 listwise, 0.911 pointwise, 1.94 times the
-# seconds); three seeds of the profile `miniature` have 0.850, 0.984 and 2.82 times
-# (`docs/thinking.md`). And it is not a fair race of the two *forms*: the label of a passage is the one
+# Two cautions. Three seeds of the profile `miniature` have 0.850 listwise, 0.984 pointwise, and 2.82 times the seconds
+# (`docs/thinking.md`); the stored results, on this page with the default parameters, are one seed of a small training
+# and lower (0.781, 0.911 and 1.94 times). And it is not a fair race of the two *forms*: the label of a passage is the one
 # that was made with the gold answer in view, while the listwise model imitates lists of a teacher that errs, and reads
 # one row where the other reads one for each passage. With a teacher that does not err a listwise model has 0.970, after
 # SFT alone (read, not made by a command that is kept: `docs/world.md`).
@@ -285,7 +287,7 @@ shown.say(f"passages in a window: {', '.join(f'{n} with {name}' for name, n in w
 shown.table(sturdy.summary().set_index("system"))
 
 # %% [markdown]
-# ## Exercise: what a point costs
+# ## Exercise 1: what a point costs
 #
 # A system writes more tokens and ranks better. Write how many extra tokens a query it pays for each hundredth of the
 # metric that it gains.
@@ -300,8 +302,69 @@ def tokens_per_point(tokens, metric, base_tokens, base_metric):
 
 
 # %%
-cases = [((300, 0.75, 100, 0.70), 40.0), ((50, 0.6, 50, 0.5), 0.0), ((100, 0.4, 200, 0.5), 10.0)]
+cases = [
+    ((300, 0.75, 100, 0.70), 40.0, "200 tokens for 5 hundredths"),
+    ((50, 0.6, 50, 0.5), 0.0, "nothing more was written"),
+    ((100, 0.4, 200, 0.5), 10.0, "less was written and less was gained: what was saved on each hundredth"),
+    ((100, 0.6, 200, 0.5), -10.0, "a system may write less and rank better: then a point costs less than nothing"),
+]
 print(check_exercise(tokens_per_point, cases))
+
+# %% [markdown]
+# ## Exercise 2: the score of one passage
+#
+# A pointwise model is asked for one of two words, and its score is the probability of *true*, among these two alone. The
+# engine gives the log-probability of each. Write the score, so that it lies between 0 and 1 for any two finite numbers.
+#
+# <details><summary>Hint</summary>Only their difference counts. <code>math.exp</code> of a large number is an error, and
+# of a large negative number it is 0: so say what to do with a large one first.</details>
+
+
+# %% tags=["exercise"]
+def relevance(logprob_true, logprob_false):
+    """The probability of the word true, among the two words."""
+    return None
+
+
+# %%
+cases = [
+    ((-1.0, -1.0), 0.5, "two words that are as likely"),
+    ((-0.105360516, -2.302585093), 0.9, "true is nine times as likely as false"),
+    ((-5.105360516, -7.302585093), 0.9, "the same odds, with more left over for other words"),
+    ((-3.0, -0.5), 0.0758582, "false is the likelier word"),
+    ((-2000.0, -0.001), 0.0, "a model that is sure must be no error"),
+]
+print(check_exercise(relevance, cases))
+
+# %% [markdown]
+# ## Exercise 3, a part of the method: what one pass costs
+#
+# Write what one pass of a sliding window costs for a list of `n` candidates: the number of windows, and how many
+# passages they show together (an overlap is shown twice, and costs tokens twice). The window starts at the tail, moves up
+# by `stride`, and the last one is cut at the head. A window of one passage asks nothing. The check counts the windows of
+# the library's strategy.
+#
+# <details><summary>Hint</summary>Keep <code>end</code>, and two sums. A window begins at <code>end - size</code>, or at
+# the head; after a window that begins at the head there is none.</details>
+
+
+# %% tags=["exercise"]
+def pass_cost(n, size, stride):
+    """[windows, passages shown in all of them] of one pass."""
+    return None
+
+
+# %%
+passes = {
+    "a list that fits one window": (8, 10, 5),
+    "two windows share size - stride passages": (15, 10, 5),
+    "the paper's own: 100 candidates, window 20, stride 10": (100, 20, 10),
+    "without an overlap no passage is shown twice": (30, 10, 10),
+    "the last window is cut at the head of the list": (27, 10, 5),
+    "one passage left over is no question": (21, 10, 10),
+}
+counts = {hint: plan(lambda m, spans=spans: sliding_window(m, *spans), n) for hint, (n, *spans) in passes.items()}
+print(check_exercise(pass_cost, [(passes[hint], [cost.calls, cost.shown], hint) for hint, cost in counts.items()]))
 
 # %% [markdown]
 # ## Done

@@ -18,6 +18,7 @@ from rrlib.evaluation.significance import paired_t_power
 from rrlib.formats import read_collection
 from rrlib.lesson.plots.ablations import differences, seed_dots
 from rrlib.lesson.sentences import cut_words
+from rrlib.lesson.tables import ablation_view
 from rrlib.metrics import ndcg
 from rrlib.miniature import faultless_teacher
 from rrlib.resources import repository
@@ -181,6 +182,16 @@ def test_unknown_rows_are_named(filled: tuple[Table, list[Result]]) -> None:
 def made_up(row: str, seed: int, shift: float) -> Result:
     values = {f"q{i}": 0.5 + 0.1 * (i % 4) + shift + 0.01 * (i % 3) * (shift != 0) for i in range(40)}
     return Result(row, seed, values, 1.0, 90.0, 100, {}, "synthetic", "x")
+
+
+def test_a_p_at_the_floor_of_the_test_is_a_bound_and_graded_values_name_their_seeds() -> None:
+    some = [made_up(row, seed, -0.1 * (row == "no RL")) for row in ("full", "no RL") for seed in (1, 2)]
+    some[2] = dataclasses.replace(some[2], graded=dict.fromkeys(some[2].values, 0.5))
+    text = markdown(made := table(some, resamples=1000), some)
+    assert "| < 0.0010 |" in text and "| 0.500 (1) | 80 |" in text
+    assert list(ablation_view(made)["graded"]) == ["", "0.500 (1)"] and ablation_view(made).loc["no RL", "p (Holm)"][:2] == "< "
+    some[3] = dataclasses.replace(some[3], graded=dict.fromkeys(some[3].values, 0.7))
+    assert "| 0.600 | 80 |" in markdown(table(some, resamples=100), some)
 
 
 def test_the_table_is_paired_and_pooled_over_seeds() -> None:

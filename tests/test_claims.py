@@ -103,6 +103,12 @@ def gain(row: str, base: str = "full") -> float:
     return mean(row, *shared) - mean(base, *shared)
 
 
+def graded(row: str, seed: int) -> float:
+    """Mean nDCG@10 by graded labels of a stored row and seed."""
+    (found,) = [r["graded"] for r in _stored(ROWS) if (r["row"], r["seed"]) == (row, seed) and r.get("graded")]
+    return fmean(found.values())
+
+
 def straddle(row: str, *seeds: int) -> float:
     """`mean`, of the rows of the other world."""
     rows = {(r["row"], r["seed"]): r["values"].values() for r in _stored(STRADDLE_ROWS)}
@@ -190,7 +196,7 @@ def view(places: tuple[int, int], name: str) -> float:
 HELPERS = {
     "__builtins__": {"min": min, "max": max, "sum": sum, "range": range, "abs": abs},
     **{f.__name__: f for f in (mean, ablation, efficiency, number, real, belief, logged, paper, reported)},
-    **{f.__name__: f for f in (backbone, view, gain, seeds_of, straddle, straddle_gain)},
+    **{f.__name__: f for f in (backbone, view, gain, graded, seeds_of, straddle, straddle_gain)},
     "rates": ErrorRates(),
     "weights": PAPER_WEIGHTS,
     "alpha": ALPHA,

@@ -90,6 +90,13 @@ def test_stored_results_say_what_they_are_of() -> None:
         assert (table["low"] <= table["mean"]).all() and (table["mean"] <= table["high"]).all()
 
 
+def test_a_parameter_without_effect_on_stored_results_is_said_and_a_p_at_the_floor_is_a_bound() -> None:
+    kept = stored_experiments()
+    said = "\n".join(kept.unlike({"learning_rate": 1.0, "max_new_tokens": 512, "window": 10}))
+    assert "learning_rate = 1.0 has no effect" in said and "had 160" in said and "window" not in said
+    assert kept.results["experiment"].summary()["p (Holm)"].str.startswith("< ").any()
+
+
 def test_results_that_are_not_whole_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no stored results"):
         stored_experiments(tmp_path / "none.jsonl")

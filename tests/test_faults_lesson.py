@@ -169,17 +169,17 @@ def test_the_cut_off_of_a_consistency_is_named() -> None:
 
 @pytest.mark.parametrize(
     ("form", "words"),
-    [(float("nan"), ""), (0.004, ""), (0.3, "Broken form has 30% of all |advantage|."), (0.5, "it is form that")],
+    [(float("nan"), ""), (0.004, ""), (0.3, "Broken form has 30% of all |advantage|."), (0.5, "is about form.")],
 )
-def test_form_is_what_is_learned_from_one_half_on(form: float, words: str) -> None:
+def test_most_of_the_advantage_is_about_form_from_one_half_on(form: float, words: str) -> None:
     frame = pd.DataFrame({"groups": 1, "share of |advantage|": form}, index=["form", "ndcg", "several", "nothing"])
     said = sentences.by_view_words(frame.assign(**{"their share of |advantage|": 0.3}))
-    assert words in said and ("form has" in said) == bool(words) and ("is learned" in said) == (form >= 0.5)
+    assert words in said and ("form has" in said) == bool(words) and ("about form" in said) == (form >= 0.5)
 
 
 def test_a_part_without_updates_has_no_loss() -> None:
-    said = sentences.loss_words([{"loss": 2.0}])
-    assert said == "Mean loss: 2.000 in the first 1 updates, none in the next 1, 2.000 in the last."
+    assert sentences.loss_words([{"loss": 2.0}]) == "Loss of the only update: 2.000."
+    assert sentences.loss_words([{"other": 2.0}]) == "No loss was logged."
 
 
 # --- tables, exercises, pages -----------------------------------------------------------------------------------------
@@ -187,7 +187,8 @@ def test_what_is_not_zero_is_not_shown_as_zero() -> None:
     column = pd.Series([0.0004, -0.0001, 0.5, 0.0, 1e-17, float("nan"), 0.0007])
     assert shown._alike(column) == ["<0.001", ">-0.001", "0.500", "0.000", "0.000", "", "0.001"]
     parts = {"nDCG@10": 0.5, "seeds": "0.5", "valid": 1.0, "tokens": 9.0, "difference": 0.1, "low": 0.0, "high": 0.2}
-    result = pd.DataFrame([parts | {"p (Holm)": 0.5, "p (seeds)": 0.00003, "paper": 1.0}], index=["a"])
+    parts |= {"p (Holm)": 0.5, "p (seeds)": 0.00003, "paper": 1.0, "graded in words": ""}
+    result = pd.DataFrame([parts], index=["a"])
     assert "&lt;0.001" in shown.table(ablation_view(result))._repr_html_()
 
 

@@ -18,11 +18,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rrlib.evaluation.significance import paired_test
 from rrlib.lesson.exercises import answered_by, check_exercise
 from rrlib.lesson.explain import by_labels
+from rrlib.metrics import rbo
 from rrlib.prompts import format_response
 from rrlib.responses import parse_lenient
-from rrlib.strategies import drive, sliding_spans, sliding_window
+from rrlib.strategies import drive, plan, sliding_spans, sliding_window
 from rrlib.synthesis.filter import self_consistency
 from rrlib.training.config import GRPOSettings
 from rrlib.training.objective import advantages, policy_loss
@@ -116,7 +118,7 @@ def test_no_constant_passes_the_check(path: Path, name: str) -> None:
         assert verdict(constant, cases, names).startswith("not yet:")
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS[:5], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_three_exercises_of_growing_size_the_last_a_part_of_the_method(path: Path) -> None:
     solution = path.parent / "solutions" / f"{path.stem}.py"
     bodies = {n.name: n.body for n in ast.parse(solution.read_text("utf-8")).body if isinstance(n, ast.FunctionDef)}
@@ -152,6 +154,13 @@ def test_the_parts_of_the_method_are_those_of_the_library(seed: int) -> None:
     assert near == pytest.approx(self_consistency(gold, (labels * size)[:size], k))
     assert solutions("02_sft")["written"]("So yes.", gold) == format_response("So yes.", gold)
     rewards = [draw.choice([-1.0, 0.0, 0.7, 1.3]) for _ in range(size)]
+    order = draw.sample(range(size), size)
+    ablations, efficiency = solutions("05_ablations"), solutions("06_efficiency")
+    assert ablations["overlap"](order, gold) == pytest.approx(rbo(order, gold))
+    gaps = [draw.uniform(-0.4, 0.6) for _ in range(min(size, 9))]
+    assert ablations["flip_p"](gaps) == pytest.approx(paired_test(gaps, [0.0] * len(gaps), seed))
+    cost = plan(lambda m: sliding_window(m, size, stride), n)
+    assert efficiency["pass_cost"](n, size, stride) == [cost.calls, cost.shown]
     assert solutions("03_rl")["group_advantages"](rewards) == pytest.approx(list(advantages(np.array(rewards))))
 
 

@@ -227,14 +227,16 @@ def climb_table(completions: pd.DataFrame, part: float = 0.2, draws: int = 2000,
 def ablation_view(result: pd.DataFrame) -> pd.DataFrame:
     """The table of the ablations as it is shown: a difference and its interval in one column, p as it is said.
 
-    result: of rrlib.studies.report.table.
+    result: of rrlib.studies.report.table. Graded values name their seeds where they are of fewer than the row's.
     """
     table = result.rename(columns={"p (Holm)": "p_holm"}).assign(difference_low=result["low"])
     rows = table.assign(difference_high=result["high"]).to_dict("records")
     view = result[["nDCG@10", "seeds", "valid", "tokens"]].round({"nDCG@10": 3, "valid": 3, "tokens": 0})
     view["difference"] = [in_words(row) for row in rows]
     view["p (Holm)"] = [p_in_words(row) for row in rows]
-    return view.assign(**{"p (seeds)": result["p (seeds)"], "paper": result["paper"]})
+    return view.assign(
+        **{"p (seeds)": result["p (seeds)"], "paper": result["paper"], "graded": result["graded in words"]}
+    )
 
 
 def window_traces(

@@ -16,7 +16,7 @@ import numpy as np
 
 from rrlib.disk import replacing
 from rrlib.errors import InputError
-from rrlib.evaluation.paired import in_words, means_in_words, paired_rows, sets_of
+from rrlib.evaluation.paired import in_words, means_in_words, p_in_words, paired_rows, sets_of
 from rrlib.evaluation.significance import paired_t, paired_t_power
 from rrlib.resources import repository
 from rrlib.studies.command import exit_code
@@ -79,7 +79,7 @@ def table(results: Sequence[Result], baseline: str = "full", resamples: int = 10
     fewer than two. With three it finds only what is large or very even. Without the baseline there are no differences.
     paper: difference of NDCG@10 x 100 to the paper's full recipe on BRIGHT, as reported there. updates: of SFT, as a
     share of the full recipe's (nan without SFT); a row that has results of equal updates is of those alone. graded:
-    the mean by graded labels, over the seeds whose rows keep them (nan for none).
+    the mean by graded labels, over the seeds whose rows keep them (nan for none); in words it names them where they are fewer.
     """
     import pandas as pd
 
@@ -103,11 +103,12 @@ def table(results: Sequence[Result], baseline: str = "full", resamples: int = 10
             "n": row["n"],
             "updates": _updates(own, results),
             "graded": _mean_of([mean(r.graded) for r in own if r.graded]),
+            "graded in words": _graded_in_words(own),
         }
         if "p" in row and baseline in values:
             line |= {"difference": row["difference"], "low": row["difference_low"], "high": row["difference_high"]}
             shared = [(mean, baseline_means[s]) for s, mean in row["by_set"].items() if s in baseline_means]
-            line |= {"p": row["p"], "p (Holm)": row["p_holm"]}
+            line |= {"p": row["p"], "p_floor": row["p_floor"], "p (Holm)": row["p_holm"]}
             line["p (seeds)"] = paired_t(*zip(*shared, strict=True)) if len(shared) > 1 else float("nan")
         line |= _paper_difference(name, baseline)
         lines.append(line)
@@ -116,6 +117,13 @@ def table(results: Sequence[Result], baseline: str = "full", resamples: int = 10
 
 def _mean_of(values: Sequence[float]) -> float:
     return float(np.mean(values)) if values else float("nan")
+
+
+def _graded_in_words(own: Sequence[Result]) -> str:
+    """The mean by graded labels, `0.854`; of fewer seeds than the row has also their names, `0.854 (10, 11)`."""
+    kept = {r.seed: mean(r.graded) for r in own if r.graded}
+    named = f" ({', '.join(map(str, sorted(kept)))})" if len(kept) < len({r.seed for r in own}) else ""
+    return f"{_mean_of(list(kept.values())):.3f}{named}" if kept else ""
 
 
 def _updates(own: Sequence[Result], results: Sequence[Result]) -> float:
@@ -228,12 +236,12 @@ def markdown(table: pd.DataFrame, results: Sequence[Result]) -> str:
             f"{row[METRIC]:.3f}",
             str(row["seeds"]),
             f"{gap:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]" if has else "",
-            f"{row['p (Holm)']:.4f}" if has else "",
+            p_in_words(row.rename({"p (Holm)": "p_holm"}).to_dict()) if has else "",
             _p(row["p (seeds)"]) if has else "",
             f"{paper:+.2f}" if paper is not None and paper == paper else "",
             f"{row['valid']:.1%}" if row["valid"] == row["valid"] else "",
             f"{row['updates']:.0%}" if row["updates"] == row["updates"] else "",
-            f"{row['graded']:.3f}" if row["graded"] == row["graded"] else "",
+            row["graded in words"],
             str(int(row["n"])),
         ]
         lines.append("| " + " | ".join(cells) + " |")
