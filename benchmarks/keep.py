@@ -19,7 +19,16 @@ from rrlib.studies.stored import EXPERIMENTS, STORED
 
 SHOWN = (
     *("train_queries", "test_queries", "queries", "sft_examples", "per_list", "epochs", "budgets", "seed"),
-    *("window", "stride", "depth", "max_passage_tokens", "max_new_tokens", "learning_rate", "micro_batch", "max_length"),
+    *(
+        "window",
+        "stride",
+        "depth",
+        "max_passage_tokens",
+        "max_new_tokens",
+        "learning_rate",
+        "micro_batch",
+        "max_length",
+    ),
     *("context_share", "model", "style", "nothink", "metrics", "resamples"),
 )
 """Parameters that the stored file names: all that its figures depend on."""

@@ -138,9 +138,9 @@ shown.table(signs) if len(signs) else every_sign
 # What to see: a row that stands here is no error of the table. The world is small, its teacher errs in known ways, and
 # its backbone was trained on all domains; each of these can turn a sign.
 #
-# So which of the findings belong to the method? In the stored rows, those that keep the paper's sign on every seed: SFT,
-# GRPO, reasoning and examples of all domains each pay. How large *no reasoning* is belongs to the model. What stands in
-# the table above (the filter, and NDCG alone as the reward) may belong to either: this world cannot say.
+# So which of the findings belong to the method? In the stored rows, those that keep the paper's sign on every seed:
+# SFT, GRPO, reasoning and examples of all domains each pay. How large *no reasoning* is belongs to the model. What
+# stands in the table above (the filter, and NDCG alone as the reward) may belong to either: this world cannot say.
 #
 # Some rows need a word of caution. *No reasoning* says what a backbone of 1.5 million parameters can do in one step: it
 # was pretrained to judge in writing, so without writing it cannot judge at all. Its difference is no size for the
@@ -211,8 +211,8 @@ print(check_exercise(believable, cases))
 # ## Exercise 2: the test behind every p
 #
 # If two systems are alike, each query's difference could as well have had the other sign. So give every difference
-# either sign, in all ways there are, and write the share of them whose sum is as far from zero as the sum that was seen,
-# or further. (Sums of fractions differ in their last digits, so allow for a billionth.)
+# either sign, in all ways there are, and write the share of them whose sum is as far from zero as the sum that was
+# seen, or further. (Sums of fractions differ in their last digits, so allow for a billionth.)
 #
 # <details><summary>Hint</summary><code>itertools.product([1, -1], repeat=n)</code> gives all ways to set n signs. The
 # way that was seen is one of them, and so is its mirror image.</details>

@@ -78,9 +78,9 @@ resamples = 10000  # of bootstrap and randomisation test (count)
 
 # %% [markdown]
 # With `stored = True`, sizes and trainings are those of the stored results, and the parameters of the same names in the
-# cell above have no effect on them; where they differ, the lines below say so. (`window`, `stride` and `depth` still count
-# for the costs of strategies.) With `stored = False` all of them count, and if notebooks 01 and 02 were not run yet,
-# `begin` runs them first, at smoke size.
+# cell above have no effect on them; where they differ, the lines below say so. (`window`, `stride` and `depth` still
+# count for the costs of strategies.) With `stored = False` all of them count, and if notebooks 01 and 02 were not run
+# yet, `begin` runs them first, at smoke size.
 
 # %%
 config = collect("06_efficiency", globals())
@@ -177,10 +177,10 @@ shown.table(against(result, "pointwise", ["listwise", "pointwise, no chain"]))
 #
 # Two cautions. Three seeds of the profile `miniature` have 0.850 listwise, 0.984 pointwise, and 2.82 times the seconds
 # (`docs/thinking.md`); the stored results, on this page with the default parameters, are one seed of a small training
-# and lower (0.781, 0.911 and 1.94 times). And it is not a fair race of the two *forms*: the label of a passage is the one
-# that was made with the gold answer in view, while the listwise model imitates lists of a teacher that errs, and reads
-# one row where the other reads one for each passage. With a teacher that does not err a listwise model has 0.970, after
-# SFT alone (read, not made by a command that is kept: `docs/world.md`).
+# and lower (0.781, 0.911 and 1.94 times). And it is not a fair race of the two *forms*: the label of a passage is the
+# one that was made with the gold answer in view, while the listwise model imitates lists of a teacher that errs, and
+# reads one row where the other reads one for each passage. With a teacher that does not err a listwise model has 0.970,
+# after SFT alone (read, not made by a command that is kept: `docs/world.md`).
 
 # %% [markdown]
 # ## Think, or not: one checkpoint, two modes
@@ -313,8 +313,9 @@ print(check_exercise(tokens_per_point, cases))
 # %% [markdown]
 # ## Exercise 2: the score of one passage
 #
-# A pointwise model is asked for one of two words, and its score is the probability of *true*, among these two alone. The
-# engine gives the log-probability of each. Write the score, so that it lies between 0 and 1 for any two finite numbers.
+# A pointwise model is asked for one of two words, and its score is the probability of *true*, among these two alone.
+# The engine gives the log-probability of each. Write the score, so that it lies between 0 and 1 for any two finite
+# numbers.
 #
 # <details><summary>Hint</summary>Only their difference counts. <code>math.exp</code> of a large number is an error, and
 # of a large negative number it is 0: so say what to do with a large one first.</details>
@@ -340,9 +341,9 @@ print(check_exercise(relevance, cases))
 # ## Exercise 3, a part of the method: what one pass costs
 #
 # Write what one pass of a sliding window costs for a list of `n` candidates: the number of windows, and how many
-# passages they show together (an overlap is shown twice, and costs tokens twice). The window starts at the tail, moves up
-# by `stride`, and the last one is cut at the head. A window of one passage asks nothing. The check counts the windows of
-# the library's strategy.
+# passages they show together (an overlap is shown twice, and costs tokens twice). The window starts at the tail, moves
+# up by `stride`, and the last one is cut at the head. A window of one passage asks nothing. The check counts the
+# windows of the library's strategy.
 #
 # <details><summary>Hint</summary>Keep <code>end</code>, and two sums. A window begins at <code>end - size</code>, or at
 # the head; after a window that begins at the head there is none.</details>

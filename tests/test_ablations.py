@@ -189,7 +189,8 @@ def test_a_p_at_the_floor_of_the_test_is_a_bound_and_graded_values_name_their_se
     some[2] = dataclasses.replace(some[2], graded=dict.fromkeys(some[2].values, 0.5))
     text = markdown(made := table(some, resamples=1000), some)
     assert "| < 0.0010 |" in text and "| 0.500 (1) | 80 |" in text
-    assert list(ablation_view(made)["graded"]) == ["", "0.500 (1)"] and ablation_view(made).loc["no RL", "p (Holm)"][:2] == "< "
+    view = ablation_view(made)
+    assert list(view["graded"]) == ["", "0.500 (1)"] and view.loc["no RL", "p (Holm)"].startswith("< ")
     some[3] = dataclasses.replace(some[3], graded=dict.fromkeys(some[3].values, 0.7))
     assert "| 0.600 | 80 |" in markdown(table(some, resamples=100), some)
 

@@ -24,6 +24,7 @@ import pytest
 import yaml
 
 from rrlib.evaluation import REPORTED
+from rrlib.formats import read_jsonl
 from rrlib.lesson.explain import outlook
 from rrlib.miniature.skills import EXACT_SHARE
 from rrlib.miniature.teacher import ErrorRates
@@ -80,7 +81,7 @@ def claims_of(page: str) -> list[str]:
 # --- what the figures are computed from -------------------------------------------------------------------------------
 @cache
 def _stored(name: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in name.read_text(encoding="utf-8").splitlines()]
+    return [row for _, row in read_jsonl(name)]
 
 
 def ablation(row: str, seed: int) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from rrlib.synthesis.chains import argument_of
 from rrlib.synthesis.human import human_examples
 from rrlib.synthesis.sources.argkp import read_argkp
 from rrlib.synthesis.sources.entailment import read_entailment_bank
-from rrlib.synthesis.sources.judged_folder import build, write_judged
+from rrlib.synthesis.sources.judged_folder import bm25, build, stemmed, write_judged
 from rrlib.synthesis.sources.statistics import statistics, table_of_statistics
 from rrlib.synthesis.sources.windows import Windowing
+from rrlib.types import Passage, Query
 
 # --- EntailmentBank --------------------------------------------------------------------------------------------------
 
@@ -187,6 +189,29 @@ def test_the_command_makes_a_folder_and_says_what_it_holds(tmp_path: Path, capsy
     assert main(["data", "collection", "poems", str(release), str(folder)]) == 2
 
 
+def test_the_first_stage_stem_finds_words_by_their_stems(tmp_path: Path) -> None:
+    corpus = {"a": Passage("a", "Sugars are sweet"), "b": Passage("b", "Iron rusts")}
+    queries = {"q": Query("q", "Why did the nail rust?")}
+    assert [hit.docid for hit in bm25(*stemmed(corpus, queries), 5)["q"]] == ["b"]
+    assert not bm25(corpus, queries, 5).get("q")
+    release, folder = write_argkp(tmp_path / "release"), tmp_path / "argkp"
+    assert main(["data", "collection", "argkp", str(release), str(folder)]) == 0
+    stem = read_collection(folder, "train", first_stage="stem")
+    assert {hit.docid for hit in (stem.run or {})["arg_0_0"]} == {"kp_0_0", "kp_1_0", "test_kp_0_0"}
+    (folder / "runs" / "train.stem.trec").unlink()
+    with pytest.raises(InputError, match=r"no run train\.stem\.trec.*rrlib data collection.*PyStemmer"):
+        read_collection(folder, "train", first_stage="stem")
+
+
+def test_without_pystemmer_the_command_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "Stemmer", None)
+    assert main(["data", "collection", "argkp", str(write_argkp(tmp_path / "release")), str(tmp_path / "argkp")]) == 1
+    assert "pip install PyStemmer" in capsys.readouterr().err
+    assert not (tmp_path / "argkp").exists()
+
+
 # --- parts, and figures ----------------------------------------------------------------------------------------------
 
 
@@ -215,6 +240,16 @@ def test_figures_of_the_real_collections(realdata: Path) -> None:
         rows.append(row)
     assert [row["queries"] for row in rows] == [339, 500]
     assert list(table_of_statistics(rows)["relevant"]) == [4.481, 1.104]
+
+
+def test_stem_is_made_as_the_real_lists_were(realdata: Path) -> None:
+    collection = read_collection(realdata / "collections" / "argkp", "test", first_stage="stem")
+    ours = bm25(*stemmed(collection.corpus, collection.queries), 25)
+    for qid in collection.queries:
+        theirs = (collection.run or {}).get(qid, [])[:25]
+        assert {hit.docid for hit in ours.get(qid, [])} == {hit.docid for hit in theirs}, (
+            "but for the order of equal scores"
+        )
 
 
 def test_every_real_tree_becomes_chains(realdata: Path) -> None:

@@ -20,7 +20,7 @@ from rrlib.evaluation.metrics import per_query
 from rrlib.evaluation.tables import oracle_run
 from rrlib.resources import resolve
 from rrlib.studies import real
-from rrlib.studies.real_pages import CLAIMS, paper_difference, parts, rendered
+from rrlib.studies.real_pages import CLAIMS, PACKED, paper_difference, parts, rendered
 from rrlib.studies.real_rows import (
     COLLECTIONS,
     HEADLINE,
@@ -198,6 +198,34 @@ def test_trainings_of_two_profiles_are_two_lines_and_never_compared() -> None:
     assert all("| `one` |" in line for line in said)
     lines = [line for line in made["tables"].splitlines() if line.startswith("| sft, ")]
     assert len(lines) == 2 and all("+0.050" in line for line in lines)
+
+
+def test_costs_name_the_device_that_they_are_of() -> None:
+    runs = [a_run(SystemName.FIRST_STAGE, [0.2, 0.4]), a_run("sft", [0.3, 0.5], seconds=0.5)]
+    runs.append(a_run("sft", [0.3, 0.6], window=20, stride=10, own=False, device="a small GPU", command="COMMAND"))
+    rows = [a_row(system="first-stage"), a_row(device="a GPU"), a_row(seed=8, device="CPU, 1 thread")]
+    made = parts([{**row, "profile": ""} for row in rows], runs)
+    head, _, *lines = made["tables"].splitlines()[2:]
+    assert head.endswith("| s a query | device | n |")
+    assert [line.split(" | ")[-2] for line in lines] == ["CPU, 1 thread", "a GPU, CPU, 1 thread"]
+    assert "| a small GPU | 2 | `COMMAND` |" in made["windows"]
+
+
+def test_lists_are_compared_with_the_judge_that_taught_them() -> None:
+    base = np.random.default_rng(0).uniform(0.2, 0.6, 200)
+    command = f"x --checkpoint package:rrlib.checkpoints/{PACKED[1]} --seed 7"
+    judge = a_run(SystemName.POINTWISE_PLAIN, list(base), profile=PACKED[1], command=command)
+    facts = a_run(SystemName.POINTWISE_PLAIN, list(base + 0.2), profile=PACKED[0], command="x --checkpoint other")
+    runs = [
+        judge,
+        facts,
+        *(a_run("sft", list(base + 0.1), profile=f"smollm2-135m-{name}") for name in ("graded", "gpu")),
+    ]
+    made = parts([], runs)
+    (line,) = [line for line in made["claims"].splitlines() if line.startswith("| sft - its teacher ")]
+    assert "`smollm2-135m-graded`" in line and "+0.100" in line, "not the judge that taught nobody"
+    (line,) = made["judges"].splitlines()[2:]
+    assert line.startswith("| entailmentbank, `ai2-25` |") and "-0.200" in line and line.endswith("| 200 |")
 
 
 def test_a_part_that_nobody_makes_is_refused() -> None:

@@ -94,7 +94,10 @@ def read_collection(
     ending = f".{first_stage}.trec" if first_stage else ".trec"
     run_path = find_file(root, *(f"runs/{name}{ending}" for name in split_names(split)))
     if run_path is None and first_stage:
-        raise InputError(f"no run {split}{ending} in runs/", path=root, remedy="name a first stage that lies there")
+        remedy = "name a first stage that lies there"
+        if first_stage == "stem":
+            remedy += "; `rrlib data collection` makes `stem` anew from the release (it needs PyStemmer)"
+        raise InputError(f"no run {split}{ending} in runs/", path=root, remedy=remedy)
     if run_path is None and split == "test":
         run_path = find_file(root, "first_stage.trec")
     qrels = {} if qrels_path is None else read_qrels(qrels_path, notes)

@@ -15,8 +15,8 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from rrlib.disk import append_jsonl
 from rrlib.errors import InputError
+from rrlib.formats import read_jsonl, write_jsonl
 from rrlib.studies.ablations import Table
 from rrlib.studies.command import exit_code
 from rrlib.studies.recipes import FIRST_STAGE, FULL, RECIPES
@@ -26,7 +26,7 @@ from rrlib.studies.stored import ROWS
 
 
 def keep(maker: Table, stored: Path) -> list[str]:
-    """Append the finished rows of a table to the stored ones; a sentence for each. What is there stays, unless it is
+    """Put the finished rows of a table behind the stored ones; a sentence for each. What is there stays, unless it is
     the same without graded values.
 
     Raises InputError where the table has none, or where the stored full recipe was made with other settings.
@@ -36,6 +36,7 @@ def keep(maker: Table, stored: Path) -> list[str]:
         raise InputError("no finished rows of these settings", path=maker.path, remedy="make some with --rows")
     if any(result.row == FULL and result.setting != maker.key for result in before):
         raise InputError("the stored full recipe has other settings", path=stored, remedy="name its profile by --base")
+    kept = [row for _, row in read_jsonl(stored)] if before else []
     there = {(result.row, result.seed, result.setting): result for result in before}
     said = []
     for result in finished:
@@ -43,8 +44,10 @@ def keep(maker: Table, stored: Path) -> list[str]:
         if known is not None and (known.graded or not result.graded or known.values != result.values):
             said.append(f"{name}: there already")
             continue
-        append_jsonl(stored, asdict(result), sort_keys=True)
+        kept.append(asdict(result))
         said.append(f"{name}: kept")
+    if any(line.endswith(": kept") for line in said):
+        write_jsonl(stored, kept)  # as a whole, since it may be packed
     return said
 
 

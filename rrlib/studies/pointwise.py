@@ -60,7 +60,8 @@ def train(args: argparse.Namespace) -> TrainResult:
     whole = Windowing(size=args.depth, stride=args.depth, depth=args.depth)
     examples: list[RankingExample] = []
     for name, first_stage in zip(args.collection, args.first_stage, strict=True):
-        collection = read_collection(collections_folder(args.data) / name, "train", first_stage=first_stage)
+        run = "" if first_stage in (FirstStageName.BM25, FirstStageName.GIVEN) else first_stage  # the folder's own
+        collection = read_collection(collections_folder(args.data) / name, "train", first_stage=run)
         lists = human_examples(collection, form=args.form, windowing=whole, seed=args.seed, limit=args.limit or None)
         drawn = pointwise_examples(lists, args.style, args.per_list, args.seed)
         if get_style(args.style).think and not any(example.reasoning for example in drawn):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,10 @@ from rrlib.studies.real_rows import COLLECTIONS, HEADLINE, WANTED, RealRun, Syst
 from rrlib.studies.recipes import RECIPES
 
 S = SystemName
-CLAIMS: tuple[tuple[S, S, str], ...] = (
+TEACHER = "its teacher"
+"""In a claim: the judge that made the lists which a profile learns from."""
+_LISTED = "lists of a student instead of its teacher's single passages"
+CLAIMS: tuple[tuple[S, str, str], ...] = (
     (S.SFT, S.ZERO_SHOT, "training on reasoning and lists"),
     (S.SFT_RL, S.SFT, "GRPO after SFT"),
     (S.SFT_RL, S.RL_ONLY, "SFT before GRPO"),
@@ -37,6 +41,7 @@ CLAIMS: tuple[tuple[S, S, str], ...] = (
     (S.POINTWISE_PLAIN, S.DENSE, "a language model that judges instead of a sentence encoder"),
     (S.SFT_RL, S.STATIC, "a language model instead of word vectors"),
     (S.SFT_RL, S.DENSE, "a ranker that reasons instead of a sentence encoder"),
+    *((system, TEACHER, _LISTED) for system in (S.SFT, S.SFT_RL, S.SFT_PLAIN, S.SFT_RL_PLAIN)),
 )
 """(system, other, what the first has more): the paper's claims, and what a user would ask."""
 
@@ -60,6 +65,9 @@ def paper_difference(system: str, other: str) -> float | None:
 
 TRAINED_ON = tuple(dict.fromkeys((collection, first_stage) for _, collection, first_stage in WANTED))
 """(collection, first stage) of the table; those of COLLECTIONS beside them are texts from elsewhere."""
+
+PACKED = ("smollm2-135m-gpu", "smollm2-135m-judge")
+"""The profiles of the two judges that were packed: that of facts, and the one that went on from it."""
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -123,9 +131,10 @@ def table(rows: Rows, runs: Sequence[RealRun], collection: str, first_stage: str
         gap = compared.get((system, profile), {})
         sure = [in_words(gap), f"{gap['p_holm']:.4f}"] if gap else ["", ""]
         costs = _costs([run for run in behind if (run.system, run.profile) == (system, profile)])
-        lines.append([called, *figures, *sure, *costs, str(max(row["n"] for row in of_system))])
-    head = ["system", *metrics, "from the first stage", "p (Holm)", "valid", "tokens a query", "s a query", "n"]
-    return _markdown(head, lines)
+        devices = ", ".join(dict.fromkeys(row["device"] for row in of_system))
+        lines.append([called, *figures, *sure, *costs, devices, str(max(row["n"] for row in of_system))])
+    head = ["system", *metrics, "from the first stage", "p (Holm)", "valid", "tokens a query", "s a query", "device"]
+    return _markdown([*head, "n"], lines)
 
 
 def _mean_values(runs: Sequence[RealRun]) -> list[float]:
@@ -169,10 +178,12 @@ def claims(runs: Sequence[RealRun]) -> str:
             for profile in sorted({run.profile for run in here if run.system == system}):
                 values, others = _by_seed(here, system, profile), _by_seed(here, other, profile)
                 more = what
-                if other in (S.STATIC, S.DENSE, S.ZERO_SHOT):  # the same for every training and seed
+                if other in (S.STATIC, S.DENSE, S.ZERO_SHOT, TEACHER):  # the same for every training and seed
                     untrained = [run for run in here if run.own and run.system == other]
                     if other == S.ZERO_SHOT:
                         untrained, more = _untrained(untrained, profile, what)
+                    if other == TEACHER:
+                        untrained = [run for run in here if run.own and _taught(run, profile)]
                     others = dict.fromkeys(values, untrained[0].values) if untrained else {}
                 if seeds := sorted(values.keys() & others.keys()):
                     figures = _claim(values, others, seeds)
@@ -202,8 +213,21 @@ def _start(profile: str) -> str:
     return str(load_profile(path).parameters("02_sft")["model"]) if path is not None and path.is_file() else ""
 
 
+def _taught(run: RealRun, profile: str) -> bool:
+    """Whether a run is of the judge that made the lists which a profile learns from."""
+    path = profile_path(profile) if profile and run.system == S.POINTWISE_PLAIN else None
+    teacher = _teacher(path) if path is not None and path.is_file() else ""
+    return bool(teacher) and teacher == _model(run)
+
+
+@cache
+def _teacher(profile: Path) -> str:
+    """The checkpoint that teaches in a profile; empty where none does."""
+    return str(load_profile(profile).parameters("01_synthesis")["teacher_options"].get("checkpoint") or "")
+
+
 def _model(run: RealRun) -> str:
-    """The model of a zero-shot run: the one that its command names, else its profile's."""
+    """The model of a run: the one that its command names, else its profile's."""
     named = re.search(r"--checkpoint[ =](\S+)", run.command)
     return named[1] if named else _start(run.profile)
 
@@ -242,11 +266,28 @@ def other_windows(runs: Sequence[RealRun]) -> str:
         sizes = f"{run.window}/{run.stride}" if run.window else "all at once"
         sizes = ", ".join([sizes, *(f"{name} {value}" for name, value in run.changed.items())])
         what = [run.system, f"{run.collection}, `{run.first_stage}`", str(run.seed), sizes]
-        lines.append([*what, mean, in_words(gap), *_costs([run]), str(len(run.values)), f"`{run.command}`"])
+        costs = [*_costs([run]), run.device]
+        lines.append([*what, mean, in_words(gap), *costs, str(len(run.values)), f"`{run.command}`"])
     if not lines:
         return "None has been run yet."
     head = ["system", "on", "seed", "window/stride", HEADLINE, "from the profile's windows", "valid", "tokens a query"]
-    return _markdown([*head, "s a query", "n", "command"], lines)
+    return _markdown([*head, "s a query", "device", "n", "command"], lines)
+
+
+def judges(runs: Sequence[RealRun]) -> str:
+    """The two packed judges, query by query, on every collection that both have ranked."""
+    lines = []
+    for collection, stage in ((collection, stage) for collection, stages in COLLECTIONS.items() for stage in stages):
+        here = [run for run in runs if (run.collection, run.first_stage) == (collection, stage)]
+        facts, both = (_by_seed(here, S.POINTWISE_PLAIN, profile) for profile in PACKED)
+        if seeds := sorted(facts.keys() & both.keys()):
+            row = _compared(both, facts, seeds)
+            means = [f"{np.mean([by_seed[seed] for seed in seeds]):.3f}" for by_seed in (facts, both)]
+            lines.append([f"{collection}, `{stage}`", *means, in_words(row), f"{row['p']:.4f}", str(row["n"])])
+    if not lines:
+        return "None has been run yet."
+    head = ["on", *(f"`{profile}`" for profile in PACKED), "difference", "p", "n"]
+    return _markdown(head, lines)
 
 
 def fused(runs: Sequence[RealRun]) -> str:
@@ -308,6 +349,7 @@ def parts(rows: Rows, runs: Sequence[RealRun]) -> dict[str, str]:
         "claims": claims(runs),
         "windows": other_windows(runs),
         "fused": fused(runs),
+        "judges": judges(runs),
         "elsewhere": tables([place for place in there if place[0] not in trained]),
         "missing": missing(rows),
         "commands": commands(rows),

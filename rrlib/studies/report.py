@@ -79,7 +79,8 @@ def table(results: Sequence[Result], baseline: str = "full", resamples: int = 10
     fewer than two. With three it finds only what is large or very even. Without the baseline there are no differences.
     paper: difference of NDCG@10 x 100 to the paper's full recipe on BRIGHT, as reported there. updates: of SFT, as a
     share of the full recipe's (nan without SFT); a row that has results of equal updates is of those alone. graded:
-    the mean by graded labels, over the seeds whose rows keep them (nan for none); in words it names them where they are fewer.
+    the mean by graded labels, over the seeds whose rows keep them (nan for none); in words it names them where they are
+    fewer.
     """
     import pandas as pd
 

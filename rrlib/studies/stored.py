@@ -20,7 +20,7 @@ from rrlib.resources import PACKAGE
 from rrlib.studies.rows import Result, read_results
 from rrlib.types import RankingExample
 
-ROWS = PACKAGE / "miniature" / "results" / "ablations.jsonl"
+ROWS = PACKAGE / "miniature" / "results" / "ablations.jsonl.gz"
 STRADDLE_ROWS = PACKAGE / "miniature" / "results" / "straddle.jsonl"
 STORED = PACKAGE / "miniature" / "results" / "efficiency.jsonl"
 EXPERIMENTS = ("experiment", "router", "budgets", "robustness")

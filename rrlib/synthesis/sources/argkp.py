@@ -28,7 +28,7 @@ _SOURCE = {
 def read_argkp(folder: str | Path) -> Judged:
     """The release in a folder (a clone of the repository, or one folder with all files) as a judged collection.
 
-    First stages: BM25, and `stem` where PyStemmer is installed. A split whose files are missing is left out, train
+    First stages: BM25, and `stem` (the same over stemmed words). A split whose files are missing is left out, train
     excepted. Raises InputError with file and line for rows without the release's columns or with unknown ids.
     """
     root, judged = Path(folder), Judged("argkp", dict(_SOURCE))

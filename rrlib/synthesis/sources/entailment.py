@@ -66,7 +66,7 @@ class _Corpus:
 def read_entailment_bank(folder: str | Path) -> Judged:
     """The release in a folder (a clone of the repository, or its data folder) as a judged collection.
 
-    First stages: BM25, `stem` where PyStemmer is installed, and `ai2-25` (the sentences of task 3 in BM25's order,
+    First stages: BM25, `stem` (the same over stemmed words), and `ai2-25` (the sentences of task 3 in BM25's order,
     since the release shuffles them). Raises InputError with file and line for records without the release's fields.
     """
     root = _dataset(Path(folder))

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rrlib.errors import InputError
+from rrlib.errors import InputError, MissingPackageError
 from rrlib.formats import read_collection, write_jsonl, write_lines, write_qrels, write_scored_run
 from rrlib.synthesis.sources.windows import Windowing
 from rrlib.types import Hit, Passage, Qrels, Query, Run
@@ -63,7 +63,7 @@ def write_judged(folder: str | Path, judged: Judged) -> Path:
 
 
 def add_first_stages(judged: Judged, lists: Mapping[str, Mapping[str, list[str]]]) -> None:
-    """Give a collection its runs: BM25, with a stemmer too where PyStemmer is installed (`stem`), and lists of others.
+    """Give a collection its runs: BM25, with a stemmer too (`stem`), and lists of others.
 
     lists: name -> query id -> document ids, an unordered set of candidates; they are put in the order of BM25.
     """
@@ -73,10 +73,8 @@ def add_first_stages(judged: Judged, lists: Mapping[str, Mapping[str, list[str]]
             continue
         deep = bm25(judged.corpus, queries, 10 * DEPTH)
         judged.runs.setdefault("", {})[split] = {qid: hits[:DEPTH] for qid, hits in deep.items() if hits}
-        stemmed = _stemmed(judged.corpus, queries)
-        if stemmed is not None:
-            run = bm25(*stemmed, DEPTH)
-            judged.runs.setdefault("stem", {})[split] = {qid: hits for qid, hits in run.items() if hits}
+        run = bm25(*stemmed(judged.corpus, queries), DEPTH)
+        judged.runs.setdefault("stem", {})[split] = {qid: hits for qid, hits in run.items() if hits}
         for name, by_query in lists.items():
             judged.runs.setdefault(name, {})[split] = {
                 qid: _ordered(by_query[qid], deep.get(qid, [])) for qid in queries if by_query.get(qid)
@@ -97,15 +95,17 @@ def bm25(corpus: Mapping[str, Passage], queries: Mapping[str, Query], depth: int
     return bm25_run(corpus, queries, {}, depth)
 
 
-def _stemmed(
-    corpus: Mapping[str, Passage], queries: Mapping[str, Query]
-) -> tuple[dict[str, Passage], dict[str, Query]] | None:
-    """Corpus and queries with their words stemmed (Snowball, English), stop words left out; None without PyStemmer."""
+def stemmed(corpus: Mapping[str, Passage], queries: Mapping[str, Query]) -> tuple[dict[str, Passage], dict[str, Query]]:
+    """Corpus and queries with their words stemmed (Snowball, English), stop words left out. Raises MissingPackageError
+    without PyStemmer, which pip installs with rrlib."""
+    import bm25s
+
     try:
         import Stemmer
-    except ImportError:
-        return None
-    import bm25s
+    except ImportError as error:
+        raise MissingPackageError(
+            "the first stage `stem` needs the package PyStemmer, which is not installed -> pip install PyStemmer"
+        ) from error
 
     stemmer = Stemmer.Stemmer("english")
 
