@@ -46,6 +46,7 @@ from rrlib.lesson.tables import audition_table, climb_table
 from rrlib.plans.training import render
 from rrlib.prompts import format_response
 from rrlib.reward import MultiViewReward
+from rrlib.studies.stored import stored_rows
 from rrlib.training import objective
 from rrlib.training.alarms import read_alarms
 from rrlib.training.completions import read_completions
@@ -149,6 +150,9 @@ shown.table(pd.DataFrame(scored, index=["gold", "backwards", "no list", "no tags
 # $$\rho_t = \frac{\pi_\theta(o_t)}{\pi_{\mathrm{old}}(o_t)}$$
 #
 # $$L_t = -\min(\rho_t A, \; \mathrm{clip}(\rho_t, 1 - \epsilon, 1 + \epsilon) \, A)$$
+#
+# The source has one bound more, `dual_clip`, which is on by default (3): where A is negative, a ratio above it counts
+# as it, so that one token which became far likelier cannot decide the update.
 
 # %%
 shown.source(objective.policy_loss)
@@ -190,9 +194,11 @@ stage.figure("reward", grpo_curves(stage.path("grpo")))
 
 # %% [markdown]
 # What to see: the loss of GRPO says nothing (it hovers around 0), the reward is what to watch. The views count valid
-# rollouts only, so that a better format alone does not raise them. The band holds four fifths of the prompts of a step:
-# it says how unlike the prompts are, not how sure the mean is, so a curve may climb for long without leaving its band.
-# Whether it did is a question to the means of the groups, early and late:
+# rollouts only, so that a better format alone does not raise them. A curve is the mean over the rollouts of a step, and
+# the table below has the mean of its groups, where each group counts alike: where some have fewer valid rollouts than
+# others, the two differ. The band holds four fifths of the prompts of a step: it says how unlike the prompts are, not
+# how sure the mean is, so a curve may climb for long without leaving its band. Whether it did is a question to the
+# means of the groups, early and late:
 
 # %%
 completions = read_completions(stage.path("grpo"))
@@ -218,7 +224,8 @@ stage.figure("formats", plots.format_shares(result.log))
 # ## One group
 #
 # All answers to one prompt. The advantage of an answer is its reward minus the mean of its group of G, over the group's
-# standard deviation (a tiny number keeps the fraction finite):
+# standard deviation (a tiny number keeps the fraction finite). With `loss: dr_grpo` nothing is divided, and the
+# denominator is left out:
 #
 # $$A_i = \frac{R_i - \mathrm{mean}(R_1, \ldots, R_G)}{\mathrm{std}(R_1, \ldots, R_G) + 10^{-4}}$$
 
@@ -230,7 +237,7 @@ shown.source(objective.advantages, objective.standardize)
 
 # %%
 group = groups.lively_group_of(completions, rollouts)
-shown.say(group.chosen)
+shown.say(sentences.scale_words(loss, normalize), group.chosen)
 stage.figure("group", group_in_views(group.rollouts))
 
 # %% [markdown]
@@ -244,24 +251,25 @@ shown.table(groups.rollout_table(group))
 # %% [markdown]
 # ### Which view speaks loudest?
 #
-# The weights say how much a view may add to a reward. They do not say how much it adds to the *advantages*, since each
-# group is brought to the same spread. Over all groups that were kept, the |advantage| can be shared out to the views;
-# *form* is what answers lose that are no ranking.
+# The weights say how much a view may add to a reward. They do not say how much it adds to the *advantages*: that
+# depends on how far the answers of a group differ in it, and on whether the group's spread is divided out. Over all
+# groups that were kept, the |advantage| can be shared out to the views; *form* is what answers lose that are no
+# ranking.
 #
 # **Predict:** RBO has a weight of 0.1. Which share of all |advantage| is its own?
 
 # %%
 by_view = None
 if normalize == "total":
-    by_view = groups.advantage_by_view(completions, reward_weights)
+    by_view = groups.advantage_by_view(completions, reward_weights, divide=loss != "dr_grpo")
     shown.say(sentences.by_view_words(by_view))
 "the views are normalised one by one in this run" if by_view is None else shown.table(by_view)
 
 # %% [markdown]
-# What to see: where a group differs by one view alone, the spread of that view, however small, is brought to full size,
-# so a view may count for more than its weight says. Where that view is RBO, what is learned is the teacher's list,
-# errors included, on just those prompts for which the labels have nothing more to say. The line above the table says
-# whether this run has such groups.
+# What to see: where a group differs by one view alone and the deviation is divided out, the spread of that view,
+# however small, is brought to full size, so a view may count for more than its weight says. Where that view is RBO,
+# what is learned is the teacher's list, errors included, on just those prompts for which the labels have nothing more
+# to say. The line above the table says whether this run has such groups.
 
 # %% [markdown]
 # **Predict:** which passages will this update move up?
@@ -269,7 +277,8 @@ if normalize == "total":
 # %%
 asked = groups.example_of(group, encoded.rows)
 answers = list(group.rollouts["completion"])
-stage.figure("favours", lesson_plots.group_update(answers, asked.relevance, asked.gold, reward))
+scale = "none" if loss == "dr_grpo" and normalize == "total" else "group"
+stage.figure("favours", lesson_plots.group_update(answers, asked.relevance, asked.gold, reward, scale))
 
 # %% [markdown]
 # What to see: on the right, bars above zero are passages that the update moves up: each is the mean, weighted by the
@@ -277,7 +286,7 @@ stage.figure("favours", lesson_plots.group_update(answers, asked.relevance, aske
 # lists add up to it. The best and the worst answer of this group:
 
 # %%
-shown.say(sentences.difference_words(answers, len(asked.passages)))
+shown.say(sentences.difference_words(answers, len(asked.passages), style))
 ends = {"best": group.rollouts["reward"].idxmax(), "worst": group.rollouts["reward"].idxmin()}
 shown.texts({f"{name}: reward {group.rollouts['reward'][i]:.3f}": answers[i] for name, i in ends.items()})
 
@@ -291,7 +300,7 @@ shown.texts({f"{name}: reward {group.rollouts['reward'][i]:.3f}": answers[i] for
 # %%
 validation = stages.collection_of(stage, "validation")
 trial = {"window": window, "style": style, "max_new_tokens": max_completion, "k": reward_k}
-trial |= {"engine_options": engine_options}
+trial |= {"engine_options": engine_options, "max_passage_tokens": max_passage_tokens}
 checkpoints = {"after SFT": sft, "after SFT and RL": result.checkpoint}
 with stage.timed("after"), shown.Counting("windows", 2 * len(validation.queries)) as count:
     tried = {name: audition(c, validation, **trial, on_window=count) for name, c in checkpoints.items()}
@@ -315,6 +324,16 @@ shown.texts({name: frame["text"].iloc[row] for name, frame in tried.items()})
 # the belief is right, a relevant passage gets its `yes` in 76.6% of the cases after SFT and in 98.5% after GRPO. The
 # price is `yes` for passages of another concept, 0.28 a window before and 0.65 after. (Profile `miniature`, seed 7,
 # over whole lists; `docs/world.md` says which figures are of a command that is kept, and which were read.)
+#
+# **Predict:** the student learned from what its teacher wrote: reasoning, lists, labels. Can it beat the teacher? This
+# run is too small to say, but the results of larger trainings are stored:
+
+# %%
+shown.say(sentences.teacher_words(stored_rows()))
+
+# %% [markdown]
+# What to see: in these rows SFT alone is above the teacher, and GRPO adds to it (why, they do not say). The teacher by
+# windows slides as the student does; on the full list it sees all passages at once.
 
 # %% [markdown]
 # ## The red thread: GRPO
@@ -326,7 +345,7 @@ shown.texts({name: frame["text"].iloc[row] for name, frame in tried.items()})
 
 # %%
 followed = thread.thread_of(stage.run_dir)
-asking = {"style": style, "max_new_tokens": max_completion, "engine_options": engine_options}
+asking = {name: trial[name] for name in ("style", "max_passage_tokens", "max_new_tokens", "engine_options")}
 with shown.Counting("checkpoints asked", len(checkpoints)) as asking["on_answer"]:
     replies = thread.answers_of(checkpoints, followed, count=rollouts, seed=seed, **asking)
 stations = thread.stations(followed, {name: reply.greedy for name, reply in replies.items()}, reward, style)
@@ -339,7 +358,8 @@ drawn = {name: reward.score_group(r.drawn, followed.relevance, followed.gold) fo
 shown.table(thread.group_means(drawn))
 
 # %%
-stage.figure("thread", lesson_plots.group_update(replies["after SFT"].drawn, followed.relevance, followed.gold, reward))
+after_sft = replies["after SFT"].drawn
+stage.figure("thread", lesson_plots.group_update(after_sft, followed.relevance, followed.gold, reward, scale))
 
 # %% [markdown]
 # What to see: the figure is the group that the checkpoint of SFT draws, so what GRPO would learn from this prompt. RBO

@@ -37,7 +37,7 @@ from rrlib.chain.results import SYSTEMS, result_rows, write_results
 from rrlib.chain.run import begin
 from rrlib.evaluation import Interpolated, plan_experiment
 from rrlib.formats import write_jsonl, write_run
-from rrlib.lesson import shown, thread, trust
+from rrlib.lesson import sentences, shown, thread, trust
 from rrlib.lesson.exercises import check_exercise
 from rrlib.lesson.explain import by_labels
 from rrlib.lesson.plots import basics as plots
@@ -145,6 +145,7 @@ with stage.timed("experiment"), shown.Counting("windows", calls, logs=logs):
 
 # %%
 records = {name: [r for benchmark in data for r in result.records(name, benchmark.name)] for name in models}
+shown.say(sentences.valid_words(verdicts_of(records)))
 stage.figure("answers", plots.verdict_shares(verdicts_of(records)))
 
 # %% [markdown]
@@ -163,7 +164,7 @@ shown.table(costs[[name for name in costs if not name.endswith("_all") and name 
 # %%
 mixtures = [f"{name}: weight {result.chosen(name, data[0].name).get('weight')}" for name in mixed]
 print(*result.notes, *(mixtures or ["no mixture: no validation queries, or not asked"]), sep="\n")
-result
+shown.table(result.summary().set_index("system"))
 
 # %% [markdown]
 # Each mean stands with its 95% bootstrap interval over queries. Differences are paired, query by query, against the
@@ -183,7 +184,7 @@ stage.figure("means", plots.means_with_intervals(rows, metrics[0]))
 # interval as wide as the gap says: too few queries. Is the last checkpoint better than the one before it?
 
 # %%
-against(result, list(models)[-2] if len(models) > 1 else "first-stage", [last])
+shown.table(against(result, list(models)[-2] if len(models) > 1 else "first-stage", [last]))
 
 # %% [markdown]
 # ### The red thread: the whole list
@@ -197,7 +198,7 @@ against(result, list(models)[-2] if len(models) > 1 else "first-stage", [last])
 # %%
 whole = None
 if not benchmarks and not checkpoints:
-    asking = {"engine": engine, "style": style, "window": window, "stride": stride, "depth": depth, **engine_options}
+    asking = {"engine": engine, "style": style, **models[last].sizes(data[0]), **engine_options}
     asking["decoding"] = models[last].decoding
     followed = thread.thread_of(stage.run_dir)
     with shown.Counting("whole lists reranked"):
@@ -229,7 +230,7 @@ lengths = length_table(result, list(models), metrics[0])
 stage.figure("lengths", figures.length_and_quality(lengths, metrics[0]))
 
 # %%
-length_verdicts(lengths)
+shown.table(length_verdicts(lengths))
 
 # %% [markdown]
 # What to see: where a system's dots stand in a vertical line, it writes equally much for every query (a chain with a
@@ -263,6 +264,7 @@ stage.figure("movement", plots.relevant_movement(before, after, data[0].qrels, (
 # **Predict:** when a query gains much, does one passage rise far, or do all of its relevant passages rise together?
 
 # %%
+shown.say(sentences.rise_words(before, after, data[0].qrels))
 stage.figure("queries", lesson_plots.run_compare(before, after, data[0].qrels, labels=("first stage", last)))
 
 # %% [markdown]
@@ -327,7 +329,7 @@ stage.figure("confidence", trust_plots.confidence(probabilities, sure.curve, met
 # **Predict:** which checkpoints write lists that follow from what they wrote before?
 
 # %%
-trust.follow_table(records, seed)
+shown.table(trust.follow_table(records, seed))
 
 # %% [markdown]
 # Agreement could be chance or habit. So the windows are asked again behind a reasoning that is not their own: none, the
@@ -340,7 +342,7 @@ trust.follow_table(records, seed)
 with stage.timed("asked again"), shown.Counting("windows asked again"):
     again = trust.asked_again(systems[last], data[0], result.records(last, first), trust_queries, seed)
 print(trust.again_in_words(again))
-again.round(2)
+shown.table(trust.again_table(again))
 
 # %% [markdown]
 # What to see: where reasoning is decoration, `tau` stays near 1 in every row. Where it decides, lists behind another
@@ -391,6 +393,7 @@ cases = [
     (([0.5, 0.7], [0.4, 0.8]), [1, 0, 1], "one query is better, one is worse"),
     (([1.0, 0.6, 0.2], [1.0, 0.5, 0.1]), [2, 1, 0], "equal values are ties"),
     (([0.1 + 0.2], [0.3]), [0, 1, 0], "0.1 + 0.2 is not quite 0.3 in a computer"),
+    (([0.501], [0.5]), [1, 0, 0], "0.001 is small, but it is more than 0.000001"),
 ]
 print(check_exercise(won_tied_lost, cases))
 
@@ -440,9 +443,11 @@ assert all(sorted(after[qid]) == sorted(before[qid]) for qid in after), "a passa
 assert means["oracle"] >= max(means.values()) - 1e-9, "nothing can beat the oracle"
 counts = [plan(lambda n: sliding_window(n, window, stride), len(hits[:depth])).calls for hits in before.values()]
 assert all(len(result.records(name, first)) == sum(counts) for name in models), "a window is missing"
-named = systems if benchmarks else SYSTEMS
+named = systems if benchmarks or checkpoints else SYSTEMS
 write_results(stage, result_rows(result, profile, tuple(named)), named)
-stage.finish(
-    queries=sum(len(benchmark.qrels) for benchmark in data),
-    **{f"{metrics[0]} {n}": round(m, 4) for n, m in means.items()},
+print(
+    stage.finish(
+        queries=sum(len(benchmark.qrels) for benchmark in data),
+        **{f"{metrics[0]} {n}": round(m, 4) for n, m in means.items()},
+    )
 )

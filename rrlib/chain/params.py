@@ -36,13 +36,17 @@ EXTRAS: dict[str, tuple[str, ...]] = {"05_ablations": (), "06_efficiency": ("01_
 
 NOTEBOOKS = {**STAGES, **EXTRAS}
 
-STANDS_ALONE = {"04_evaluation": "benchmarks", "06_efficiency": "stored"}
-"""Stages that read no other stage when this parameter of theirs is set."""
+SPARES: dict[str, dict[str, tuple[str, ...]]] = {
+    "04_evaluation": {"benchmarks": ("01_synthesis",), "checkpoints": ("02_sft", "03_rl")},
+    "06_efficiency": {"stored": EXTRAS["06_efficiency"]},
+}
+"""Stage -> parameter -> the stages that it does not read where that parameter is set."""
 
 
 def inputs_of(stage: str, values: Mapping[str, Any]) -> tuple[str, ...]:
     """The stages whose folders a stage reads with these parameters."""
-    return () if values.get(STANDS_ALONE.get(stage, "")) else NOTEBOOKS.get(stage, ())
+    spared = [name for key, names in SPARES.get(stage, {}).items() if values.get(key) for name in names]
+    return tuple(name for name in NOTEBOOKS.get(stage, ()) if name not in spared)
 
 
 RESERVED = {
@@ -256,7 +260,9 @@ def _check_key(
         )
     if homes:
         return
-    near = _nearest(str(key), [name for parameters in declared.values() for name in parameters])
+    import difflib
+
+    near = next(iter(difflib.get_close_matches(str(key), [n for names in declared.values() for n in names], n=1)), "")
     where = "no notebook declares it" if section == "shared" else f"notebooks/{section}.ipynb does not declare it"
     raise ProfileError(
         f"{section}: unknown key {key!r}; {where}",
@@ -264,12 +270,6 @@ def _check_key(
         line=line,
         remedy=f"did you mean {near!r}?" if near else "see the notebook's parameters cell",
     )
-
-
-def _nearest(key: str, names: list[str]) -> str:
-    import difflib
-
-    return next(iter(difflib.get_close_matches(key, names, n=1)), "")
 
 
 def check_value(

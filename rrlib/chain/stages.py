@@ -250,13 +250,13 @@ def collection_of(stage: Stage, split: str) -> Collection:
 
 def evaluation_data(stage: Stage, config: Config) -> list[BenchmarkData]:
     """The benchmarks that the config names, or the test split of the chain's collection, its validation split beside
-    it; only the first `queries` of each (0 = all). Sets the stage's data kind where it reads no other stage."""
+    it; only the first `queries` of each (0 = all). Benchmarks set the stage's data kind."""
     sizes, names = sizes_of(config), config.as_dict().get("benchmarks")
     if names:
         loading = {"root": config.data_root or None, "first_stage": config.first_stage, "fetch": config.fetch}
         named = [load_benchmark(name, **loading, **sizes).limited(config.queries) for name in expand(names)]
         kinds = {data.data_kind for data in named}
-        # a stage that reads no other has no kind to inherit; a mixture is called by what is least real in it
+        # not that of the checkpoints' training; a mixture is called by what is least real in it
         stage.data_kind = next(kind for kind in ("simulated", "synthetic", "real") if kind in kinds)
         return named
     try:
@@ -267,7 +267,8 @@ def evaluation_data(stage: Stage, config: Config) -> list[BenchmarkData]:
 
 
 def chain_checkpoints(stage: Stage, config: Config) -> dict[str, str]:
-    """name -> checkpoint: those of the profile, or the chain's three (before training, after SFT, after SFT and RL)."""
+    """name -> checkpoint: those of the profile, or the chain's three (before training, after SFT, after SFT and RL), on
+    whatever benchmarks. Raises StageError where a checkpoint of the chain is missing."""
     if config.checkpoints:
         return dict(config.checkpoints)
     return {

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rrlib.engines.base import Decoding
+from rrlib.errors import InputError
 from rrlib.formats import Collection
 from rrlib.metrics import ndcg, recall
 from rrlib.prompts import get_style
@@ -26,6 +27,7 @@ def audition(
     *,
     window: int,
     style: str = "reasonrank",
+    max_passage_tokens: int | None = None,
     max_new_tokens: int = 512,
     limit: int | None = None,
     k: int = 10,
@@ -35,13 +37,21 @@ def audition(
 ) -> pd.DataFrame:
     """Let a checkpoint rank one window of each query: one row a query, greedy, judged by the qrels.
 
-    on_window: told of every window as it is finished.
+    max_passage_tokens: a longer passage is cut; None is what the checkpoint was trained with, which need not be what
+    another checkpoint was. on_window: told of every window as it is finished.
 
     Columns: qid, query, level (strict: valid, bad_list, bad_format), verdict (lenient), ndcg and recall at k over the
     window's passages, tokens, text (the response), order (docids), passages.
+
+    Raises InputError for a style without tags: the form that is judged here has them.
     """
     import pandas as pd
 
+    if not get_style(style).tags:
+        raise InputError(
+            f"the style {style!r} has no answer block, so no answer of it would count as valid",
+            remedy="use a style with answer tags: nothink_tags asks for the list alone too",
+        )
     candidates = [c for c in collection.candidates(window) if len(c.passages) > 1][:limit]
     reranker = Reranker(
         str(model),
@@ -49,6 +59,7 @@ def audition(
         style=style,
         strategy="full_list",
         depth=window,
+        max_passage_tokens=max_passage_tokens,
         decoding=Decoding(max_new_tokens=max_new_tokens),
         **dict(engine_options or {}),
     )

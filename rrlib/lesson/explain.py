@@ -196,6 +196,14 @@ def citations(reasoning: str, size: int) -> list[Citation]:
     return [citation for citation in brackets if 1 <= citation.n <= size]
 
 
+_ENDS = re.compile(r"(?:\s*(?:<\|[^<>|\s]{1,40}\|>|</s>|<eos>|<end_of_turn>))+\s*$")
+
+
+def without_end(text: str) -> str:
+    """An answer without the special tokens that end it (`<|im_end|>`), as an engine hands it back."""
+    return _ENDS.sub("", text)
+
+
 def advantages(rewards: Sequence[float], scale: str = "group") -> Floats:
     """GRPO's advantages of one group (section 4.2): reward minus the group's mean, over its standard deviation.
 

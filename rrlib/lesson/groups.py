@@ -119,7 +119,9 @@ _ALIKE = 1e-6
 """Rewards of a group that lie closer are one reward: float32 keeps no more."""
 
 
-def advantage_by_view(completions: pd.DataFrame, weights: Mapping[str, float] = PAPER_WEIGHTS) -> pd.DataFrame:
+def advantage_by_view(
+    completions: pd.DataFrame, weights: Mapping[str, float] = PAPER_WEIGHTS, *, divide: bool = True
+) -> pd.DataFrame:
     """How much of all |advantage| of a training each view of the reward made, over the groups that were kept.
 
     Reward less the group's mean is the sum of the same difference of each weighted view, so its advantage splits into
@@ -128,6 +130,7 @@ def advantage_by_view(completions: pd.DataFrame, weights: Mapping[str, float] = 
     and against where it opposes, so the shares add up to 1.
 
     completions: of rrlib.training.completions.read_completions, of a training on the total reward. weights: its own.
+    divide: whether it divided by the group's deviation, as all but `dr_grpo` do.
 
     Returns a row for `form`, each view with a weight, `several` and `nothing`, with `share of |advantage|` (nan for the
     last two), `groups` (whose rewards differ by this alone, by several, or not at all), `their share of |advantage|`.
@@ -148,7 +151,7 @@ def advantage_by_view(completions: pd.DataFrame, weights: Mapping[str, float] = 
         groups[kind] += 1
         if kind == NOTHING:
             continue
-        parts_PG /= spread + EPSILON
+        parts_PG /= spread + EPSILON if divide else 1.0
         advantage_G = parts_PG.sum(axis=0)
         shares += (parts_PG * np.sign(advantage_G)).sum(axis=1)
         inside[kind] = inside.get(kind, 0.0) + float(np.abs(advantage_G).sum())

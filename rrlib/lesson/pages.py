@@ -1,7 +1,8 @@
 """Executed notebooks as pages: one HTML file each that reads offline, and the lessons kept in docs/lessons.
 
-A page holds its pictures (in few colours, so that it stays small) and its formulas as pictures; no script, no state of
-a widget, and nothing that is fetched. A lesson's page also holds the hash of the notebook that it shows.
+A page holds its pictures (in 256 colours, so that it stays small) with a text each, and its formulas as pictures; no
+script, no state of a widget, and nothing that is fetched. A lesson's page also holds the hash of the notebook that it
+shows.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ COMMAND = "make lessons"
 
 _SCRIPT = re.compile(r"<script\b.*?</script>", re.DOTALL | re.IGNORECASE)
 _FORMULA = re.compile(r"\$\$(.+?)\$\$", re.DOTALL)
+_HEADING = re.compile(r"^#+ +(.+?) *$", re.MULTILINE)
+_FIGURE = re.compile(r"""\.figure\(\s*["']([^"']+)["']""")
 _VIEW = "application/vnd.jupyter.widget-view+json"
 _SOURCE = re.compile(r'<meta name="rrlib-source" content="(\w+)">')
 _PLACE = re.compile(r"(?<![\w.])(?<!:/)/(?:[\w.+-]+/)+(?=(?:outputs|notebooks|rrlib|params)/)")
@@ -42,7 +45,7 @@ img { max-width: 100% }
 table { border-collapse: collapse; margin: 0.6em 0 }
 th, td { padding: 0.2em 0.5em; border-bottom: 1px solid #ddd }
 """
-_COLOURS, _WIDEST = 64, 1000  # of a picture in a page: colours and pixels
+_COLOURS, _WIDEST = 256, 1000  # of a picture in a page: colours and pixels
 
 
 def export_html(notebook: str | Path, folder: str | Path, *, note: str = "", source: str = "") -> Path:
@@ -58,11 +61,13 @@ def export_html(notebook: str | Path, folder: str | Path, *, note: str = "", sou
     path = Path(notebook)
     content = _executed(path)
     content.metadata.pop("widgets", None)
+    heading = path.stem
     for cell in content.cells:
         if cell.cell_type == "markdown":
+            heading = (_HEADING.findall(cell.source) or [heading])[-1]
             cell.source = _FORMULA.sub(lambda formula: _formula(formula[1]), cell.source)
         for output in cell.get("outputs", ()):
-            _lighten(output)
+            _lighten(output, _alternative(cell.source, heading))
     body, _ = HTMLExporter(template_name="basic", embed_images=True).from_notebook_node(content)
     mark = f'<meta name="rrlib-source" content="{source}">' if source else ""
     head = f'{mark}<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{path.stem}</title>'
@@ -139,24 +144,32 @@ def _executed(path: Path) -> Any:
     return content
 
 
-def _lighten(output: Any) -> None:
-    """A widget becomes a sentence, a picture a smaller one."""
+def _alternative(source: str, heading: str) -> str:
+    """What a picture is called for who cannot see it: the name that its cell gives it, and the heading above."""
+    name = _FIGURE.search(source)
+    return f"Figure {name[1]!r} under the heading {heading!r}" if name else f"Figure under the heading {heading!r}"
+
+
+def _lighten(output: Any, alternative: str) -> None:
+    """A widget becomes a sentence, a picture a smaller one with a text, unless it has one."""
     data = output.get("data", {})
     if data.pop(_VIEW, None) is not None:
         data["text/plain"] = "(a widget: open the notebook in Jupyter to move it)"
     if "image/png" in data:
         data["image/png"] = _smaller(data["image/png"])
+        output.metadata.setdefault("image/png", {}).setdefault("alt", alternative)
 
 
 def _smaller(picture: str) -> str:
-    """A PNG in base64, in few colours and no wider than a page; as it was where that is smaller."""
+    """A PNG in base64, in few colours and no wider than a page; as it was where that is smaller. Colours are chosen by
+    how far they are apart: by their pixels, thin lines would have none of their own."""
     from PIL import Image
 
     image = Image.open(io.BytesIO(base64.b64decode(picture))).convert("RGB")
     if image.width > _WIDEST:
         image = image.resize((_WIDEST, round(image.height * _WIDEST / image.width)), Image.Resampling.LANCZOS)
     out = io.BytesIO()
-    image.quantize(_COLOURS, dither=Image.Dither.NONE).save(out, "png", optimize=True)
+    image.quantize(_COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(out, "png", optimize=True)
     coded = base64.b64encode(out.getvalue()).decode("ascii")
     return min(picture, coded, key=len)
 

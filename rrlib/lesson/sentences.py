@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from rrlib.evaluation.paired import in_words, paired_rows
 from rrlib.lesson.explain import citations
-from rrlib.responses import parse_lenient
+from rrlib.prompts import get_style
+from rrlib.responses import Verdict, parse_lenient
 from rrlib.reward import VIEWS, RewardRecord
-from rrlib.types import RankingExample
+from rrlib.types import Qrels, RankingExample
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from rrlib.studies.rows import Result
 
 _NAMES = {"ndcg": "NDCG", "recall": "Recall", "rbo": "RBO"}
 
@@ -57,8 +60,8 @@ def by_view_words(by_view: pd.DataFrame) -> str:
     form = float(by_view["share of |advantage|"]["form"]) if "form" in by_view.index else 0.0
     formal = ""
     if form > 0.005:  # neither 0% nor nan, which flat groups have
-        learned = ": so far it is form that is learned" if form >= 0.5 else ""
-        formal = f" Broken form has {form:.0%} of all |advantage|{learned}."
+        most_of_it = ": most of the advantage is about form" if form >= 0.5 else ""
+        formal = f" Broken form has {form:.0%} of all |advantage|{most_of_it}."
     if not sum(alone.values()):
         return f"In none of the {groups} groups do the rewards differ by one view alone.{formal}"
     most = max(alone, key=lambda view: alone[view])
@@ -68,18 +71,67 @@ def by_view_words(by_view: pd.DataFrame) -> str:
     return f"{first}, in {named}: these {alone[most]} have {share:.0%} of all |advantage|.{formal}"
 
 
+def scale_words(loss: str, normalize: str = "total") -> str:
+    """Whether a training divides its advantages by the deviation of their group, and what follows. loss, normalize: of
+    rrlib.training.config.GRPOSettings."""
+    if normalize == "views":
+        return "This run measures each view against its group, and their weighted sum against the whole batch."
+    if loss != "dr_grpo":
+        return "This run divides by the group's deviation, so each group is brought to the same spread."
+    return (
+        "This run does not divide by the group's deviation (loss dr_grpo): an advantage is the reward less the group's "
+        "mean, and a group counts for as much as it spreads."
+    )
+
+
 def loss_words(log: Sequence[Mapping[str, Any]], parts: int = 10) -> str:
     """The mean loss in the first, the second and the last part of the updates: whether the fall comes early.
 
     log: rows of a training, those with a loss count. parts: into how many the updates are cut.
     """
     losses = [float(row["loss"]) for row in log if "loss" in row]
+    if len(losses) < 2:
+        return f"Loss of the only update: {losses[0]:.3f}." if losses else "No loss was logged."
     size = max(1, len(losses) // parts)
-    first, second, last = (
-        f"{sum(part) / len(part):.3f}" if part else "none"
-        for part in (losses[:size], losses[size : 2 * size], losses[-size:])
+    first, second, last = (sum(part) / len(part) for part in (losses[:size], losses[size : 2 * size], losses[-size:]))
+    return (
+        f"Mean loss: {first:.3f} in the first {size} updates, {second:.3f} in the next {size}, {last:.3f} in the last."
     )
-    return f"Mean loss: {first} in the first {size} updates, {second} in the next {size}, {last} in the last."
+
+
+def loss_fell(log: Sequence[Mapping[str, Any]], parts: int = 10) -> bool | None:
+    """Whether the mean loss of the last part of the updates is below that of the first; None with fewer updates than
+    parts, where single batches are all there is. log, parts: as in `loss_words`."""
+    losses = [float(row["loss"]) for row in log if "loss" in row]
+    size = len(losses) // parts
+    return sum(losses[-size:]) < sum(losses[:size]) if size else None
+
+
+def teacher_words(rows: Sequence[Result]) -> str:
+    """Whether the student beats its teacher, and by how much, by rows of the ablations (rrlib.studies.stored). Each
+    difference is paired by query over the seeds that both rows have, with its 95% interval."""
+    from rrlib.studies.report import table
+
+    teachers = {"teacher, windows": "by windows", "teacher, full list": "on the full list at once"}
+    names = ("full", "no RL", *teachers)
+    kept = [row for row in rows if row.row in names]
+    lacking = [name for name in names if name not in {row.row for row in kept}]
+    if lacking:
+        return f"Nothing can be said of student and teacher: no row {', '.join(lacking)} is stored."
+    result = table(kept)
+    means, n = result["nDCG@10"], int(result.loc["full", "n"])
+    seeds, kinds = len({row.seed for row in kept if row.row == "full"}), ", ".join(sorted({r.data_kind for r in kept}))
+    said = []
+    for name, how in teachers.items():
+        gap, low, high = (-float(result.loc[name, key]) for key in ("difference", "high", "low"))
+        verdict = "better" if low > 0 else "worse" if high < 0 else "not to be told from it"
+        said.append(f"against the teacher {how} {gap:+.3f} [{low:+.3f}, {high:+.3f}], {verdict}")
+    return (
+        f"Stored of the profile miniature ({kinds} data, simulated teacher, {seeds} seeds, n {n} whole lists), in "
+        f"NDCG@10: the teacher by windows {means['teacher, windows']:.3f}, and on the full list at once "
+        f"{means['teacher, full list']:.3f}; the student after SFT {means['no RL']:.3f}, and after SFT and GRPO "
+        f"{means['full']:.3f}. The last of these is {'; '.join(said)}."
+    )
 
 
 def form_words(table: pd.DataFrame) -> str:
@@ -126,10 +178,11 @@ def changed_most(before: pd.DataFrame, after: pd.DataFrame) -> tuple[int, str]:
     )
 
 
-def difference_words(answers: Sequence[str], size: int) -> str:
+def difference_words(answers: Sequence[str], size: int, style: str = "reasonrank") -> str:
     """In what answers to one window differ: what stands before the first passage, the rest of the reasoning, the list.
 
-    size: passages of the window.
+    size: passages of the window. style: of the prompt; of one without reasoning the lists alone are counted. Raises
+    InputError for an unknown one.
     """
     openings, verdicts, lists = set(), set(), set()
     for text in answers:
@@ -138,7 +191,9 @@ def difference_words(answers: Sequence[str], size: int) -> str:
         at = cited[0].start if cited else len(reasoning)
         openings.add(reasoning[:at].strip())
         verdicts.add(reasoning[at:].strip())
-        lists.add(parse_lenient(text, size).order)
+        lists.add(parse_lenient(text, size, style).order)
+    if not get_style(style).think:
+        return f"{len(answers)} answers have {len(lists)} different lists."
     return (
         f"{len(answers)} answers have {len(openings)} different beginnings (before a passage is named), "
         f"{len(verdicts)} different runs of verdicts, and {len(lists)} different lists."
@@ -237,4 +292,43 @@ def belief_words(table: pd.DataFrame) -> str:
         f"{passing} of {wrong} lists of a wrong belief pass the filter, and {int(lists['after']) - passing} of "
         f"{int(lists['before']) - wrong} others: wrong ones are "
         f"{row['share before']:.1%} before and {row['share after']:.1%} after."
+    )
+
+
+def valid_words(shares: Mapping[str, Mapping[str, float]]) -> str:
+    """Whose answers are valid rankings. shares: system -> verdict -> share (rrlib.lesson.tables.verdicts_of)."""
+    if not shares:
+        return "No system answered."
+    valid, mended = (
+        ", ".join(f"{name} {of.get(verdict, 0.0):.1%}" for name, of in shares.items())
+        for verdict in (Verdict.OK, Verdict.REPAIRED)
+    )
+    return f"Valid rankings as they were written: {valid} of the windows. Rankings once they were mended: {mended}."
+
+
+def rise_words(
+    before: Mapping[str, Sequence[str]], after: Mapping[str, Sequence[str]], qrels: Qrels, k: int = 10
+) -> str:
+    """Of the queries that gain in NDCG@k: does one of their relevant candidates rise, or all? And of the one that gains
+    most (as rrlib.lesson.plots.tour.run_compare shows it), how far. before, after: qid -> docids, best first."""
+    from rrlib.lesson.plots.tour import per_query
+
+    pairs = per_query(before, after, qrels, k)
+    gained = [qid for qid, (old, new) in pairs.items() if new - old > 1e-9]
+    if not gained:
+        return f"No query gains in NDCG@{k}."
+    rises = {}
+    for qid in gained:
+        places = {docid: place for place, docid in enumerate(after.get(qid, ()))}
+        relevant = [(place, d) for place, d in enumerate(before.get(qid, ())) if qrels[qid].get(d, 0) > 0]
+        rises[qid] = [place - places[docid] for place, docid in relevant if docid in places]
+    risen = {qid: sum(rise > 0 for rise in moved) for qid, moved in rises.items()}
+    alone = sum(count == 1 for count in risen.values())
+    whole = sum(1 < risen[qid] == len(moved) for qid, moved in rises.items())
+    part = sum(1 < risen[qid] < len(moved) for qid, moved in rises.items())
+    most, (old, new) = gained[-1], pairs[gained[-1]]
+    return (
+        f"Of {len(gained)} queries that gain, one relevant passage alone rises in {alone}, all of two or more in "
+        f"{whole}, two or more but not all in {part}. Most gains {most} (NDCG@{k} {old:.3f} to {new:.3f}): relevant "
+        f"candidates {len(rises[most])}, of which {risen[most]} rise, the furthest by {max(0, *rises[most], 0)} places."
     )

@@ -58,12 +58,14 @@ def answers_of(
     count: int = 0,
     seed: int = 0,
     style: str = "reasonrank",
+    max_passage_tokens: int | None = None,
     max_new_tokens: int = 512,
     engine_options: Mapping[str, Any] | None = None,
     on_answer: Callable[[str], None] | None = None,
 ) -> dict[str, Answers]:
     """Ask checkpoints (name -> folder) about an example's window: each once greedily, and `count` times at random, with
-    a seed. on_answer: told of each checkpoint's name when it has answered.
+    a seed. max_passage_tokens: a longer passage is cut; None is what each checkpoint was trained with. on_answer: told
+    of each checkpoint's name when it has answered.
 
     Raises InputError for a checkpoint that cannot be loaded, EngineError when a call fails.
     """
@@ -76,6 +78,7 @@ def answers_of(
             style=style,
             strategy="full_list",
             depth=len(example.passages),
+            max_passage_tokens=max_passage_tokens,
             decoding=Decoding(max_new_tokens=max_new_tokens),
             **dict(engine_options or {}),
         )
@@ -171,12 +174,20 @@ def in_words(table: pd.DataFrame, before: str, after: str) -> str:
 
 
 def kept_words(answers: Mapping[str, str]) -> str:
-    """One sentence: are the reasoning and the written list the same in the first answer and the last, tags aside?"""
+    """One sentence: are the reasoning and the written list the same in the first answer and the last, tags aside? What
+    neither of them has is said to be missing."""
     (first, *_, last) = answers.values()
     pairs = {
         "reasoning": [split_reasoning(text).reasoning.strip() for text in (first, last)],
         "list": [_written_list(text) for text in (first, last)],
     }
+    if first == last:
+        return "The two answers are the same."
+    missing = [name for name, both in pairs.items() if not any(both)]
+    if missing:
+        rest = {name: "the same" if one == other else "another one" for name, (one, other) in pairs.items()}
+        said = "".join(f"; the {name} is {what}" for name, what in rest.items() if name not in missing)
+        return f"Neither answer has a {' or a '.join(missing)}{said}."
     same = [name for name, (one, other) in pairs.items() if one == other]
     if len(same) == 2:
         return "Reasoning and list are the same word for word: what changed is the form alone."

@@ -178,9 +178,14 @@ def follow_table(records: Mapping[str, Sequence[WindowRecord]], seed: int) -> pd
         row: dict[str, Any] = {"system": name, "windows": len(windows), "compared": summary.compared}
         row["reasoning"] = ", ".join(f"{said} {count}" for said, count in summary.counts.items())
         for column, value in (("agreement", summary.agreement), ("follows", summary.follows)):
-            row[column] = "" if value is None else f"{value.mean:.2f} [{value.low:.2f}, {value.high:.2f}]"
+            row[column] = "" if value is None else _interval(value.mean, value.low, value.high)
         rows.append(row)
     return pd.DataFrame(rows).set_index("system")
+
+
+def _interval(mean: float, low: float, high: float) -> str:
+    """A mean with its interval; empty where there is none (nan)."""
+    return "" if mean != mean else f"{mean:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def asked_again(
@@ -197,6 +202,15 @@ def asked_again(
     with _opened(system) as engine:
         rows = intervene(_reranker(engine, system, data), system.candidates(limited), windows, seed=seed)
     return table(rows, seed).set_index("chain")
+
+
+def again_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """The table of `asked_again` as it is shown: windows, the share answered, and tau, rbo and follows with their
+    intervals in a column each; empty where nothing can be said."""
+    table = frame[["windows", "answered"]].copy()
+    for name in ("tau", "rbo", "follows"):
+        table[name] = [_interval(row[name], row[f"{name}_low"], row[f"{name}_high"]) for _, row in frame.iterrows()]
+    return table
 
 
 def again_in_words(frame: pd.DataFrame) -> str:
