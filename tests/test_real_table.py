@@ -378,3 +378,33 @@ def test_texts_from_elsewhere_can_be_ranked(realdata: Path, collection: str) -> 
     candidates = data.candidates()
     assert len(candidates) == 5 and all(len(c.passages) == 10 and c.passages[0].text for c in candidates)
     assert data.spec.relevance_level == (2 if collection.startswith("dl19") else 1)
+
+
+README_ROWS = {
+    "as retrieved": ("first-stage", None),
+    "all-MiniLM-L6-v2": ("dense-minilm", None),
+    "packed judge of passages": ("pointwise no reasoning", "smollm2-135m-judge"),
+    "lists, SFT and GRPO": ("sft+rl", "smollm2-135m-graded"),
+    "lists from labels alone, SFT": ("sft", "smollm2-135m-gpu"),
+}
+
+
+def test_the_readme_has_figures_of_the_file_and_rows_that_lose() -> None:
+    rows = json.loads((ROOT / "docs/results/real.json").read_text(encoding="utf-8"))["rows"]
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:2] == "| "]
+    cells = {line[0]: line[1:] for line in lines if line[0] in README_ROWS}
+    assert set(cells) == set(README_ROWS)
+    for name, (system, profile) in README_ROWS.items():
+        for cell, (collection, first) in zip(
+            cells[name], (("entailmentbank", "ai2-25"), ("argkp", "stem")), strict=True
+        ):
+            found = [
+                f"{row['mean']:.3f}"
+                for row in rows
+                if (row["system"], row["collection"], row["first_stage"]) == (system, collection, first)
+                and row["metric"] == "nDCG@10"
+                and profile in (None, row["profile"])
+            ]
+            assert [cell] == (found or [""]), f"{name}, {collection}"
+    assert float(cells["lists from labels alone, SFT"][0]) < float(cells["as retrieved"][0])
