@@ -8,9 +8,11 @@ which corpus, teacher or checkpoint it is.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from rrlib.chain.manifest import outputs_root
@@ -19,8 +21,10 @@ from rrlib.disk import read_json
 from rrlib.engines.base import Decoding
 from rrlib.errors import InputError
 from rrlib.evaluation.systems import Listwise, Pointwise
+from rrlib.formats import read_collection, read_examples
 from rrlib.plans.evaluation import PaperPlan, paper_plan
-from rrlib.plans.training import GIB, Plan, device_memory, plan_grpo, plan_sft
+from rrlib.plans.synthesis import SIMULATED
+from rrlib.plans.training import GIB, IN_THE_DATA, Plan, device_memory, plan_grpo, plan_sft
 from rrlib.prompts import get_style
 from rrlib.resources import load_callable, resolve
 from rrlib.reward import MultiViewReward
@@ -28,6 +32,7 @@ from rrlib.synthesis.teacher.prices import price_for
 from rrlib.templates import template_facts
 from rrlib.training.config import GRPOSettings, SFTSettings
 from rrlib.training.launch import Launch
+from rrlib.types import RankingExample
 
 KINDS: Mapping[str, str] = {"02_sft": "sft", "03_rl": "grpo"}
 """Stage of the chain -> kind of training; also the name of its training's folder."""
@@ -224,15 +229,17 @@ def plan_of(
     gpu_memory: float = 0.0,
     examples: int = 0,
     longest: int = 0,
+    of: str = IN_THE_DATA,
 ) -> Plan:
     """The plan of a training stage. gpu_memory: GiB of one GPU; 0 = as the config says, and where that is 0 too, as
     this machine has. Where processes share one memory (no GPU), each has its part of it. longest: tokens of the
-    longest row of the data (02: prompt and response; 03: prompt); 0 = not known, the plan is for the limit."""
+    longest row of the data (02: prompt and response; 03: prompt); 0 = not known, the plan is for the limit. of: what
+    it is the longest of, in words."""
     spread = launch or launch_of(config)
     memory = (gpu_memory or float(config.gpu_memory)) * GIB or _memory_here(spread)
     if config.stage == "02_sft":
-        return plan_sft(sft_settings(config), model, spread, memory, examples, longest)
-    return plan_grpo(grpo_settings(config), model, spread, memory, longest)
+        return plan_sft(sft_settings(config), model, spread, memory, examples, longest, of)
+    return plan_grpo(grpo_settings(config), model, spread, memory, longest, of)
 
 
 def _memory_here(launch: Launch) -> float:
@@ -243,23 +250,77 @@ def _memory_here(launch: Launch) -> float:
 
 def plans_of(
     profile: str | Path, *, gpu_memory: float = 0.0, processes: int = 0, examples: int = 0
-) -> tuple[Plan, Plan]:
-    """The plans of SFT and GRPO of a profile. examples: 0 = those that the profile's run has, where it has any."""
+) -> tuple[Plan, ...]:
+    """The plans of SFT and GRPO, as far as the profile runs them. examples: 0 = those that its run has, if any.
+
+    Rows count with the longest of that run; where nothing is made yet and the teacher costs nothing, of a few lists
+    made for it; else with the most that the profile allows.
+    """
     loaded = load_profile(profile)
-    sft, grpo = config_of(loaded, "02_sft"), config_of(loaded, "03_rl")
+    trainings = [stage for stage in KINDS if stage in loaded.stages]
+    if not trainings:
+        return ()
+    sft = config_of(loaded, "02_sft")
+    longest, of = _lengths_of(loaded, sft)
     available = examples or _examples_made(outputs_root() / loaded.name)
     count = min(available, sft.sft_examples) if sft.sft_examples and available else available
-    first, second = (
+    configs = [config_of(loaded, stage) for stage in trainings]
+    return tuple(
         plan_of(
             config,
             sft.model,
             launch=replace(launch_of(config), processes=processes) if processes else None,
             gpu_memory=gpu_memory,
             examples=count,
+            longest=longest[config.stage],
+            of=of,
         )
-        for config in (sft, grpo)
+        for config in configs
     )
-    return first, second
+
+
+_LISTS = 200
+"""Lists that are made for a plan, to see how long rows are."""
+
+
+def _lengths_of(profile: Profile, sft: Config) -> tuple[dict[str, int], str]:
+    """(tokens of the longest row by stage, as plan_of takes them, 0 where unknown; what they are the longest of)."""
+    from rrlib.engines.hf import load_tokenizer
+    from rrlib.prompts import PromptBuilder
+    from rrlib.training.data import Limits, encode_examples
+
+    examples, of = _examples_at_hand(profile)
+    nothing = dict.fromkeys(KINDS, 0)
+    if not examples:
+        return nothing, of
+    try:
+        tokenizer = load_tokenizer(str(sft.model), here=True)
+        builder = PromptBuilder(tokenizer, sft.style, sft_settings(sft).max_passage_tokens)
+        rows = encode_examples(examples, tokenizer, builder, Limits(*[1 << 30] * 3), target=lambda *_: []).rows
+    except InputError:  # no tokenizer here, or lists that this style cannot be taught with
+        return nothing, of
+    both = max(len(row.prompt_ids) + len(row.response_ids) for row in rows)
+    return {"02_sft": both, "03_rl": max(len(row.prompt_ids) for row in rows)}, of
+
+
+def _examples_at_hand(profile: Profile) -> tuple[list[RankingExample], str]:
+    """(lists of the profile's run, or some made now where that costs nothing, or none; what they are, in words)."""
+    path = outputs_root() / profile.name / "01_synthesis" / "teacher" / "examples.jsonl"
+    if _examples_made(outputs_root() / profile.name):
+        return read_examples(path), f"of the run {profile.name}"
+    config = config_of(profile, "01_synthesis")
+    if config.teacher != SIMULATED or config.import_from or "01_synthesis" not in profile.stages:
+        return [], ""
+    from rrlib.synthesis.pipeline import synthesize
+
+    sizes = {"train": min(config.train_queries or _LISTS, _LISTS), "validation": 1, "test": 1, "pool": config.pool}
+    with TemporaryDirectory() as made:
+        options = config.corpus_options
+        folder = corpus_folder(config.corpus, Path(made, "collection"), seed=config.seed, options=options, **sizes)
+        client, asked = teacher_of(config, folder), {"style": config.style, **asking_of(config)}
+        result = synthesize(read_collection(folder, "train"), client, Path(made, "teacher"), limit=_LISTS, **asked)
+        examples = read_examples(result.examples)
+    return examples, f"of {len(examples)} lists made for this plan"
 
 
 def evaluations_of(
@@ -274,28 +335,47 @@ def evaluations_of(
     """What 04_evaluation of a profile will take, a plan for each of its checkpoints, or for the model that it trains.
 
     Where it names no benchmarks it is of one query, or refused if they are needed. model: instead of the profile's.
-    gpus: 0 = tensor_parallel_size of its engine. gpu_gb: GB of one GPU; 0 = gpu_memory (GiB), the profile's, or this
-    machine's. Raises as `paper_plan`.
+    gpus: 0 = tensor_parallel_size of its engine. gpu_gb: GB of one GPU; 0 = gpu_memory (GiB), the profile's (where it
+    trains nothing, as its `hardware` says), or this machine's. None where the profile does not run 04_evaluation and
+    no benchmarks are needed. Raises as `paper_plan`.
     """
     loaded = load_profile(profile)
+    if "04_evaluation" not in loaded.stages and not benchmarks_needed:
+        return []
     config = config_of(loaded, "04_evaluation")
     if benchmarks_needed and not config.benchmarks:
         remedy = "set `benchmarks`; `rrlib plan` counts one query of its own collection"
         raise InputError("its 04_evaluation names no benchmarks", path=profile, remedy=remedy)
     sizes = {name: getattr(config, name) for name in (*_SIZES, "max_new_tokens", "queries")}
-    given = gpu_memory or float(config_of(loaded, "02_sft").gpu_memory)
-    memory = gpu_gb or (given * GIB or _memory_here(Launch())) / 1e9
+    given = gpu_memory * GIB / 1e9 or _memory_named(loaded)
+    memory = gpu_gb or given or _memory_here(Launch()) / 1e9
     together = gpus or int(config.engine_options.get("tensor_parallel_size", 1))
     models = [model] if model else dict.fromkeys(map(str, config.checkpoints.values())) or [str(config.model)]
     names = list(config.benchmarks)
     return [paper_plan(names, model=name, gpus=together, gpu_gb=memory, **sizes) for name in models]
 
 
+def _memory_named(profile: Profile) -> float:
+    """GB of one GPU that a profile names: for its trainings, or where it has none in its `hardware`; 0: in neither."""
+    if "02_sft" in profile.stages:
+        return float(config_of(profile, "02_sft").gpu_memory) * GIB / 1e9
+    named = re.search(r"GPUs? of (\d+) GB", profile.hardware)
+    return float(named[1]) if named else 0.0
+
+
 def template_line(profile: str | Path) -> str:
-    """What the chat template of a profile's model does, in a line; where its tokenizer is not at hand, it says so."""
+    """What the chat template of a profile's model does, in a line; where its tokenizer is not at hand, it says so. Of a
+    profile that neither trains nor evaluates, what there is instead of a plan."""
     from rrlib.engines.hf import load_tokenizer
 
-    model = str(config_of(load_profile(profile), "02_sft").model)
+    loaded = load_profile(profile)
+    stage = next((stage for stage in ("02_sft", "04_evaluation") if stage in loaded.stages), "")
+    if not stage:
+        base = str(loaded.parameters(loaded.stages[-1]).get("base", ""))
+        instead = f"; its rows are trained as {base} is -> rrlib plan params/{base}.yaml" if base else ""
+        return f"{', '.join(loaded.stages)}: no training and no evaluation of its own to plan{instead}"
+    config = config_of(loaded, stage)
+    model = str(next(iter(config.as_dict().get("checkpoints", {}).values()), config.model))
     try:
         tokenizer = load_tokenizer(model, here=True)
     except InputError:

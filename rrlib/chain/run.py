@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -124,7 +124,7 @@ def run_chain(
         for number, stage in enumerate(chosen, 1):
             echo(f"[{number}/{len(chosen)}] {stage}")
             result.seconds[stage] = _run_stage(loaded, run_dir, stage, fresh, echo, live)
-        _publish(run_dir, result)
+        _publish(loaded, run_dir, chosen[-1], result, echo)
     return result
 
 
@@ -157,21 +157,42 @@ def _run_stage(profile: Profile, run_dir: Path, stage: str, fresh: bool, echo: E
     return round(time.monotonic() - begun, 1)
 
 
-def _publish(run_dir: Path, result: ChainResult) -> None:
-    """Gather what all stages left so far, and write results.json when the evaluation is among them."""
+def _publish(profile: Profile, run_dir: Path, last: str, result: ChainResult, echo: Echo) -> None:
+    """Gather what all stages left so far, and write results.json when the evaluation is among them. What an earlier
+    run with other settings left is named and not listed; results.json, its copy of them, goes. last: the last that ran.
+    """
+    earlier = set()
     for stage in NOTEBOOKS:
         manifest = read_json(run_dir / stage / "manifest.json")
         executed = run_dir / "notebooks" / f"{stage}.ipynb"
         if manifest is None:
+            continue
+        ours = profile.parameters(stage, run=run_dir.name) if stage in profile.stages and stage > last else None
+        if not _is_current(run_dir, stage, ours):
+            earlier.add(stage)
+            echo(f"{stage} is of earlier settings: not listed, it stays in {_short(run_dir / stage)}")
             continue
         if executed.is_file():
             result.notebooks.append(executed)
         figures = (run_dir / "figures" / name for name in manifest["figures"])
         result.figures.extend(path for path in figures if path.is_file())
     results = read_json(run_dir / "04_evaluation" / "results.json")
-    if results is not None and (run_dir / "04_evaluation" / "manifest.json").is_file():
+    if "04_evaluation" in earlier:
+        (run_dir / "results.json").unlink(missing_ok=True)
+    elif results is not None and (run_dir / "04_evaluation" / "manifest.json").is_file():
         result.rows = results["rows"]
         write_json(run_dir / "results.json", results)
+
+
+def _is_current(run_dir: Path, stage: str, parameters: Mapping[str, Any] | None = None) -> bool:
+    """Whether a finished stage was made from its inputs as they are now, and these from theirs. parameters: what
+    the profile has for it now; None: not compared."""
+    match = (read_json(run_dir / stage / "manifest.json") or {}).get("match", {})
+    inputs = match.get("inputs", {})
+    if parameters is not None and stage_state(run_dir, stage, identity(run_dir, stage, parameters, tuple(inputs)))[1]:
+        return False
+    present = {name: (read_json(run_dir / name / "manifest.json") or {}).get("hash") for name in inputs}
+    return present == inputs and all(_is_current(run_dir, name) for name in inputs)
 
 
 def render_chain(result: ChainResult) -> str:

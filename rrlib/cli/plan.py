@@ -22,9 +22,11 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Memory of each GPU by part, with formulas and sources, the updates of SFT and GRPO, what evaluating the model
         takes, and what its chat template does (system role, reasoning block, end of a turn), where its tokenizer is on
-        this machine.
+        this machine. A stage that the profile does not run is left out.
 
-        Needs no weights, no GPU and no network. What cannot fit ends with exit code 2 and says what would help.
+        Rows count with the longest of the profile's run, or of lists made for the plan where the teacher is part of
+        the library; else with the most that the profile allows, and each plan says which. Needs no weights, no GPU and
+        no network. What cannot fit ends with exit code 2 and says what would help.
 
         Examples:
 

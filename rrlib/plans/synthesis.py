@@ -23,7 +23,8 @@ from rrlib.synthesis.sources.items import CollectionSource, Shard, Source, numbe
 from rrlib.synthesis.teacher.ledger import MOST_BYTES_PER_TOKEN
 from rrlib.synthesis.teacher.prices import Price, price_of
 
-WITHOUT_COST = ("rrlib.miniature:SimulatedTeacher", "rrlib.synthesis.human:HumanTeacher")
+SIMULATED = "rrlib.miniature:SimulatedTeacher"
+WITHOUT_COST = (SIMULATED, "rrlib.synthesis.human:HumanTeacher")
 """Teachers that can ask no server. Others of ours may, as a checkpoint behind an address."""
 
 EXPECTED_ANSWER = 1000

@@ -27,7 +27,7 @@ RESERVE = 0.1
 
 ZERO = "ZeRO (arXiv 1910.02054), section 3.1"
 RECOMPUTE = "Korthikanti et al. (arXiv 2205.05198), section 5"
-MEASURED = "tensors saved by transformers 5.17, tests/test_training_plan.py"
+MEASURED = "tensors counted in transformers 5.17"
 KV = "PagedAttention (arXiv 2309.06180), section 3.1"
 
 
@@ -178,21 +178,31 @@ def _head(shape: Shape) -> Part:
     )
 
 
-def _row_length(limit: int, shape: Shape, longest: int) -> tuple[int, tuple[str, str]]:
+def _row_length(limit: int, shape: Shape, longest: int, of: str) -> tuple[int, tuple[str, str]]:
     """(tokens of a row that the plan counts with, the fact that says where they are from)."""
     allowed = min(limit, shape.positions)
     if longest:
-        return min(longest, allowed), ("tokens of a row", f"{min(longest, allowed)}, the longest there is in the data")
+        return min(longest, allowed), ("tokens of a row", f"{min(longest, allowed)}, the longest {of}")
     return allowed, ("tokens of a row", f"{allowed}, the most that is allowed; the data may need far less")
 
 
+IN_THE_DATA = "there is in the data"
+
+
 def plan_sft(
-    settings: SFTSettings, model: str | Path, launch: Launch, memory: float, examples: int = 0, longest: int = 0
+    settings: SFTSettings,
+    model: str | Path,
+    launch: Launch,
+    memory: float,
+    examples: int = 0,
+    longest: int = 0,
+    of: str = IN_THE_DATA,
 ) -> Plan:
     """The plan of SFT. memory: bytes of one GPU. examples: to count updates with (0 = not counted). longest: tokens of
-    the longest row of the data, prompt and response (0 = not known: the plan is for the limit)."""
+    the longest row of the data, prompt and response (0 = not known: the plan is for the limit). of: what it is the
+    longest of, in words."""
     shape = shape_of(model)
-    length, about_rows = _row_length(settings.max_length, shape, longest)
+    length, about_rows = _row_length(settings.max_length, shape, longest, of)
     parts = _states(shape, settings, launch)
     parts += _activations(shape, settings.gradient_checkpointing, settings.micro_batch, length, _stream(launch))
     parts.append(_head(shape))
@@ -209,14 +219,19 @@ def plan_sft(
 
 
 def plan_grpo(
-    settings: GRPOSettings, model: str | Path, launch: Launch, memory: float, longest_prompt: int = 0
+    settings: GRPOSettings,
+    model: str | Path,
+    launch: Launch,
+    memory: float,
+    longest_prompt: int = 0,
+    of: str = IN_THE_DATA,
 ) -> Plan:
     """The plan of GRPO, rollouts included. memory: bytes of one GPU. longest_prompt: tokens of the longest prompt of
-    the data (0 = not known: the plan is for the limit); completions count with their limit, as nobody knows them.
+    the data (0 = not known: the plan is for the limit), of: in words, of what; completions count with their limit.
     Raises InputError where vLLM's share cannot hold the weights and one longest sequence."""
     shape, split = shape_of(model), batches(settings, launch.total)
     longest = longest_prompt + settings.max_completion if longest_prompt else 0
-    length, about_rows = _row_length(settings.max_prompt + settings.max_completion, shape, longest)
+    length, about_rows = _row_length(settings.max_prompt + settings.max_completion, shape, longest, of)
     parts = _states(shape, settings, launch)
     if settings.beta and not settings.lora_rank:
         shared = launch.total if launch.total > 1 and sharding(launch.accelerate) == "full" else 1
