@@ -107,8 +107,8 @@ print(f"prompt up to {rows.prompt_tokens}, response up to {rows.response_tokens}
 
 # %% [markdown]
 # Will it fit? The plan adds up what training keeps in memory at once, for this model, these lengths and these
-# processes. (`rrlib plan PROFILE` prints it for any profile, without weights and without a GPU. It does not know the
-# data, so it counts with the longest rows that the profile allows, which may be ten times as long.)
+# processes. (`rrlib plan PROFILE` prints it for any profile, without weights and without a GPU. It counts
+# with the rows of the profile's run, or of a few lists made for it; else with the longest that the profile allows.)
 
 # %%
 longest = rows.prompt_tokens + rows.response_tokens
