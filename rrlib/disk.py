@@ -102,12 +102,25 @@ def check_output(path: Path, what: str, *, appended: bool = False) -> None:
         ) from None
 
 
-def check_apart(read: Mapping[str, Path | None], written: Mapping[str, Path | None]) -> None:
-    """Refuse a file that is to be written and is also read, or written twice. Flag -> file."""
+OF_COLLECTIONS = ("corpus", "queries", "qrels", "excluded", "SOURCE")
+"""Names, without endings, of what is read of a collection's folder (rrlib.formats.collection)."""
+
+
+def check_apart(read: Mapping[str, Path | None], written: Mapping[str, Path | None], *, outside: bool = False) -> None:
+    """Refuse a file that is to be written and is also read, written twice, or a part of a collection that is read.
+
+    Flag -> file, or for what is read a folder. outside: nothing at all is to be written below such a folder.
+    """
+    folders = {path.resolve(): flag for flag, path in read.items() if path is not None and path.is_dir()}
     taken: dict[Path, str] = {path.resolve(): flag for flag, path in read.items() if path is not None}
     for flag, path in written.items():
         if path is not None and (other := taken.get(path.resolve())):
             raise InputError(f"{flag} and {other} are the same file", path=path, remedy=f"name another {flag}")
+        if path is not None and (above := next((p for p in path.resolve().parents if p in folders), None)):
+            first = path.resolve().relative_to(above).parts[0].split(".")[0]
+            if outside or first in OF_COLLECTIONS:
+                remedy = f"name another {flag}" + (", outside of it" if outside else "")
+                raise InputError(f"{flag} lies in the folder {folders[above]}, which is read", path=path, remedy=remedy)
         if path is not None:
             taken[path.resolve()] = flag
 
@@ -122,9 +135,10 @@ class JsonLines:
 
     seen: called at opening with (offset in bytes, row) of every row, in their order; it may raise ValueError, KeyError
     or TypeError for a row that does not belong here, or an InputError, to which file and line are added. what: the
-    file and its rows in messages. remedy: for a strange row. fresh: begin with an empty file. sort_keys: of the rows
-    that are appended. ours: whether what was read from behind the last newline is a row of this file; without it all
-    there is cut. read: makes a row of a line, for one who needs less than all of it; it may raise as `seen` may.
+    file and its rows in messages. remedy: for a strange row. fresh: begin with an empty file; with `ours`, only where
+    the first row that is there is one of this file. sort_keys: of the rows that are appended. ours: whether what was
+    read from behind the last newline is a row of this file; without it all there is cut. read: makes a row of a line,
+    for one who needs less than all of it; it may raise as `seen` may.
     Raises StageError where the file cannot be written, InputError for a strange row.
     """
 
@@ -141,6 +155,8 @@ class JsonLines:
         ours: Callable[[Any], bool] | None = None,
     ) -> None:
         self.path, self._what, self._sort_keys, self._read = path, what, sort_keys, read
+        if fresh and ours is not None:
+            self._refuse_strange(ours, remedy)
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | (os.O_TRUNC if fresh else 0)
         try:
             self._file = os.open(path, flags, 0o644)
@@ -157,6 +173,22 @@ class JsonLines:
         except BaseException:
             self.close()
             raise
+
+    def _refuse_strange(self, ours: Callable[[Any], bool], remedy: str) -> None:
+        """Raise InputError for a file with another first row than ours: it would be emptied. A torn one may be ours."""
+        try:
+            with self.path.open("rb") as lines:
+                first = lines.readline()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise self._cannot_write(error) from error
+        try:
+            known = ours(json.loads(first))
+        except ValueError:
+            known = first[:1] in b"{\0" and not first.endswith(b"\n")
+        if not known:
+            raise InputError(f"not a {self._what}", path=self.path, line=1, remedy=remedy)
 
     def _cannot_write(self, error: OSError) -> StageError:
         return StageError(f"{self.path}: cannot write the {self._what}: {error.strerror or error}")

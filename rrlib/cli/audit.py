@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -40,7 +41,7 @@ def register(app: typer.Typer) -> None:
         rows: list[dict[str, Any]] = []
         read: list[Parsed] = []
         chains: list[Compared] = []
-        for line, row in of_each_window(read_jsonl(log)):
+        for line, row in of_each_window(_checked(log, read_jsonl(log))):
             rows.append(row)
             text = row.get("text")
             if prompt is None and "verdict" in row:
@@ -78,6 +79,41 @@ def register(app: typer.Typer) -> None:
         typer.echo(f"  seconds that a window waited p50 {seconds[middle]:.3f}, p95 {seconds[late]:.3f}")
         for said in _lines(followed):
             typer.echo(f"  {said}")
+
+
+MOST_PASSAGES = 100_000
+"""Of a window; a row with more is damaged."""
+
+
+def _checked(log: Path, rows: Iterable[tuple[int, dict[str, Any]]]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows of a log. Raises InputError, with the line, for one whose fields are not of their kind."""
+    from rrlib.errors import InputError
+
+    def whole(value: Any) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool)
+
+    def amount(value: Any) -> bool:
+        return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+
+    def order(value: Any) -> bool:
+        return isinstance(value, list) and all(map(whole, value)) and sorted(value) == list(range(len(value)))
+
+    def words(value: Any) -> bool:
+        return isinstance(value, list) and all(isinstance(v, str) for v in value)
+
+    kinds: dict[str, tuple[Callable[[Any], bool], str]] = {
+        "order": (order, "a list of every number from 0 to n - 1, once"),
+        "repairs": (words, "a list of words"),
+        "tokens_out": (amount, "a number of 0 or more"),
+        "seconds": (amount, "a number of 0 or more"),
+        "num_passages": (lambda value: whole(value) and 0 < value <= MOST_PASSAGES, "a whole number of 1 or more"),
+    }
+    for line, row in rows:
+        for name, (right, wanted) in kinds.items():
+            if row.get(name) is not None and not right(row[name]):
+                remedy = f"{name} is {wanted}: mend or remove the line"
+                raise InputError(f"{name} is {row[name]!r:.60}", path=log, line=line, remedy=remedy)
+        yield line, row
 
 
 def _chain(row: Mapping[str, Any], line: int, read: Parsed) -> list[Compared]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -71,7 +72,7 @@ def plan(
 
     if (profile is None) == (not benchmark):
         raise InputError("give a profile or --benchmark, one of them")
-    if (gpus is not None and gpus < 1) or gpu_gb <= 0:
+    if (gpus is not None and gpus < 1) or not 0 < gpu_gb < math.inf:
         raise InputError(f"--gpus {gpus}, --gpu-gb {gpu_gb}", remedy="give at least one GPU with some memory")
     if benchmark:
         if trained_settings(model).get("style") in POINT_STYLES:

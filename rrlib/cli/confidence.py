@@ -30,11 +30,16 @@ def confidence(
     output: Annotated[Path, typer.Option(help="with --qrels the calibration (JSON), else what is said (JSONL)")],
     qrels: Annotated[Path | None, typer.Option(help="fit: judgements of the log's queries, for validation")] = None,
     calibration: Annotated[Path | None, typer.Option(help="apply: the file of a fit")] = None,
-    metric: Annotated[str, typer.Option(help="fit: what is expected of a query, a name of ir-measures")] = "nDCG@10",
-    keep: Annotated[float, typer.Option(help="apply: probability from which a passage is kept, 0 to 1")] = 0.5,
+    metric: Annotated[
+        str | None, typer.Option(help="fit: what is expected of a query, a name of ir-measures; default: nDCG@10")
+    ] = None,
+    keep: Annotated[
+        float | None, typer.Option(help="apply: probability from which a passage is kept, 0 to 1; default: 0.5")
+    ] = None,
     abstain_below: Annotated[
-        float, typer.Option(help="apply: queries of which less is expected are left unanswered, 0 to 1")
-    ] = 0.0,
+        float | None,
+        typer.Option(help="apply: queries of which less is expected are left unanswered, 0 to 1; default: 0"),
+    ] = None,
     run: Annotated[
         Path | None, typer.Option(help="apply: TREC run of what is kept; unanswered queries are not in it")
     ] = None,
@@ -49,13 +54,20 @@ def confidence(
     """
     from rrlib.disk import check_apart, check_output
     from rrlib.errors import InputError
+    from rrlib.evaluation.confidence import one_metric
     from rrlib.records import read_records
 
     if (qrels is None) == (calibration is None):
         raise InputError("give --qrels to fit or --calibration to apply, one of them")
-    for name, value in (("--keep", keep), ("--abstain-below", abstain_below)):
-        if not 0.0 <= value <= 1.0:
-            raise InputError(f"{name} {value}", remedy="give a number between 0 and 1")
+    to_fit, to_apply = {"--metric": metric}, {"--run": run, "--keep": keep, "--abstain-below": abstain_below}
+    for name, value in (to_apply if qrels is not None else to_fit).items():
+        if value is not None:
+            other = "--calibration" if qrels is not None else "--qrels"
+            raise InputError(f"{name} goes with {other}: here it does nothing", remedy="leave it out")
+    for name, share in (("--keep", keep), ("--abstain-below", abstain_below)):
+        if share is not None and not 0.0 <= share <= 1.0:
+            raise InputError(f"{name} {share}", remedy="give a number between 0 and 1")
+    one_metric(metric or "nDCG@10")
     check_apart({"LOG": log, "--qrels": qrels, "--calibration": calibration}, {"--output": output, "--run": run})
     for path, what in ((output, "output"), (run, "run")):
         if path is not None:
@@ -64,9 +76,9 @@ def confidence(
     if len({record.collection for record in records}) > 1:
         raise InputError("the log holds several collections", path=log, remedy="give a log of one")
     if qrels is not None:
-        _fit(records, qrels, metric, output)
+        _fit(records, qrels, metric or "nDCG@10", output)
     elif calibration is not None:
-        _apply(records, calibration, output, run, keep, abstain_below)
+        _apply(records, calibration, output, run, 0.5 if keep is None else keep, abstain_below or 0.0)
 
 
 def _fit(records: Sequence[WindowRecord], qrels: Path, metric: str, output: Path) -> None:

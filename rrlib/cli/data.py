@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -40,8 +40,8 @@ def prepare(
     depth: Annotated[int, typer.Option(help="candidates a query; 0 = as the recipe says", min=0)] = 0,
     qrels: Annotated[Path | None, typer.Option(help="msmarco: qrels")] = None,
     triples: Annotated[Path | None, typer.Option(help="msmarco: id triples, in place of qrels")] = None,
-    split: Annotated[str, typer.Option(help="beir: which split")] = "train",
-    limit: Annotated[int | None, typer.Option(help="queries at most")] = None,
+    split: Annotated[str | None, typer.Option(help="beir: which split; default: train")] = None,
+    limit: Annotated[int | None, typer.Option(help="queries at most", min=1)] = None,
 ) -> None:
     """Read queries with gold answers from a real source, give them candidates, and write items for synthesize.
 
@@ -52,16 +52,25 @@ def prepare(
       rrlib data prepare math MATH/train items --domain math-theorem --theorems proofwiki.json
       rrlib data prepare msmarco queries.train.tsv items --qrels qrels.train.tsv --corpus collection.tsv
     """
-    from itertools import islice
+    from itertools import chain, islice
 
+    from rrlib.errors import InputError
     from rrlib.synthesis.sources.items import ItemFolder, write_items
 
+    _check_kind(kind, {
+        "--pages": pages, "--fetch": fetch, "--search": search, "--corpus": corpus, "--theorems": theorems,
+        "--encoder": encoder, "--qrels": qrels, "--triples": triples, "--split": split,
+    })  # fmt: skip
     notes: list[str] = []
-    queries = islice(_queries(kind, source, domain, qrels, triples, split, notes), limit)
+    queries = islice(_queries(kind, source, domain, qrels, triples, split or "train", notes), limit)
     options = (pages, fetch, search, search_results, search_key_env, search_header)
     items = _items(
         kind, queries, domain, options, corpus or _own_corpus(kind, source), theorems, encoder, depth, output
     )
+    if (first := next(items, None)) is None:  # before what is there is replaced
+        remedy = "; ".join(notes) or "look whether the source has queries with answers"
+        raise InputError("no items came of it", path=source, remedy=remedy)
+    items = chain([first], items)
     written = write_items(output, items, name=domain or kind, data_kind="real", source=source.name, loader=kind)
     for note in notes:
         typer.echo(note, err=True)
@@ -119,7 +128,9 @@ def export_command(
     examples: Annotated[Path, typer.Argument(help="examples.jsonl")],
     output: Annotated[Path, typer.Argument(help="file, or for `released` a folder")],
     form: Annotated[str, typer.Option("--format", help="jsonl, parquet, or released (a folder)")] = "parquet",
-    style: Annotated[str, typer.Option(help="released: prompt style of sft.json and rl.jsonl")] = "reasonrank",
+    style: Annotated[
+        str | None, typer.Option(help="released: prompt style of sft.json and rl.jsonl; default: reasonrank")
+    ] = None,
 ) -> None:
     """Write examples in another format.
 
@@ -127,9 +138,15 @@ def export_command(
     Example:
       rrlib data export out/examples.jsonl released-data --format released
     """
-    from rrlib.synthesis.export import export, stream_examples
+    from rrlib.disk import check_apart
+    from rrlib.errors import InputError
+    from rrlib.synthesis.export import RELEASED, export, stream_examples
 
-    options = {"style": style} if form == "released" else {}
+    if style is not None and form != "released":
+        raise InputError(f"--style does nothing with --format {form}", remedy="it is for --format released")
+    names = [output / name for name in RELEASED] if form == "released" else [output]
+    check_apart({"EXAMPLES": examples}, {f"OUTPUT ({path.name})": path for path in names})
+    options = {"style": style or "reasonrank"} if form == "released" else {}
     typer.echo(f"wrote {export(stream_examples(examples), output, form, **options)}")
 
 
@@ -194,6 +211,19 @@ def _queries(
     raise InputError(f"unknown source {kind!r}", remedy=f"one of {', '.join(SOURCES)}")
 
 
+def _check_kind(kind: str, given: Mapping[str, Any]) -> None:
+    """Refuse options that do nothing for this kind of source."""
+    from rrlib.errors import InputError
+
+    retrieved = tuple(name for name in SOURCES if name != "stackexchange")
+    of: dict[str, tuple[str, ...]] = {"--qrels": ("msmarco",), "--triples": ("msmarco",), "--split": ("beir",)}
+    of |= {flag: ("stackexchange",) for flag in ("--pages", "--fetch", "--search")}
+    of |= {flag: retrieved for flag in ("--corpus", "--theorems", "--encoder")}
+    for flag, value in given.items():
+        if value and kind in SOURCES and kind not in of[flag]:
+            raise InputError(f"{flag} does nothing for {kind}", remedy=f"it is for {', '.join(of[flag])}: leave it out")
+
+
 def _own_corpus(kind: str, source: Path) -> Path | None:
     """Where a source brings its own passages."""
     return source if kind == "beir" else source / "documents" if kind == "bright" and source.is_dir() else None
@@ -210,7 +240,7 @@ def _items(
     depth: int,
     output: Path,
 ) -> Iterator[Any]:
-    from rrlib.errors import InputError
+    from rrlib.errors import InputError, MissingFileError
     from rrlib.resources import load_callable
     from rrlib.retrieval import Bm25, Dense
     from rrlib.synthesis.domains import recipe_for
@@ -224,6 +254,8 @@ def _items(
         path, fetch, search, results, key_env, header = options
         if path is None and not fetch:
             raise InputError("no pages: give --pages FILE, or --fetch", remedy="see rrlib data prepare --help")
+        if path is not None and not fetch and not path.is_file():
+            raise MissingFileError("no such file of pages", path=path, remedy="check the path, or --fetch them into it")
         with StoreLock(output):
             pages = PageFile(path or output / "pages.jsonl", fetch)
             web = JsonSearch(search, results, header=header, key_env=key_env, pages=pages) if search else None

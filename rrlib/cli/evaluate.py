@@ -68,9 +68,10 @@ def evaluate(
     notes: list[str] = []
     judged = read_qrels(qrels, notes)
     without = {} if excluded is None else read_excluded(excluded, notes)
-    values = _values(run, judged, without, metrics, relevance_level, notes)
+    held: dict[Path, set[str]] = {}
+    values = _values(run, judged, without, metrics, relevance_level, notes, held)
     if only_retrieved:
-        values = _held_by_all(run, values, notes)
+        values = _held_by_all(run, values, held, notes)
     rows = compare_values(values, seed=seed, resamples=resamples)
     for note in notes:
         typer.echo(f"note: {note}", err=True)
@@ -87,9 +88,11 @@ def _values(
     metrics: str,
     relevance_level: int | None,
     notes: list[str],
+    held: dict[Path, set[str]],
 ) -> list[tuple[str, dict[str, dict[str, float]]]]:
     """(path, metric -> query -> value) of each run. A plain file is read query by query; any other, one that needs a
-    message and one with documents to remove are read as a whole."""
+    message and one with documents to remove are read as a whole. held: gets the queries of the latter: a pipe cannot be
+    read again."""
     from rrlib.evaluation.metrics import check_judged, per_query, per_query_of_file
     from rrlib.formats import read_run, without_excluded
 
@@ -98,7 +101,9 @@ def _values(
         said: list[str] = []
         values = None if excluded else per_query_of_file(judged, path, metrics, relevance_level, said)
         if values is None:
-            hits, removed = without_excluded(read_run(path, notes), excluded)
+            hits = read_run(path, notes)
+            held[path] = set(hits)
+            hits, removed = without_excluded(hits, excluded)
             if removed:
                 notes.append(f"{path}: {removed} excluded documents removed")
             check_judged(judged, hits, path)
@@ -110,13 +115,19 @@ def _values(
 
 
 def _held_by_all(
-    paths: Sequence[Path], values: list[tuple[str, dict[str, dict[str, float]]]], notes: list[str]
+    paths: Sequence[Path],
+    values: list[tuple[str, dict[str, dict[str, float]]]],
+    known: Mapping[Path, set[str]],
+    notes: list[str],
 ) -> list[tuple[str, dict[str, dict[str, float]]]]:
-    """The values of the judged queries that all runs hold. Raises InputError where there is none."""
+    """The values of the judged queries that all runs hold. known: the queries of runs, where they are known.
+
+    Raises InputError where there is none.
+    """
     from rrlib.errors import InputError
     from rrlib.formats import read_run
 
-    held = set.intersection(*(set(read_run(path)) for path in paths))
+    held = set.intersection(*(known[path] if path in known else set(read_run(path)) for path in paths))
     cut = [
         (
             name,

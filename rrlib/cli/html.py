@@ -30,6 +30,11 @@ def register(app: typer.Typer) -> None:
 
         if [bool(run), bool(notebooks), api].count(True) != 1:
             raise InputError("give notebooks, --run NAME or --api", remedy="rrlib html --help has an example of each")
+        names: dict[str, Path] = {}
+        for notebook in notebooks or ():
+            if (other := names.setdefault(notebook.stem, notebook)) is not notebook:
+                remedy = "write them into two folders, with --output"
+                raise InputError(f"{other} and {notebook} would be one page, {notebook.stem}.html", remedy=remedy)
         if api:
             typer.echo(f"{len(build_reference(output))} pages, from {output / 'index.html'}")
         if run:

@@ -98,7 +98,9 @@ def rerank(
     concurrency: Annotated[
         int | None, typer.Option(help="openai: calls in flight, over all servers; default: found while it works")
     ] = None,
-    api_key_env: Annotated[str, typer.Option(help="openai: environment variable with the key")] = "OPENAI_API_KEY",
+    api_key_env: Annotated[
+        str | None, typer.Option(help="openai: environment variable with the key; default: OPENAI_API_KEY")
+    ] = None,
     provider: Annotated[
         list[str] | None,
         typer.Option(
@@ -106,8 +108,10 @@ def rerank(
             "query.NAME=VALUE, header.NAME=VALUE, body.NAME=JSON; a value may be ${VARIABLE}; repeatable"
         ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="transformers, numpy: rows a batch")] = 16,
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16")] = "auto",
+    batch_size: Annotated[int | None, typer.Option(help="transformers, numpy: rows a batch; default: 16")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="transformers, vllm: auto (default), float32, bfloat16 or float16")
+    ] = None,
     max_model_len: Annotated[int | None, typer.Option(help="vllm: prompt and answer, tokens")] = None,
     engine_option: Annotated[
         list[str] | None,
@@ -169,8 +173,14 @@ def rerank(
     inputs |= {"--excluded": excluded, "--responses": responses}
     check_apart(inputs, {"--output": None if standard else output, "--log": log_path})
     more = more_options(engine, engine_option or [])
-    if requests is not None and excluded is not None:
-        raise InputError("--excluded does nothing with --requests", remedy="leave such candidates out of the requests")
+    given = {
+        "responses": responses, "base_url": base_url or None, "tokenizer": tokenizer, "concurrency": concurrency,
+        "batch_size": batch_size, "dtype": dtype, "max_model_len": max_model_len, "api_key_env": api_key_env,
+        "provider": provider or None,
+    }  # fmt: skip
+    options = _engine_options(engine, {name: value for name, value in given.items() if value is not None}) | more
+    if requests is not None:
+        _check_requests(requests, rewritten is not None, queries, corpus, excluded)
     if engine in ("transformers", "vllm", "numpy") and model:
         _check_model(model)
     if requests is not None:
@@ -178,19 +188,6 @@ def rerank(
     else:
         assert run is not None
         candidates = _candidates(run, queries, corpus, excluded, replay, depth, notes)
-    options = _engine_options(
-        engine,
-        responses=responses,
-        base_url=base_url,
-        tokenizer=tokenizer,
-        concurrency=concurrency,
-        batch_size=batch_size,
-        dtype=dtype,
-        max_model_len=max_model_len,
-        api_key_env=api_key_env,
-        provider=provider or [],
-    )
-    options |= more
     if not replay and not model:
         raise InputError("--model is missing", remedy="name a folder or a hub name")
     reranker = Reranker(
@@ -275,21 +272,43 @@ def _check_model(model: str) -> None:
         raise MissingFileError("no such model", path=model, remedy="name a folder with config.json and weights")
 
 
-def _engine_options(engine: str, **given: Any) -> dict[str, Any]:
+def _check_requests(
+    requests: Path, read_again: bool, queries: Path | None, corpus: Path | None, excluded: Path | None
+) -> None:
+    """Refuse what does nothing beside requests, and a pipe of requests that are read again to be written anew."""
+    from rrlib.errors import InputError
+
+    for flag, path in (("--queries", queries), ("--corpus", corpus), ("--excluded", excluded)):
+        if path is not None:
+            remedy = "leave such candidates out of the requests" if flag == "--excluded" else "leave it out"
+            raise InputError(f"{flag} does nothing with --requests", remedy=remedy)
+    if read_again and requests.exists() and not (requests.is_file() or requests.is_dir()):
+        remedy = "save the requests in a file: they are read again to be written in their new order"
+        raise InputError("--requests is a pipe", path=requests, remedy=remedy)
+
+
+def _engine_options(engine: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The engine's options of those flags that were given. Raises InputError for one that means nothing to it."""
+    from rrlib.engines import check_engine_options
     from rrlib.engines.flags import FLAGS
     from rrlib.errors import InputError
 
-    if engine == "replay":
-        if given["responses"] is None:
-            raise InputError("--responses is missing", remedy="name the file of recorded responses")
-        return {"responses": given["responses"]}
-    if engine == "openai":
-        if not given["base_url"]:
-            raise InputError("--base-url is missing", remedy="write --base-url http://host:port/v1")
+    for name in given:
+        if name not in FLAGS.get(engine, ()):
+            engines = " or ".join(other for other, names in FLAGS.items() if name in names)
+            flag = "--" + name.replace("_", "-")
+            raise InputError(f"{flag} does nothing with --engine {engine}", remedy=f"it is for {engines}: leave it out")
+    if engine == "replay" and "responses" not in given:
+        raise InputError("--responses is missing", remedy="name the file of recorded responses")
+    if engine == "openai" and "base_url" not in given:
+        raise InputError("--base-url is missing", remedy="write --base-url http://host:port/v1")
+    options = dict(given)
+    if "provider" in options:
         from rrlib.engines.provider import Provider
 
-        given = given | {"provider": Provider.parse(given["provider"])}
-    return {name: given[name] for name in FLAGS.get(engine, ())}
+        options["provider"] = Provider.parse(options["provider"])
+    check_engine_options(engine, options)
+    return options
 
 
 @contextmanager

@@ -113,6 +113,9 @@ def serve(
     check_engine_options(engine, options)  # now: the engine itself is made while the server already listens
     options |= more
     decoding = Decoding(max_new_tokens, temperature)
+    if engine == "numpy" and temperature > 0:  # now: the engine says so at the first request
+        remedy = "leave --temperature out, or use another --engine"
+        raise InputError(f"the numpy engine is greedy, and --temperature is {temperature:g}", remedy=remedy)
 
     def make() -> Reranker:
         return Reranker(

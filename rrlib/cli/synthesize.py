@@ -69,8 +69,11 @@ def synthesize(
     from rrlib.errors import InputError
     from rrlib.plans.synthesis import plan
     from rrlib.resources import load_callable
+    from rrlib.synthesis.pipeline import check_asked
     from rrlib.synthesis.pipeline import synthesize as run
     from rrlib.synthesis.sources.items import Shard
+    from rrlib.synthesis.teacher.ledger import check_budget
+    from rrlib.synthesis.teacher.prices import price_of
     from rrlib.synthesis.teacher.progress import ProgressBar
 
     if bool(teacher) == bool(base_url):
@@ -88,6 +91,8 @@ def synthesize(
         "shard": Shard.parse(shard),
         "price": _price(model, price_in, price_out, prices),
     }
+    check_asked(style, alpha, concurrency, limit)
+    check_budget(budget, settings["price"] or price_of(model or teacher))
     items = open_source(source, split)
     if dry_run:
         typer.echo(plan(items, model or teacher, output, expect=expect, **settings).text())

@@ -179,9 +179,17 @@ def labels(vote: Votes, qrels: Qrels) -> list[bool]:
     return [grades.get(docid, 0) > 0 for docid in vote.places]
 
 
+def one_metric(metric: str) -> str:
+    """The name of a metric, as tables have it. Raises InputError for what is none, and for several."""
+    names = [str(measure) for measure in parse_metrics(metric)]
+    if len(names) > 1:
+        raise InputError(f"{len(names)} metrics: {', '.join(names)}", remedy="name one: it is what a query is to reach")
+    return names[0]
+
+
 def values_of(votes: Sequence[Votes], qrels: Qrels, metric: str) -> dict[str, float]:
     """The metric of each query's list, all of which are judged."""
-    name = str(parse_metrics(metric)[0])
+    name = one_metric(metric)
     run = ranking_to_run({vote.qid: list(vote.places) for vote in votes})
     return per_query({vote.qid: qrels[vote.qid] for vote in votes}, run, [name])[name]
 

@@ -8,7 +8,7 @@ the corpus record or a plain string. RankGPT's form is read as well: `{"query": 
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -200,12 +200,24 @@ def write_reranked(path: str | Path, source: str | Path, rankings: Mapping[str, 
     ties; the score before is `retrieval_score`. Raises InputError for a source that is no request file, or has another
     query or document than the rankings.
     """
-    return write_jsonl(path, (_reranked(row, rankings, source, line) for line, row in read_jsonl(source)))
+
+    def rows() -> Iterator[dict[str, Any]]:
+        met: set[str] = set()
+        for line, row in read_jsonl(source):
+            qid, written = _reranked(row, rankings, source, line)
+            met.add(qid)
+            yield written
+        if missing := [qid for qid in rankings if qid not in met]:
+            message = f"{len(missing)} of {len(rankings)} queries that were ranked are not in it: {few(missing)}"
+            raise InputError(message, path=source, remedy="give the rankings of this very file, and no pipe")
+
+    return write_jsonl(path, rows())
 
 
 def _reranked(
     row: dict[str, Any], rankings: Mapping[str, Sequence[str]], path: str | Path, line: int
-) -> dict[str, Any]:
+) -> tuple[str, dict[str, Any]]:
+    """The query id of a request, and the request in its new order."""
     row = _as_rank_llm(row)
     qid = _request(row, "", path, line).query.qid
     candidates = {as_id(candidate["docid"], "a document id", path, line): candidate for candidate in row["candidates"]}
@@ -219,4 +231,4 @@ def _reranked(
         before = {} if candidate.get("score") is None else {"retrieval_score": candidate["score"]}
         doc = {"text": candidate["doc"]} if isinstance(candidate["doc"], str) else candidate["doc"]
         ranked.append({**candidate, "doc": doc, **before, "score": float(len(order) - rank + 1)})
-    return {**row, "candidates": ranked}
+    return qid, {**row, "candidates": ranked}

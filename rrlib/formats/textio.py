@@ -225,6 +225,8 @@ def write_lines(path: str | Path, lines: Iterable[str]) -> Path:
                     _write_all(packed.write, lines)
             else:
                 _write_all(raw.write, lines)
+    except InputError:  # of where the lines come from; a missing file is an OSError too
+        raise
     except OSError as error:
         raise InputError(f"cannot be written: {error.strerror or error}", path=target) from None
     return target

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rrlib.disk import read_json
 from rrlib.errors import InputError
 from rrlib.formats import write_jsonl, write_lines, write_qrels, write_scored_run
 from rrlib.miniature.world import Cue, Domain, Topic, World, load_world
@@ -219,9 +220,10 @@ def build(
     Files: corpus.jsonl, queries.jsonl, qrels/ (binary, judged over the pool), graded/ (2 concept, 1 rival, 0),
     runs/ (bm25s; train.hard.trec where `hard` is set), SOURCE.json (written last). Those of an older collection are
     removed before the first is written; other files stay. Raises InputError, and touches nothing, for sizes that the
-    world cannot give.
+    world cannot give, and for a folder with files in which no world was built.
     """
     root = Path(folder)
+    _check_ours(root)
     world = choose_domains(load_world(), domains)
     passages = make_corpus(world, seed, topics_per_evidence)
     if not 3 <= pool <= len(passages):
@@ -267,8 +269,21 @@ def build(
         source["relevant"] = list(relevant)
     if hard:
         source["hard"] = hard
-    write_lines(root / "SOURCE.json", [json.dumps(source, indent=1)])
+    write_lines(root / UNFINISHED, [json.dumps(source, indent=1)]).replace(root / "SOURCE.json")
     return root
+
+
+UNFINISHED = ".building"
+"""A file of a folder in which a world is being built, or was when that was broken off: it may be built there again."""
+
+
+def _check_ours(root: Path) -> None:
+    """Raise InputError for a folder with files that no world was built in."""
+    if not root.is_dir() or not any(root.iterdir()) or (root / UNFINISHED).is_file():
+        return
+    source = read_json(root / "SOURCE.json")
+    if not (isinstance(source, dict) and "world_sha256" in source):
+        raise InputError("this folder holds other files", path=root, remedy="name a new or an empty folder")
 
 
 def _check_relevant(relevant: Sequence[int] | None, pool: int) -> None:
@@ -279,6 +294,7 @@ def _check_relevant(relevant: Sequence[int] | None, pool: int) -> None:
 
 def _clear(root: Path) -> None:
     """Remove what `build` writes, SOURCE.json first: a folder that has one is whole."""
+    write_lines(root / UNFINISHED, [])
     of_splits = [name.format(split) for name in ("qrels/{}.tsv", "graded/{}.tsv", "runs/{}.trec") for split in SPLITS]
     for name in ("SOURCE.json", "corpus.jsonl", "queries.jsonl", *of_splits, "runs/train.hard.trec"):
         if (root / name).is_file():

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rrlib.disk import check_output
 from rrlib.errors import InputError
 from rrlib.miniature.model import new_model, save_checkpoint
 from rrlib.miniature.skills import SKILLS, Practice, Row
@@ -205,6 +206,7 @@ def pretrain(
     settings = settings or PretrainSettings()
     if settings.steps < 1 or set(settings.weights) != set(SKILLS):
         raise InputError("pretraining needs at least one step and a weight for each skill", remedy=", ".join(SKILLS))
+    check_folder(output)
     world = load_world()
     tokenizer = train_tokenizer(world)
     practice = Practice(world, tokenizer, settings.seed)
@@ -271,10 +273,18 @@ def pretrain_all(
     report: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """Run the parts of a recipe one after the other; the record of the last one is returned."""
+    check_folder(output)
     record: dict[str, Any] = {}
     for part, settings in enumerate(recipe):
         record = pretrain(output, settings, report, begin=output if part else None)
     return record
+
+
+def check_folder(output: str | Path) -> None:
+    """Raise InputError where no checkpoint could be written in the end, before anything is trained."""
+    if Path(output).exists() and not Path(output).is_dir():
+        raise InputError("this is a file, and a checkpoint is a folder", path=output, remedy="name a new folder")
+    check_output(Path(output) / RECORD, "checkpoint")
 
 
 def _schedule(step: int, settings: PretrainSettings) -> float:

@@ -8,6 +8,7 @@ take.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -79,8 +80,11 @@ def paper_plan(
     in the prompt twice). queries: only the first so many of each (0 = all). gpu_gb: memory of one GPU, of which
     memory_share may be used. seconds_query: GPU-seconds a query; 0 is the paper's, of a 7B model on 4 x A800 and nine
     windows, times the model's parameters over those of that model, and in proportion to the windows.
-    Raises InputError for an unknown model, benchmarks of unknown size, or a model that does not fit.
+    Raises InputError for an unknown model, benchmarks of unknown size, a GPU without memory, or a model that does not
+    fit.
     """
+    if not 0 < gpu_gb < math.inf:
+        raise InputError(f"a GPU of {gpu_gb} GB", remedy="give the memory of one GPU in GB, above 0")
     shape, rows, bound, tokens_in = shape_of(model), list[dict[str, Any]](), 0, 0
     for spec, lengths in map(_spec_of, expand(list(benchmarks))) if benchmarks else [(ONE_QUERY, ())]:
         row, size = _windows(spec, lengths, window, stride, depth, queries)

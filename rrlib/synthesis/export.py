@@ -12,15 +12,18 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from rrlib.disk import check_apart
 from rrlib.errors import InputError
 from rrlib.formats import example_from_json, example_to_json, read_jsonl, write_jsonl, write_lines
 from rrlib.prompts import PromptBuilder, format_ranking, format_response
 from rrlib.synthesis.filter import ALPHA, check_alpha, check_cut, keeps, self_consistency
-from rrlib.synthesis.results import Results, SynthesisResult, Tally, write_summary
-from rrlib.synthesis.sources.released import ALL, read_released
+from rrlib.synthesis.results import RESULTS, SUMMARY, Results, SynthesisResult, Tally, write_summary
+from rrlib.synthesis.sources.released import ALL, SOURCE, read_released
 from rrlib.types import RankingExample
 
 FORMATS = ("jsonl", "parquet", "released")
+RELEASED = (ALL, "sft.json", "rl.jsonl")
+"""Files of the released form, beside the folders of texts."""
 
 
 def stream_examples(path: str | Path) -> Iterator[RankingExample]:
@@ -72,6 +75,7 @@ def export(examples: Iterable[RankingExample], target: str | Path, form: str = "
 def write_released(examples: Iterable[RankingExample], folder: str | Path, style: str = "reasonrank") -> Path:
     """The authors' layout: training_data_all.jsonl with id_query/ and id_doc/, and beside it sft.json and rl.jsonl.
 
+    Every row also says whose it is: teacher, teacher_kind, data_kind and licence, `unknown` where the example does not.
     style: of the prompts in sft.json and rl.jsonl. Raises InputError when one document id has two texts in a domain.
     """
     root, builder = Path(folder), PromptBuilder(None, style)
@@ -94,10 +98,14 @@ def write_released(examples: Iterable[RankingExample], folder: str | Path, style
             "relevant_docids": [i for i, label in zip(ids, example.relevance, strict=True) if label > 0],
         }
         system, user = builder.messages(example.query.text, example.passages)
-        row = {"dataset": domain, "qid": example.query.qid, **lists}
+        # A reader of released data takes it for the authors' own where a row does not say what it is.
+        source = {key: str(example.meta.get(key) or "unknown") for key in SOURCE}
+        row = {"dataset": domain, "qid": example.query.qid, **lists, **source}
         all_rows.append({**row, "reasoning": example.reasoning})
         answer = format_response(example.reasoning, example.gold, style)
-        sft.append({"instruction": user["content"], "input": "", "output": answer, "system": system["content"]})
+        sft.append(
+            {"instruction": user["content"], "input": "", "output": answer, "system": system["content"], **source}
+        )
         truth = {"style": "rule", "ground_truth": format_ranking(example.gold)}
         rl.append({"data_source": domain, "prompt": [system, user], "reward_model": truth, **row})
     if not all_rows:
@@ -117,11 +125,16 @@ def import_examples(
     """Released data (or our own, from elsewhere) into the files that a run of the teacher leaves; nothing is asked.
 
     Lists with pointwise labels pass the filter with alpha; those without pass as they are. limit: at most so many.
-    Raises InputError for data in no known format, or where nothing can be used.
+    Raises InputError for data in no known format, where nothing can be used, where the results would take the place of
+    the data, and for a folder in which a teacher was asked.
     """
     check_alpha(alpha)
     check_cut(k)
     out, notes, tally = Path(out_dir), list[str](), Tally()
+    results = {f"OUTPUT/{name}": out / name for name in (*RESULTS, *SUMMARY)}
+    check_apart({"SOURCE": Path(path)}, results, outside=True)
+    if any((out / name).exists() for name in ("store.json", "calls.jsonl")):
+        raise InputError("this folder holds a teacher's answers", path=out, remedy="name a folder of its own")
     out.mkdir(parents=True, exist_ok=True)
     kinds: Counter[str] = Counter()
     with Results(out) as results:

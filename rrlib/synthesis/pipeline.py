@@ -24,7 +24,7 @@ from rrlib.disk import check_output
 from rrlib.engines.base import Decoding
 from rrlib.errors import InputError
 from rrlib.formats import Collection
-from rrlib.prompts import get_style
+from rrlib.prompts import WINDOW_STYLES, get_style
 from rrlib.synthesis import prompts
 from rrlib.synthesis.assemble import Mix
 from rrlib.synthesis.fates import Fate
@@ -98,14 +98,8 @@ def synthesize(
     other settings, EngineError when the teacher keeps failing, BudgetError (after finishing what there is) when the
     money is up. Whatever is raised, calls in flight are waited for, and stored answers stay stored.
     """
-    get_style(style)
-    check_alpha(alpha)
-    check_cut(k)
+    check_asked(style, alpha, concurrency, limit, k)
     flow = Flow(Mix(window, max_positives, hard_negatives), seed, depth, domains or {})
-    if concurrency < 1:
-        raise InputError(f"concurrency is {concurrency}", remedy="ask at least one call at a time")
-    if limit is not None and limit < 1:
-        raise InputError(f"limit is {limit}", remedy="give the number of queries, or leave it out for all")
     if isinstance(source, Collection):
         source, limit = CollectionSource(source, split, seed, limit, depth), None  # of queries, not of their windows
     out, shard, decoding = Path(out_dir), shard or Shard(), decoding or Decoding(temperature=0.6)
@@ -135,6 +129,20 @@ def synthesize(
                 f"{result.examples} -> raise the budget and run the same again to go on"
             ) from None
         return finish(job, out, stored)
+
+
+def check_asked(style: str, alpha: float, concurrency: int, limit: int | None, k: int = 10) -> None:
+    """Raise InputError for parameters of `synthesize` that would spoil every example after it was paid for, or fail."""
+    get_style(style)
+    if style not in WINDOW_STYLES:
+        remedy = f"use one of {', '.join(WINDOW_STYLES)}"
+        raise InputError(f"the style {style!r} judges one passage, and an example is a list", remedy=remedy)
+    check_alpha(alpha)
+    check_cut(k)
+    if concurrency < 1:
+        raise InputError(f"concurrency is {concurrency}", remedy="ask at least one call at a time")
+    if limit is not None and limit < 1:
+        raise InputError(f"limit is {limit}", remedy="give the number of queries, or leave it out for all")
 
 
 def _header(source: Source, flow: Flow, client: Any, decoding: Decoding, shard: Shard) -> dict[str, Any]:

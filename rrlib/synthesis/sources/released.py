@@ -27,6 +27,7 @@ from rrlib.types import Passage, Query, RankingExample
 
 ALL = "training_data_all.jsonl"
 SOURCE = {"teacher": "DeepSeek-R1", "teacher_kind": "real", "data_kind": "real", "licence": "MIT"}
+"""What the authors' data is. Rows that say it themselves (rrlib.synthesis.export writes such) are what they say."""
 _LIST = re.compile(r"\[(\d+)\]")
 
 
@@ -141,7 +142,7 @@ def _from_13k(row: Mapping[str, Any], line: int, path: Path, queries: Texts, doc
     if not dataset or not qid:
         raise InputError("`dataset` or `qid` is missing", path=path, line=line, remedy="fetch the file again")
     passages = tuple(Passage(docid, docs.get(dataset, docid)) for docid in initial)
-    meta = {"domain": dataset, "collection": "reasonrank_data_13k", "labels": "teacher", **SOURCE}
+    meta = {"domain": dataset, "collection": "reasonrank_data_13k", "labels": "teacher", **_said(row)}
     return RankingExample(
         Query(f"{dataset}-{qid}", queries.get(dataset, qid)),
         passages,
@@ -150,6 +151,11 @@ def _from_13k(row: Mapping[str, Any], line: int, path: Path, queries: Texts, doc
         str(row.get("reasoning") or "").strip(),
         meta,
     )
+
+
+def _said(row: Mapping[str, Any]) -> dict[str, str]:
+    """What a row says it is, else what the authors' data is."""
+    return {key: str(row.get(key) or value) for key, value in SOURCE.items()}
 
 
 def _ids(row: Mapping[str, Any], key: str, path: Path, line: int) -> list[str]:
@@ -211,7 +217,7 @@ def _from_sft(row: Mapping[str, Any], line: int) -> RankingExample:
     if read.order is None:
         raise _Unusable(f"the output is no ranking ({read.why})")
     reasoning = output.partition("</think>")[0].partition("<think>")[2].strip()
-    meta = {"domain": "", "collection": "reasonrank_data_sft", "labels": "none", **SOURCE}
+    meta = {"domain": "", "collection": "reasonrank_data_sft", "labels": "none", **_said(row)}
     passages = tuple(Passage(f"sft-{line}#{i}", text) for i, text in enumerate(texts, 1))
     return RankingExample(Query(f"sft-{line}", query), passages, (0,) * len(texts), read.order, reasoning, meta)
 
@@ -246,7 +252,7 @@ def _from_rl(row: Mapping[str, Any], line: int) -> RankingExample:
         "domain": str(find("dataset") or row.get("data_source") or ""),
         "collection": "reasonrank_data_rl",
         "labels": "none" if relevant is None else "teacher",
-        **SOURCE,
+        **_said(row),
     }
     passages = tuple(Passage(docid, text) for docid, text in zip(docids, texts, strict=True))
     labels = _labels(docids, [str(docid) for docid in relevant if docid is not None] if relevant is not None else [])

@@ -10,6 +10,7 @@ what calls in flight may still cost at most, so it cannot be overrun.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,17 @@ MOST_BYTES_PER_TOKEN = 2.0
 
 class BudgetError(EngineError):
     """The next call could overrun the budget. Everything that was answered is in the store."""
+
+
+def check_budget(budget: float | None, price: Price | None) -> None:
+    """Raise InputError for a budget that is no sum of dollars, and for one where no price is known."""
+    if budget is not None and not 0 <= budget < math.inf:
+        raise InputError(f"a budget of {budget}", remedy="give dollars, 0 or more")
+    if budget is not None and price is None:
+        raise InputError(
+            "a budget, and no price of this model is known",
+            remedy="give its price in dollars a million tokens (--price-in and --price-out, or --prices FILE)",
+        )
 
 
 @dataclass
@@ -50,13 +62,7 @@ class Ledger:
     """The books of one store. Open it under the store's lock, and call `recover` when the stores are open."""
 
     def __init__(self, path: Path, price: Price | None = None, budget: float | None = None) -> None:
-        if budget is not None and budget < 0:
-            raise InputError(f"a budget of {budget}", remedy="give dollars, 0 or more")
-        if budget is not None and price is None:
-            raise InputError(
-                "a budget, and no price of this model is known",
-                remedy="give its price in dollars a million tokens (--price-in and --price-out, or --prices FILE)",
-            )
+        check_budget(budget, price)
         self.price, self.budget = price, budget
         nothing = 0.0 if price is not None else None
         self.account = Account(usd=nothing, possible_usd=nothing)
