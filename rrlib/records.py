@@ -25,17 +25,24 @@ Key = tuple[str, str, int, tuple[int, ...], int]
 """Where a window belongs: (collection, qid, pass, positions in the candidates, sample), all numbers 0-based."""
 
 
+WIDEST = 100_000
+"""Places of a window, at most: more are a slip in a file, and would fill the memory."""
+
+
 def record_key(row: Mapping[str, Any]) -> Key:
     """The key of a row of a log or a replay file. Raises KeyError, TypeError or ValueError."""
-    if row.get("positions") is not None:
-        positions = tuple(int(p) for p in row["positions"])
-    else:
-        start, end = row["start"], row["end"]
-        if not (isinstance(start, int) and isinstance(end, int) and 0 <= start < end):
-            raise ValueError(f"start {start!r} and end {end!r} are not a window")
-        positions = tuple(range(start, end))
-    collection, pass_no, sample = row.get("collection") or "", row.get("pass") or 0, row.get("sample") or 0
-    return str(collection), str(row["qid"]), int(pass_no), positions, int(sample)
+    try:
+        if row.get("positions") is not None:
+            positions = tuple(int(p) for p in row["positions"])
+        else:
+            start, end = row["start"], row["end"]
+            if not (isinstance(start, int) and isinstance(end, int) and 0 <= start < end <= start + WIDEST):
+                raise ValueError(f"start {start!r} and end {end!r} are not a window of 1 to {WIDEST:,} places")
+            positions = tuple(range(start, end))
+        collection, pass_no, sample = row.get("collection") or "", row.get("pass") or 0, row.get("sample") or 0
+        return str(collection), str(row["qid"]), int(pass_no), positions, int(sample)
+    except OverflowError as error:  # JSON may hold Infinity
+        raise ValueError(str(error)) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +248,7 @@ class RerankResult:
         return {qid: docs for (name, qid), docs in self.rankings.items() if name == collection}
 
 
-_REMEDY = "use another --log, or --fresh to begin anew"
+_REMEDY = "name another --log"
 
 
 def _is_row(row: Any) -> bool:

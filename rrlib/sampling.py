@@ -40,8 +40,8 @@ def check_sampling(samples: int, fuse: str, temperature: float | None = None, *,
 
     temperature: of the decoding; None where answers are recorded. varies: see `varies`.
     """
-    if samples < 1:
-        raise InputError(f"{samples} samples", remedy="give 1 or more")
+    if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
+        raise InputError(f"{samples!r} samples", remedy="give a whole number, 1 or more")
     if fuse not in set(Fusion):
         raise InputError(f"unknown fusion {fuse!r}", remedy=f"use one of {', '.join(Fusion)}")
     if samples > 1 and not varies:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from rrlib.engines.prefix import Sampling, _pick, answer_logprobs, decode, supports
+from rrlib.engines.prefix import Sampling, answer_logprobs, decode, pick, supports
 
 SIZES = {
     "vocab_size": 50,
@@ -117,7 +117,7 @@ def test_filters_keep_what_transformers_keeps(top_k, top_p):
     seen = [set() for _ in allowed]
     generator = torch.Generator().manual_seed(2)
     for _ in range(400):
-        for row, token in enumerate(_pick(scores, Sampling(1.0, top_p, top_k), generator).tolist()):
+        for row, token in enumerate(pick(scores, Sampling(1.0, top_p, top_k), generator).tolist()):
             seen[row].add(token)
     assert all(got <= may for got, may in zip(seen, allowed, strict=True))
     assert sum(map(len, seen)) >= 0.7 * sum(map(len, allowed))

@@ -52,6 +52,20 @@ def hint_of_path(base_url: str) -> str:
     return f" -> the address has no /v1: try {base_url.rstrip('/')}/v1"
 
 
+def hint_of_redirect(location: str, asked: str) -> str:
+    """What to do about an answer that sends elsewhere (keys are sent nowhere but where they were meant for): the base
+    URL that it names, without a user or a query. location: as the answer says it; asked: the address of the call."""
+    try:
+        parts = urllib.parse.urlsplit(urllib.parse.urljoin(asked, location.strip()))
+        host = parts.netloc.rpartition("@")[2]
+    except ValueError:
+        host = ""
+    if not location.strip() or not host or parts.scheme not in ("http", "https"):
+        return ", and does not say to where -> check the address"
+    there = _ENDPOINTS.sub("", f"{parts.scheme}://{host}{parts.path}")
+    return f" to {there} -> if that is the server you mean, give --base-url {there}"
+
+
 def hint_of_proxy(base_url: str) -> str:
     """That a proxy of the environment stands before this address; empty where none does. Its own address may hold a
     password, and is not shown."""

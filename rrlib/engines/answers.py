@@ -22,9 +22,14 @@ EXTRA_FIELD = "rrlib"
 
 _REASONING_KINDS = ("thinking", "reasoning", "thought", "summary")
 _REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")
-_CUT_OFF = ("max_tokens", "model_length", "max_output_tokens", "max_length", "length")
-_BROKEN_OFF = ("abort", "aborted", "cancelled", "canceled")
-"""How a server names, with 200, an answer that it gave up: vLLM what is in flight when it is stopped."""
+_CUT_OFF = (
+    "max_tokens", "model_length", "max_output_tokens", "max_length", "length", "model_context_window_exceeded",
+)  # fmt: skip
+_BROKEN_OFF = (
+    "abort", "aborted", "cancelled", "canceled", "error", "network_error", "insufficient_system_resource",
+)  # fmt: skip
+"""How a server names, with 200, an answer that it gave up: vLLM what is in flight when it is stopped, gateways what a
+provider behind them lost on the way."""
 _WRAPPINGS = ("response", "result", "data", "body", "output")
 
 
@@ -121,7 +126,7 @@ def read_reply(body: Mapping[str, Any]) -> Reply:
         reasoning = next((a or b for a, b in fields if a or b), "") or thought
     else:
         text, reasoning = read_content(choice.get("text") if message is None else message)
-    if choice.get("error") and not text:
+    if choice.get("error"):  # what text there is stops somewhere
         raise UnusableAnswer(f"an answer without choices: {choice['error']}")
     usage = body.get("usage")
     usage = usage if isinstance(usage, Mapping) else {}
@@ -173,7 +178,10 @@ def _count(value: Any) -> int:
 
 
 def read_choices(body: Mapping[str, Any], choices: Sequence[str]) -> Reply:
-    """The log-probabilities of the choices from the alternatives of the first generated token."""
+    """The log-probabilities of the choices from the alternatives of the first generated token.
+
+    Raises EngineError where there are none, or no choice is among them: then nothing is known of any.
+    """
     reply = read_reply(body)
     scored = body["choices"][0].get("logprobs") or {}
     rows = scored.get("top_logprobs")  # completions: a dict a token; chat: content[0].top_logprobs, a list
@@ -185,10 +193,30 @@ def read_choices(body: Mapping[str, Any], choices: Sequence[str]) -> Reply:
         alternatives = {str(row["token"]): float(row["logprob"]) for row in first if row.get("logprob") is not None}
     if not alternatives:
         raise EngineError("the server gave no log-probabilities: pointwise scores need a server that gives them")
+    ordered = sorted(alternatives.items(), key=lambda item: item[1])  # of two that are written alike the likelier stays
+    named = {re.sub(r"^[\u0120\u2581]", " ", token): value for token, value in ordered}  # a blank as tokenizers show it
+    found = _first_tokens(named, choices)
+    if not found:  # a blank more or less makes no other word
+        bare = {choice: choice.strip() for choice in choices}
+        of_bare = _first_tokens({token.strip(): value for token, value in named.items()}, list(bare.values()))
+        found = {choice: of_bare[word] for choice, word in bare.items() if word in of_bare}
+    if not found:
+        words, likeliest = (", ".join(map(repr, of)) for of in (choices, [token for token, _ in ordered[:-6:-1]]))
+        raise EngineError(
+            f"none of the words {words} is among the {len(alternatives)} likeliest tokens ({likeliest}, ...), so there "
+            "is no score -> use a prompt style whose words the model writes"
+        )
     floor = min(alternatives.values())
-    logprobs: dict[str, float] = {}
+    logprobs = {choice: found.get(choice, floor) for choice in choices}
+    return replace(reply, text="", finish_reason="stop", logprobs=logprobs)
+
+
+def _first_tokens(alternatives: Mapping[str, float], choices: Sequence[str]) -> dict[str, float]:
+    """Of each choice that one of these tokens begins, and no other choice with it: the longest such token's value."""
+    found: dict[str, float] = {}
     for choice in choices:
         others = [other for other in choices if other != choice]
         fits = [t for t in alternatives if t and choice.startswith(t) and not any(o.startswith(t) for o in others)]
-        logprobs[choice] = alternatives[max(fits, key=len)] if fits else floor
-    return replace(reply, text="", finish_reason="stop", logprobs=logprobs)
+        if fits:
+            found[choice] = alternatives[max(fits, key=len)]
+    return found

@@ -147,7 +147,11 @@ def _check_safetensors(file: Path, size: int) -> None:
 def _check_weights(folder: Path) -> None:
     index = next((p for p in sorted(folder.glob("*.index.json")) if "safetensors" in p.name or ".bin" in p.name), None)
     if index is not None:
-        parts = sorted(set((_json(index).get("weight_map") or {}).values()))
+        named = _json(index).get("weight_map") or {}
+        if not isinstance(named, dict) or not all(isinstance(name, str) for name in named.values()):
+            why = "`weight_map` does not say of each tensor the file that holds it"
+            raise InputError(why, path=index, remedy="fetch it again")
+        parts = sorted(set(named.values()))
         absent = [name for name in parts if not (folder / name).is_file()]
         if absent:
             what = f"{len(absent)} of {len(parts)} parts of the weights are not there, such as {absent[0]}"
@@ -170,6 +174,15 @@ def _check_needs(folder: Path, config: dict[str, Any]) -> None:
         if kind not in CONFIG_MAPPING:
             remedy = "name a model that transformers knows; code that comes with weights is never run here"
             raise InputError(f"the model {kind!r} needs code of its own", path=folder, remedy=remedy)
+
+
+def end_tokens(said: Any, path: Path) -> list[int]:
+    """The ids of an `eos_token_id`: one, several, or none. path: where it stands. Raises InputError for no ids."""
+    ends = [] if said is None else list(said) if isinstance(said, list | tuple) else [said]
+    if any(isinstance(end, bool) or not isinstance(end, int) for end in ends):
+        remedy = "write the token's id, or a list of ids"
+        raise InputError(f"`eos_token_id` is {said!r}, which is no token id", path=path, remedy=remedy)
+    return list(dict.fromkeys(ends))
 
 
 def cannot_load(what: str, model: str, error: Exception) -> InputError:

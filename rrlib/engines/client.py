@@ -9,18 +9,18 @@ is read from the environment (rrlib.engines.keys), and is cut out of every messa
 from __future__ import annotations
 
 import asyncio
-import email.utils
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from rrlib.engines.address import health_address, hint_of_path, hint_of_proxy, read_address
+from rrlib.engines.address import health_address, hint_of_path, hint_of_proxy, hint_of_redirect, read_address
 from rrlib.engines.answers import UnusableAnswer, WebPage, read_body, read_choices, read_reply
 from rrlib.engines.base import Decoding, Message, Reply
-from rrlib.engines.keys import Keys, is_secret_name
+from rrlib.engines.keys import Keys, hide_in_logs, is_secret_name
 from rrlib.engines.limits import Pace, TokenGauge, size_of
 from rrlib.engines.provider import Provider, remedy_for
+from rrlib.engines.retries import Patience, in_a_word, message_of, retry_after, retryable, spent, timed_out
 from rrlib.errors import EngineError, InputError, innermost
 
 TOP_LOGPROBS = 20
@@ -33,8 +33,6 @@ Watch = Callable[[str, bool], Awaitable[None]]
 Told = Callable[[str, float, float | None], None]
 """Told of each try that failed: what went wrong in a word (a status, "no answer in time", the kind of error), how long
 it took, and how long the server asks to wait, both in seconds."""
-
-TIMED_OUT = "no answer in time"
 
 NEVER_REACHED = 3
 """Tries after which a server that has not answered once is taken to be not there."""
@@ -52,60 +50,18 @@ class RefusedCallError(EngineError):
     """The server refuses this one call (400, 413, 422; 403 where it has answered others): others may do."""
 
 
-def _retryable(error: BaseException) -> bool:
-    import openai
-
-    if isinstance(error, openai.APIStatusError):
-        if _spent(error):
-            return False
-        return error.status_code in (408, 409, 429) or error.status_code >= 500
-    passing = openai.APIConnectionError | openai.APIResponseValidationError | UnusableAnswer | ValueError | TimeoutError
-    return isinstance(error, passing)
-
-
-def _spent(error: Any) -> bool:
-    """Whether a 429 says that there is no credit left: waiting does not help."""
-    reasons = (getattr(error, "code", None), getattr(error, "type", None))
-    return error.status_code == 429 and "insufficient_quota" in reasons
-
-
-def _retry_after(error: Any) -> float | None:
-    """Seconds that the server asks to wait: a number, or a date, in Retry-After."""
-    header = getattr(getattr(error, "response", None), "headers", {}).get("retry-after")
-    if header is None:
-        return None
-    try:
-        return max(float(header), 0.0)
-    except ValueError:
-        pass
-    try:
-        return max(email.utils.parsedate_to_datetime(header).timestamp() - time.time(), 0.0)
-    except ValueError:
-        return None
-
-
-def _what(error: Any) -> str:
-    """A failed try in a word or two, for the books: a status, or the kind of error."""
-    status = getattr(error, "status_code", None)
-    return str(status) if status is not None else TIMED_OUT if _timed_out(error) else type(error).__name__
-
-
-def _timed_out(error: Any) -> bool:
-    import openai
-
-    return isinstance(error, TimeoutError | openai.APITimeoutError)
-
-
 class OpenAIClient:
     """One server and one model. The key comes from the environment only and is never logged.
 
-    timeout: seconds a try, first byte to last. max_retries: tries after the first. backoff: seconds; the waits between
-    tries are random up to backoff, twice, four times, ... that, at most max_wait (a Retry-After goes first, up to
-    max_wait too). requests_per_minute, tokens_per_minute: limits of the account, 0 = none; every try counts. `chat`
-    sends messages, `complete` a templated string to /v1/completions. provider: what this server wants otherwise than
-    most (rrlib.engines.provider), or the mapping of its fields. Connections belong to an event loop: a client may
-    be used from one loop after another, and after close(), not from two at a time. Where there are other servers, set
-    `told`, and `give_way`: whether a call that failed here is better asked of another one now.
+    timeout: seconds a try, first byte to last. max_retries: tries after the first; one that is answered 429 with a
+    Retry-After counts only after `timeout` seconds. backoff: seconds; the waits between tries are random up to backoff,
+    twice, four times, ... that, at most max_wait (a Retry-After comes on top, up to max_wait too). requests_per_minute,
+    tokens_per_minute: limits of the account, 0 = none; every try counts. `chat` sends messages, `complete` a templated
+    string to /v1/completions. provider: what this server wants otherwise than most (rrlib.engines.provider), or the
+    mapping of its fields. Connections belong to an event loop: a client may be used from one loop after another, and
+    after close(), not from two at a time. Where there are other servers, set `told`, and `give_way`: whether a call
+    that failed here is better asked of another one now. A server that sends elsewhere is not followed: the keys are
+    for this one.
     """
 
     def __init__(
@@ -159,7 +115,10 @@ class OpenAIClient:
                     max_retries=0,
                     default_headers=self._headers,
                     default_query=self._query,
+                    # the SDK would go where it is sent, and send every header but one along
+                    http_client=openai.DefaultAsyncHttpxClient(follow_redirects=False, timeout=self.timeout),
                 )
+                hide_in_logs(self.keys)
             except Exception as error:  # a proxy without a scheme, SOCKS without its package
                 why = self.keys.hide(f"{type(error).__name__}: {error}")
                 raise FatalCallError(f"no connection to {self.base_url}: {why}{hint_of_proxy(self.base_url)}") from None
@@ -260,16 +219,17 @@ class OpenAIClient:
         import tenacity
 
         began, tries, failed = time.perf_counter(), 0, None
+        patience = Patience(self.timeout, self.backoff, self.max_wait)
         try:
             async for attempt in tenacity.AsyncRetrying(
                 retry=tenacity.retry_if_exception(self._try_again),
-                stop=self._enough,
-                wait=self._wait,
+                stop=lambda state: self._enough(patience.counted(state), state),
+                wait=patience.wait,
                 reraise=True,
             ):
                 with attempt:
                     if failed is not None and watch is not None:
-                        await watch(_what(failed), isinstance(failed, openai.APIStatusError))
+                        await watch(in_a_word(failed), isinstance(failed, openai.APIStatusError))
                     tries += 1
                     failed, sent = None, time.perf_counter()
                     try:
@@ -277,7 +237,7 @@ class OpenAIClient:
                     except Exception as error:
                         failed = error
                         if self.told is not None:
-                            self.told(_what(error), time.perf_counter() - sent, _retry_after(error))
+                            self.told(in_a_word(error), time.perf_counter() - sent, retry_after(error))
                         raise
         except (openai.OpenAIError, UnusableAnswer, ValueError, TimeoutError) as error:
             raise self._given_up(error, tries) from None
@@ -297,7 +257,7 @@ class OpenAIClient:
         if isinstance(error, openai.APIStatusError):
             return self._refused(error, tries, proxy)
         cause = f" ({innermost(error.__cause__)})" if error.__cause__ else ""
-        why = f"no answer within {self.timeout:g} seconds" if _timed_out(error) else ""
+        why = f"no answer within {self.timeout:g} seconds" if timed_out(error) else ""
         name = "" if isinstance(error, UnusableAnswer) else f"{type(error).__name__}: "
         why = why or self.keys.hide(f"{name}{error}{cause}")[:500]
         if isinstance(error, WebPage) and not self._reached:
@@ -310,13 +270,16 @@ class OpenAIClient:
 
     def _refused(self, error: Any, tries: int, proxy: str) -> EngineError:
         """What is raised of a status of 4xx or 5xx."""
-        said = self.keys.hide(_message(error))[:500]
+        said = self.keys.hide(message_of(error))[:500]
+        if 300 <= error.status_code < 400:
+            to = hint_of_redirect(error.response.headers.get("location", ""), str(error.request.url))
+            return FatalCallError(self.keys.hide(f"{self.base_url} answered {error.status_code}: it has moved{to}"))
         message = f"{self.base_url} answered {error.status_code}: {said}"
         if error.status_code in (404, 405):
             return FatalCallError(message + hint_of_path(self.base_url))
         if error.status_code == 403 and self._answered:  # the key is good, so it is this prompt
             return RefusedCallError(message)
-        if error.status_code in (401, 402, 403, 407) or _spent(error):
+        if error.status_code in (401, 402, 403, 407) or spent(error):
             return FatalCallError(message + (proxy if error.status_code in (403, 407) else ""))
         if error.status_code in (400, 413, 422):
             remedy = remedy_for(said)
@@ -327,7 +290,7 @@ class OpenAIClient:
         """Whether nobody has ever answered at this address, or nothing but a web page has."""
         import openai
 
-        unheard = isinstance(error, openai.APIConnectionError) and not _timed_out(error)
+        unheard = isinstance(error, openai.APIConnectionError) and not timed_out(error)
         return (unheard or isinstance(error, WebPage)) and not self._reached
 
     async def _one_try(
@@ -357,44 +320,15 @@ class OpenAIClient:
 
     def _try_again(self, error: BaseException) -> bool:
         self._reached = self._reached or hasattr(error, "status_code")
-        return _retryable(innermost(error))
+        return retryable(innermost(error))
 
-    def _enough(self, state: Any) -> bool:
+    def _enough(self, tries: int, state: Any) -> bool:
         """No more tries: they are used up, nobody has ever answered there, or another server is free."""
-        if self.give_way():
-            return True
-        limit = self.max_retries + 1
-        return state.attempt_number >= (min(NEVER_REACHED, limit) if self._silent(state.outcome.exception()) else limit)
-
-    def _wait(self, state: Any) -> float:
-        """Seconds before the next try: Retry-After where the server says so, else exponential with jitter."""
-        import tenacity
-
-        asked = _retry_after(state.outcome.exception() if state.outcome else None)
-        if asked is not None:
-            return min(asked, self.max_wait)
-        return float(tenacity.wait_random_exponential(multiplier=self.backoff, max=self.max_wait)(state))
+        limit, silent = self.max_retries + 1, self._silent(state.outcome.exception())
+        return self.give_way() or tries >= (min(NEVER_REACHED, limit) if silent else limit)
 
     async def close(self) -> None:
         """Close the connections of the running loop; the next call opens new ones."""
         client, self._client = self._client, None
         if client is not None and self._loop is asyncio.get_running_loop():
             await client.close()
-
-
-def _message(error: Any) -> str:
-    """The server's own words for an error; where it sent a web page, its title."""
-    if isinstance(error.body, str) and error.body.strip() and not error.body.lstrip().startswith("<"):
-        return error.body.strip()
-    body = error.body if isinstance(error.body, dict) else {}
-    inner = body.get("error")
-    said = body.get("message") or (inner.get("message") if isinstance(inner, dict) else inner) or body.get("detail")
-    if said:
-        return str(said)
-    try:
-        read_body(error.response.text)
-    except WebPage as page:
-        return str(page)
-    except UnusableAnswer:
-        return error.response.text.strip() or str(error.message)
-    return str(error.message)

@@ -103,12 +103,13 @@ class GraphDecoder:
         max_new_tokens: int,
         eos: Sequence[int],
         temperature: float = 0.0,
+        seeds: Sequence[int] | None = None,
     ) -> list[list[int]]:
         """New tokens of `copies` answers to each prompt: prompt by prompt, copies next to each other.
 
         prompts: token ids, none empty. eos: ids that end an answer; the one that did is the answer's last token.
-        temperature: 0 is greedy, else tokens are drawn from torch's generator of the device. Returns
-        len(prompts) * copies lists.
+        temperature: 0 is greedy, else tokens are drawn from torch's generator of the device, or, where each answer has
+        a seed, by that, alike in any batch. Returns len(prompts) * copies lists.
         """
         import torch
 
@@ -120,16 +121,42 @@ class GraphDecoder:
         try:
             with torch.no_grad(), torch.autocast(head.weight.device.type, enabled=False), _grouped(decoder.config):
                 rows = [list(prompt) for prompt in prompts for _ in range(copies)]
-                return _Batch(decoder, head, rows, max_new_tokens, list(eos), temperature).run()
+                return _Batch(decoder, head, rows, max_new_tokens, list(eos), temperature, seeds).run()
         finally:
             decoder.train(training)
+
+
+def _mixed(x: torch.Tensor) -> torch.Tensor:
+    """Whole numbers of 64 bits with all their bits mixed (SplitMix64: Steele, Lea and Flood, OOPSLA 2014)."""
+    for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
+        x = (x ^ (x >> shift & (1 << 64 - shift) - 1)) * factor
+    return x ^ (x >> 31 & (1 << 33) - 1)
+
+
+def _uniform(keys: torch.Tensor, step: torch.Tensor, words: int) -> torch.Tensor:
+    """Numbers from 0 to 1 that follow from a row's key, the token's column and the word: (R, 1), (1,) -> (R, V).
+
+    A generator has a state for the whole batch, so that a row's numbers would depend on the others.
+    """
+    import torch
+
+    place = step * words + torch.arange(words, device=keys.device)  # (V,)
+    bits = _mixed(keys - place * 0x61C8864680B583EB) >> 40 & (1 << 24) - 1
+    return (bits + 0.5) / 2.0**24
 
 
 class _Batch:
     """One batch on its way: R rows, prompts padded on the left to W places, up to A new tokens."""
 
     def __init__(
-        self, decoder: Any, head: Any, rows: list[list[int]], answer: int, eos: list[int], temperature: float
+        self,
+        decoder: Any,
+        head: Any,
+        rows: list[list[int]],
+        answer: int,
+        eos: list[int],
+        temperature: float,
+        seeds: Sequence[int] | None,
     ) -> None:
         import torch
         from transformers import StaticCache
@@ -145,10 +172,12 @@ class _Batch:
         self.ends = torch.tensor(eos, device=device)
         self.out = torch.full((len(rows), answer), -1, device=device)  # (R, A), -1 behind an answer's end
         self.at = torch.tensor([width], device=device)  # place of the next token in the cache
-        self.step = torch.tensor([1], device=device)  # its column of `out`
+        self.step = torch.tensor([0], device=device)  # its column of `out`
+        self.keys = None if seeds is None else _mixed(torch.tensor(seeds, device=device)[:, None])  # (R, 1)
         self.place = self.places[:, -1:] + 1  # (R, 1) its position
         self.token = self._read()[:, None]  # (R, 1)
         self.out[:, :1] = self.token
+        self.step.add_(1)
         self.done = (self.token == self.ends).any(1)  # (R,)
 
     def _pick(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -157,7 +186,8 @@ class _Batch:
 
         logits = self.head(hidden).float()  # (R, V)
         if self.temperature > 0:
-            uniform = torch.rand_like(logits).clamp(1e-20, 1 - 1e-7)
+            drawn = torch.rand_like(logits) if self.keys is None else _uniform(self.keys, self.step, logits.shape[1])
+            uniform = drawn.clamp(1e-20, 1 - 1e-7)
             logits = logits / self.temperature - (-uniform.log()).log()
         return logits.argmax(-1)
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rrlib.engines import prefix
 from rrlib.engines.base import Decoding, Reply, Request
-from rrlib.engines.checkpoints import cannot_load, check_checkpoint
+from rrlib.engines.checkpoints import cannot_load, check_checkpoint, end_tokens
 from rrlib.engines.graphs import GraphDecoder
 from rrlib.errors import EngineError, InputError
 from rrlib.resources import resolve
@@ -50,6 +51,22 @@ def _load_model(model: str, dtype: Any) -> Any:
     return lm
 
 
+def _check_device(device: str) -> None:
+    """Raises InputError for a device that is none, or that this machine has not: before minutes of loading."""
+    import torch
+
+    if device == "auto":
+        return
+    try:
+        kind = torch.device(device)
+    except RuntimeError:
+        raise InputError(f"device {device!r}", remedy="use auto, cpu, cuda or cuda:0") from None
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if kind.type == "cuda" and (kind.index or 0) >= there:
+        why = f"device {device!r}, and torch finds {there or 'no'} CUDA GPU{'s' * (there != 1)} here"
+        raise InputError(why, remedy="use auto or cpu")
+
+
 @dataclass(frozen=True, slots=True)
 class _Waiting:
     """A request, its prompt's ids, and what decides which others it may share a batch with."""
@@ -60,8 +77,15 @@ class _Waiting:
     limit: int
 
     @property
+    def seed(self) -> int | None:
+        """What decides the answer beside the prompt, whichever others are in its batch; None where nothing does."""
+        if self.request.seed is not None or self.decoding.seed is None:
+            return self.request.seed
+        return (self.decoding.seed + self.request.id) % 2**63
+
+    @property
     def kind(self) -> tuple[Any, ...]:
-        return self.decoding, self.limit, self.request.stop, self.request.choices
+        return self.decoding, self.limit, self.request.stop, self.request.choices, self.seed is None
 
 
 def common_length(rows: Sequence[list[int]], least: int = 1) -> int:
@@ -94,10 +118,12 @@ class TransformersEngine:
         max_batch_tokens: int | None = None,
     ) -> None:
         import torch
+        from transformers import GenerationConfig
 
         if batch_size < 1:
             raise InputError(f"batch_size {batch_size}", remedy="give 1 or more")
         self.model = str(model)
+        _check_device(device)
         self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         chosen = ("bfloat16" if self.device.startswith("cuda") else "float32") if dtype == "auto" else dtype
         if not isinstance(getattr(torch, chosen, None), torch.dtype):
@@ -109,18 +135,18 @@ class TransformersEngine:
         check_checkpoint(resolve(model))
         self.tokenizer = load_tokenizer(model)
         self._lm = _load_model(model, getattr(torch, chosen))
-        self._lm.to(self.device).eval()
-        self.max_model_len = int(getattr(self._lm.config, "max_position_embeddings", 1 << 30))
-        eos = self._lm.generation_config.eos_token_id
-        eos = self.tokenizer.eos_token_id if eos is None else eos
-        self._eos: list[int] = list(eos) if isinstance(eos, list | tuple) else [eos]
+        self._eos = end_tokens(self._lm.generation_config.eos_token_id, Path(resolve(model)) / "generation_config.json")
         if self.tokenizer.eos_token_id not in (*self._eos, None):
             self._eos.append(self.tokenizer.eos_token_id)
-        if self._eos == [None]:
+        if not self._eos:
             remedy = "set eos_token_id in its generation_config.json, or eos_token of its tokenizer"
             raise InputError(f"{model!r} names no end of an answer", remedy=remedy)
         pad = self.tokenizer.pad_token_id
         self._pad: int = self._eos[0] if pad is None else pad
+        # What else a checkpoint's generation_config.json asks for (beams, guidance, limits) is none of our settings.
+        self._lm.generation_config = GenerationConfig(eos_token_id=self._eos, pad_token_id=self._pad)
+        self._lm.to(self.device).eval()
+        self.max_model_len = int(getattr(self._lm.config, "max_position_embeddings", 1 << 30))
         self._waiting: list[_Waiting] = []
         self._refused: list[tuple[int, Reply]] = []
 
@@ -174,19 +200,13 @@ class TransformersEngine:
         return self._score(batch) if first.request.choices else self._generate(batch)
 
     def _generate(self, batch: list[_Waiting]) -> list[tuple[int, Reply]]:
-        import torch
-
         decoding, stop = batch[0].decoding, batch[0].request.stop
         # A stop string of one token (the tags of most chat models) ends like an end token; others cost a search a step.
         ends = [ids[0] for text in stop if len(ids := self._ids(text)) == 1]
         search = {"stop_strings": list(stop), "tokenizer": self.tokenizer} if len(ends) < len(stop) else {}
-        seed = None if decoding.seed is None else decoding.seed + batch[0].request.id
-        if batch[0].request.seed is not None:
-            seed = batch[0].request.seed
-        if seed is not None:
-            torch.manual_seed(seed)
+        seeds = [item.seed for item in batch if item.seed is not None]  # of all of them, or of none
         began = time.perf_counter()
-        rows = self._new_tokens([item.ids for item in batch], batch[0].limit, self._eos + ends, decoding, search)
+        rows = self._new_tokens([item.ids for item in batch], batch[0].limit, self._eos + ends, decoding, search, seeds)
         seconds = time.perf_counter() - began
         replies: list[tuple[int, Reply]] = []
         for item, row in zip(batch, rows, strict=True):
@@ -261,21 +281,31 @@ class TransformersEngine:
         return replies
 
     def _new_tokens(
-        self, prompts: list[list[int]], limit: int, ends: list[int], decoding: Decoding, search: dict[str, Any]
+        self,
+        prompts: list[list[int]],
+        limit: int,
+        ends: list[int],
+        decoding: Decoding,
+        search: dict[str, Any],
+        seeds: list[int],
     ) -> list[list[int]]:
         """The tokens that follow each prompt, with the ending one where there is one (padding may follow it).
 
-        search: arguments of `generate` that look for stop strings of several tokens, or none.
+        search: arguments of `generate` that look for stop strings of several tokens, or none. seeds: of each prompt's
+        sampling, or none.
         """
         import torch
 
+        drawn = seeds if decoding.temperature > 0 else []
+        dice = [torch.Generator(self.device).manual_seed(seed) for seed in drawn] or None
+        sampling = prefix.Sampling(decoding.temperature, decoding.top_p, max(decoding.top_k, 0))
         if self.device == "cpu" and not search and prefix.supports(self._lm):
-            sampling = prefix.Sampling(decoding.temperature, decoding.top_p, max(decoding.top_k, 0))
-            return prefix.decode(self._lm, prompts, max_new_tokens=limit, eos=ends, sampling=sampling)
+            return prefix.decode(self._lm, prompts, max_new_tokens=limit, eos=ends, sampling=sampling, generator=dice)
         plain = decoding.temperature == 0 or (decoding.top_p >= 1.0 and decoding.top_k <= 0)
         if self.device == "cuda" and plain and not search and prefix.supports(self._lm):
             decoder = GraphDecoder(self._lm)
-            return decoder.decode(prompts, max_new_tokens=limit, eos=ends, temperature=decoding.temperature)
+            heat = decoding.temperature
+            return decoder.decode(prompts, max_new_tokens=limit, eos=ends, temperature=heat, seeds=drawn or None)
         width = max(map(len, prompts))
         rows = [[self._pad] * (width - len(ids)) + ids for ids in prompts]
         mask = [[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts]
@@ -288,7 +318,7 @@ class TransformersEngine:
                 pad_token_id=self._pad,
                 use_cache=True,
                 **search,
-                **_sampling(decoding),
+                **(_sampling(decoding) if dice is None else _drawn(sampling, dice)),
             )
         return out[:, width:].tolist()  # type: ignore[no-any-return]
 
@@ -313,3 +343,14 @@ def _sampling(decoding: Decoding) -> dict[str, Any]:
         "top_k": max(decoding.top_k, 0),
         "repetition_penalty": 1.0,
     }
+
+
+def _drawn(sampling: prefix.Sampling, dice: Sequence[Any]) -> dict[str, Any]:
+    """Arguments of `generate` that draw each row's token from its own generator, and leave no other to choose from."""
+    import torch
+
+    def only(_: Any, scores: Any) -> Any:
+        token = prefix.pick(scores, sampling, dice)[:, None]  # (R, 1)
+        return torch.full_like(scores, float("-inf")).scatter(1, token, 0.0)
+
+    return {**_sampling(Decoding()), "logits_processor": [only]}

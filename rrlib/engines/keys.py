@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import html
 import json
+import logging
 import os
 import re
 import urllib.parse
+import weakref
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -112,6 +114,38 @@ class Keys:
     def hide_in_answer(self, text: str) -> str:
         """A model's text without long keys, should a server send them back."""
         return _without(text, self._long)
+
+
+class _Hider(logging.Filter):
+    """Takes the keys of all clients that there are out of what HTTP libraries log: a key may be in an address."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.keys: weakref.WeakSet[Keys] = weakref.WeakSet()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Every record passes, without a key in it."""
+        try:
+            said = record.getMessage()
+        except (TypeError, ValueError):  # a form and values that do not fit: logging itself says so
+            return True
+        hidden = said
+        for keys in list(self.keys):
+            hidden = keys.hide(hidden)
+        if hidden != said:
+            record.msg, record.args = hidden, ()
+        return True
+
+
+_HIDER = _Hider()
+_HTTP_LOGGERS = re.compile(r"(?:httpx2?|httpcore2?|openai)(?:\.|$)")
+
+
+def hide_in_logs(keys: Keys) -> None:
+    """Hide these keys in what the HTTP libraries log from now on, as long as their client is there."""
+    _HIDER.keys.add(keys)
+    for name in [*filter(_HTTP_LOGGERS.match, list(logging.root.manager.loggerDict)), "httpx", "httpx2", "openai"]:
+        logging.getLogger(name).addFilter(_HIDER)  # a filter holds for its own logger alone; one twice is one
 
 
 def _without(text: str, forms: Iterable[str]) -> str:

@@ -15,11 +15,14 @@ from typing import Any
 import numpy as np
 
 from rrlib.engines.base import Decoding, Reply, Request
-from rrlib.engines.checkpoints import check_checkpoint, local_folder
-from rrlib.engines.qwen3 import REMEDY, Qwen3, read_json
+from rrlib.engines.checkpoints import check_checkpoint, end_tokens, local_folder
+from rrlib.engines.qwen3 import REMEDY, Array, Qwen3, read_json
 from rrlib.errors import EngineError, InputError
 from rrlib.resources import resolve
 from rrlib.templates import apply_template
+
+READ_AT_ONCE = 256
+"""Tokens of a prompt in one pass: what attention holds grows with these times the prompt, not with its square."""
 
 
 class LightTokenizer:
@@ -32,8 +35,7 @@ class LightTokenizer:
         self._words.no_padding()
         self._words.no_truncation()
         settings = read_json(folder / "tokenizer_config.json")
-        template = folder / "chat_template.jinja"
-        self.chat_template: str | None = template.read_text() if template.is_file() else settings.get("chat_template")
+        self.chat_template = _template(folder, settings)
         named = {key: value for key, value in settings.items() if key.endswith("_token") and value}
         self.special_tokens = {k: v["content"] if isinstance(v, dict) else str(v) for k, v in named.items()}
         marked = (token for token in self._words.get_added_tokens_decoder().values() if token.special)
@@ -64,6 +66,18 @@ class LightTokenizer:
         world.globals |= {"raise_exception": refuse, "strftime_now": lambda form: datetime.now().strftime(form)}
         template = world.from_string(self.chat_template or "")
         return template.render(messages=list(conversation), **self.special_tokens, **variables)
+
+
+def _template(folder: Path, settings: Mapping[str, Any]) -> str | None:
+    """The chat template of a tokenizer; of several with names, the one that is the default."""
+    file = folder / "chat_template.jinja"
+    template = file.read_text(encoding="utf-8") if file.is_file() else settings.get("chat_template")
+    if isinstance(template, list) and all(isinstance(one, dict) for one in template):
+        template = {one.get("name"): one.get("template") for one in template}.get("default", template)
+    if template is not None and not isinstance(template, str):
+        why = "`chat_template` is no text, and holds none that is named default"
+        raise InputError(why, path=folder / "tokenizer_config.json", remedy="put it into chat_template.jinja as a text")
+    return template
 
 
 @dataclass(slots=True)
@@ -101,9 +115,10 @@ class LightEngine:
         self.tokenizer = LightTokenizer(folder)
         self.max_model_len = self._lm.positions
         self.parameters = sum(tensor.size for tensor in self._lm.weights.values())
-        said = read_json(folder / "generation_config.json").get("eos_token_id")
-        ends = said if isinstance(said, list) else [said]
-        self._ends = {int(end) for end in (*ends, self.tokenizer.eos_token_id) if end is not None}
+        settings = folder / "generation_config.json"
+        settings = settings if settings.is_file() else folder / "config.json"
+        ends = (*end_tokens(read_json(settings).get("eos_token_id"), settings), self.tokenizer.eos_token_id)
+        self._ends = {end for end in ends if end is not None}
         if not self._ends:
             remedy = "set eos_token_id in its generation_config.json, or eos_token of its tokenizer"
             raise InputError(f"{model!r} names no end of an answer", remedy=remedy)
@@ -163,10 +178,19 @@ class LightEngine:
             return
         slot = len(self._rows)
         self._widen(len(row.ids))
-        hidden = self._lm(np.array([row.ids]), np.array([0]), self._cache[:, :, slot : slot + 1])  # (1, T, C)
+        (last,) = self._read(row.ids, self._cache[:, :, slot : slot + 1], 1)
         self._rows.append(row)
-        row.tokens.append(int(self._lm.logits(hidden[0, -1]).argmax()))
+        row.tokens.append(int(self._lm.logits(last).argmax()))
         self._end(slot)
+
+    def _read(self, ids: Sequence[int], cache: Array, last: int) -> Array:
+        """Read tokens, block by block, into an empty cache of one answer. The output (last, C) for the last of them."""
+        assert self._lm is not None
+        kept: list[Array] = []
+        for start in range(0, len(ids), READ_AT_ONCE):
+            block = np.array([ids[start : start + READ_AT_ONCE]])  # (1, T)
+            kept.append(self._lm(block, np.array([start]), cache)[0, -last:])  # (T or fewer, C)
+        return np.concatenate(kept)[-last:]
 
     def _step(self) -> None:
         assert self._lm is not None
@@ -181,11 +205,13 @@ class LightEngine:
             self._end(slot)
 
     def _widen(self, tokens: int) -> None:
-        """Make room for so many tokens an answer, and some more: every widening copies the cache."""
+        """Make room for so many tokens an answer, and some more: every widening copies what answers have read."""
         assert self._lm is not None
-        if (lacking := tokens - self._cache.shape[4]) > 0:
-            more = self._lm.new_cache(self.batch_size, lacking + 255)
-            self._cache = np.concatenate((self._cache, more), axis=4)
+        had, rows = self._cache.shape[4], len(self._rows)
+        if tokens > had:
+            wide = self._lm.new_cache(self.batch_size, tokens + 255)
+            wide[:, :, :rows, :, :had] = self._cache[:, :, :rows]  # slots without an answer take no memory yet
+            self._cache = wide
 
     def _end(self, slot: int) -> None:
         """Move an answer that has ended out of its slot, and the last one in."""
@@ -218,9 +244,9 @@ class LightEngine:
         logprobs = {}
         for choice in row.request.choices:
             ids = self._ids(choice)
-            fed = np.array([[*row.ids, *ids[:-1]]])  # (1, T)
-            hidden = self._lm(fed, np.array([0]), self._lm.new_cache(1, fed.shape[1]))
-            logits = self._lm.logits(hidden[0, -len(ids) :]).astype(np.float64)  # (tokens of the choice, V)
+            fed = [*row.ids, *ids[:-1]]
+            hidden = self._read(fed, self._lm.new_cache(1, len(fed)), len(ids))
+            logits = self._lm.logits(hidden).astype(np.float64)  # (tokens of the choice, V)
             top = logits.max(-1, keepdims=True)
             table = logits - top - np.log(np.exp(logits - top).sum(-1, keepdims=True))
             logprobs[choice] = float(table[np.arange(len(ids)), ids].sum())

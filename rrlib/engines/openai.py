@@ -54,14 +54,16 @@ class OpenAIEngine:
             self.tokenizer = load_tokenizer(tokenizer)
         self._done: queue.Queue[tuple[int, Reply | FatalCallError]] = queue.Queue()
         self._pending = 0
+        self._fatal: FatalCallError | None = None  # raised when all that is in flight has come back
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="openai-engine", daemon=True)
         self._thread.start()
 
     @property
     def capacity(self) -> int:
-        """Calls to keep in flight: as many as were asked for, else as many as the servers are found to do."""
-        return self.servers.capacity
+        """Calls to keep in flight: as many as were asked for, else as many as the servers are found to do; none from a
+        fatal answer on until it is raised."""
+        return 0 if self._fatal else self.servers.capacity
 
     async def _one(self, request: Request, decoding: Decoding) -> None:
         began = time.perf_counter()
@@ -83,9 +85,11 @@ class OpenAIEngine:
         self._done.put((request.id, outcome))
 
     def submit(self, requests: Sequence[Request], decoding: Decoding) -> None:
-        """Start the calls; they run on the engine's own thread."""
+        """Start the calls; they run on the engine's own thread. Behind a fatal answer none is: `collect` raises it."""
         if self._loop.is_closed():
             raise EngineError("this engine is closed -> make another")
+        if self._fatal is not None:
+            return
         for request in requests:
             self._pending += 1
             asyncio.run_coroutine_threadsafe(self._one(request, decoding), self._loop)
@@ -93,7 +97,7 @@ class OpenAIEngine:
     def collect(self, timeout: float | None = None) -> list[tuple[int, Reply]]:
         """Wait for one answer, and take all others that are there. timeout: seconds to wait; then it may be none.
 
-        Raises FatalCallError; answers that came before it are handed out first.
+        Raises FatalCallError when nothing is in flight any longer: what the other calls bring is paid for.
         """
         out: list[tuple[int, Reply]] = []
         while self._pending and (not out or not self._done.empty()):
@@ -101,14 +105,14 @@ class OpenAIEngine:
                 number, outcome = self._done.get(timeout=timeout)
             except queue.Empty:
                 break
-            if isinstance(outcome, FatalCallError):
-                if out:
-                    self._done.put((number, outcome))
-                    break
-                self._pending -= 1
-                raise outcome
             self._pending -= 1
-            out.append((number, outcome))
+            if isinstance(outcome, FatalCallError):
+                self._fatal = self._fatal or outcome
+            else:
+                out.append((number, outcome))
+        if self._fatal is not None and not out and not self._pending:
+            fatal, self._fatal = self._fatal, None
+            raise fatal
         return out
 
     async def _cancel_all(self) -> None:
@@ -122,7 +126,7 @@ class OpenAIEngine:
         if self._loop.is_closed() or not self._thread.is_alive():
             return
         asyncio.run_coroutine_threadsafe(self._cancel_all(), self._loop).result(timeout=10)
-        self._pending = 0
+        self._pending, self._fatal = 0, None
         while not self._done.empty():
             self._done.get()
 

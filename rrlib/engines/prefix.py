@@ -56,13 +56,13 @@ def decode(
     max_new_tokens: int,
     eos: Sequence[int],
     sampling: Sampling | None = None,
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | Sequence[torch.Generator] | None = None,
 ) -> list[list[int]]:
     """New tokens of `copies` answers to each prompt: prompt by prompt, copies next to each other.
 
     prompts: token ids, none empty. eos: ids that end an answer; the one that did is the answer's last token.
-    max_new_tokens: longest answer. generator: of the sampling (None: torch's global one). The model is left in the
-    mode it was in. Returns len(prompts) * copies lists.
+    max_new_tokens: longest answer. generator: of the sampling (None: torch's global one), or one for each answer, which
+    is then drawn alike in any batch. The model is left in the mode it was in. Returns len(prompts) * copies lists.
     """
     import torch
 
@@ -133,7 +133,7 @@ def _decode(
     max_new_tokens: int,
     eos: list[int],
     draw: Sampling,
-    generator: torch.Generator | None,
+    generator: torch.Generator | Sequence[torch.Generator] | None,
     device: torch.device,
 ) -> list[list[int]]:
     import torch
@@ -150,7 +150,7 @@ def _decode(
     out = torch.full((len(rows), max_new_tokens), eos[0], device=device)  # (R, A)
     length = torch.full((len(rows),), max_new_tokens, device=device)  # (R,)
     for step in range(max_new_tokens):
-        token = _pick(logits, draw, generator)  # (R,); a finished answer goes on drawing until its prompt leaves
+        token = pick(logits, draw, generator)  # (R,); a finished answer goes on drawing until its prompt leaves
         out[rows, step] = token
         ended = torch.isin(token, ends) & ~done
         length[rows[ended]] = step + 1
@@ -163,6 +163,8 @@ def _decode(
             keep = (stay[:, None] * copies + torch.arange(copies, device=device)).flatten()  # and their rows
             cache.select(stay, keep)
             rows, done, position, token = rows[keep], done[keep], position[keep], token[keep]
+            if isinstance(generator, Sequence):
+                generator = [generator[row] for row in keep.tolist()]
         step_out = model(
             input_ids=token[:, None],
             position_ids=position[:, None],
@@ -370,7 +372,9 @@ def _attention(model: Any) -> Iterator[None]:
         config._attn_implementation = previous
 
 
-def _pick(logits: torch.Tensor, draw: Sampling, generator: torch.Generator | None) -> torch.Tensor:
+def pick(
+    logits: torch.Tensor, draw: Sampling, generator: torch.Generator | Sequence[torch.Generator] | None
+) -> torch.Tensor:
     """One token a row: (R, V) -> (R,). Filters in transformers' order: temperature, top-k, top-p."""
     import torch
 
@@ -385,4 +389,8 @@ def _pick(logits: torch.Tensor, draw: Sampling, generator: torch.Generator | Non
         low = ordered.softmax(-1).cumsum(-1) <= 1.0 - draw.top_p  # the tail that holds 1 - top_p
         low[:, -1] = False  # the likeliest token always stays
         scores = scores.masked_fill(low.scatter(1, where, low), float("-inf"))
-    return torch.multinomial(scores.softmax(-1), 1, generator=generator).squeeze(1)
+    weights = scores.softmax(-1)
+    if isinstance(generator, Sequence):
+        each = zip(weights, generator, strict=True)
+        return torch.cat([torch.multinomial(row, 1, generator=own) for row, own in each])
+    return torch.multinomial(weights, 1, generator=generator).squeeze(1)

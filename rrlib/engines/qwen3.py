@@ -21,6 +21,16 @@ from rrlib.errors import InputError
 
 Array = NDArray[Any]
 REMEDY = "use --engine transformers"
+NUMBERS = (
+    "num_hidden_layers", "rms_norm_eps", "num_attention_heads", "num_key_value_heads", "hidden_size",
+    "max_position_embeddings",
+)  # fmt: skip
+"""What config.json must say."""
+PARTS = (
+    "input_layernorm", "post_attention_layernorm", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj",
+    "self_attn.o_proj", "self_attn.q_norm", "self_attn.k_norm", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj",
+)  # fmt: skip
+"""The tensors of a layer."""
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -47,12 +57,16 @@ def read_weights(path: Path) -> dict[str, Array]:
 
 def check_supported(folder: Path, config: Mapping[str, Any]) -> None:
     """Raise InputError for a checkpoint that is no small, plain Qwen3."""
-    rope = (config.get("rope_parameters") or config.get("rope_scaling") or {}).get("rope_type", "default")
+    ropes = [config[name] for name in ("rope_parameters", "rope_scaling") if config.get(name)]  # older ones say `type`
+    kinds = [rope.get("rope_type", rope.get("type", "default")) if isinstance(rope, dict) else rope for rope in ropes]
+    kind = next((kind for kind in kinds if kind != "default"), "default")
+    layers = config.get("layer_types") or ["full_attention"]
     for holds, what in (
         (config.get("model_type") == "qwen3", f"a model of type {config.get('model_type')!r}"),
-        (rope == "default", f"rotary positions of type {rope!r}"),
+        (kind == "default", f"rotary positions of type {kind!r}"),
         (config.get("hidden_act") == "silu", f"the activation {config.get('hidden_act')!r}"),
         (not config.get("use_sliding_window"), "attention over a sliding window"),
+        (all(layer == "full_attention" for layer in layers), f"layers of the types {layers}"),
         (not config.get("attention_bias"), "attention with biases"),
         (not config.get("quantization_config"), "quantised weights"),
         ((folder / "model.safetensors").is_file(), "weights in several files, or not in model.safetensors"),
@@ -61,6 +75,22 @@ def check_supported(folder: Path, config: Mapping[str, Any]) -> None:
         if not holds:
             why = f"the numpy engine reads small Qwen3 checkpoints only, not {what}"
             raise InputError(why, path=folder, remedy=REMEDY)
+    for name in NUMBERS:
+        if isinstance(config.get(name), bool) or not isinstance(config.get(name), int | float):
+            why = f"`{name}` is {config[name]!r}, no number" if name in config else f"there is no `{name}`"
+            raise InputError(why, path=folder / "config.json", remedy=f"fetch it again, or {REMEDY}")
+
+
+def check_weights(folder: Path, config: Mapping[str, Any], weights: Mapping[str, Array]) -> None:
+    """Raise InputError where a tensor of the model is not there."""
+    needed = ["embed_tokens.weight", "norm.weight"]
+    needed += [f"layers.{layer}.{part}.weight" for layer in range(int(config["num_hidden_layers"])) for part in PARTS]
+    if not config.get("tie_word_embeddings", False):  # as Qwen3's own default
+        needed.append("lm_head.weight")
+    if absent := [name for name in needed if name not in weights]:
+        why = f"the weights lack {len(absent)} of the model's tensors, such as {absent[0]}"
+        remedy = "fetch them again; where the output is that of the input, config.json says tie_word_embeddings: true"
+        raise InputError(why, path=folder / "model.safetensors", remedy=remedy)
 
 
 class Qwen3:
@@ -70,6 +100,7 @@ class Qwen3:
         config = read_json(folder / "config.json")
         check_supported(folder, config)
         self.weights = read_weights(folder / "model.safetensors")
+        check_weights(folder, config, self.weights)
         self.layers, self.eps = int(config["num_hidden_layers"]), float(config["rms_norm_eps"])
         self.heads, self.kv_heads = int(config["num_attention_heads"]), int(config["num_key_value_heads"])
         self.head_size = int(config.get("head_dim") or config["hidden_size"] // self.heads)

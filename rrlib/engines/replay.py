@@ -31,6 +31,20 @@ def _logprobs(row: Mapping[str, Any], path: str | Path, line: int) -> dict[str, 
     return {str(word): float(value) for word, value in logprobs.items()}
 
 
+def _check_settings(settings: Mapping[str, Any], path: str | Path, line: int) -> None:
+    """Raises InputError for settings of a log that cannot be those of a run."""
+    samples = settings.get("samples", 1)
+    for name, fits, wanted in (
+        ("samples", isinstance(samples, int) and not isinstance(samples, bool) and samples >= 1, "a number from 1 on"),
+        ("fuse", isinstance(settings.get("fuse", ""), str), "the name of a fusion"),
+        ("style", isinstance(settings.get("style", ""), str), "the name of a prompt style"),
+        ("strategy", isinstance(settings.get("strategy") or "", str), "the name of a strategy"),
+    ):
+        if not fits:
+            why = f"`{name}` of the settings is {settings[name]!r}"
+            raise InputError(why, path=path, line=line, remedy=f"give {wanted}, or leave it out")
+
+
 class ReplayEngine:
     """Looks every window up by its key; never asks a model."""
 
@@ -50,7 +64,8 @@ class ReplayEngine:
         for line, row in read_jsonl(responses):
             try:
                 key = record_key(row)
-            except (KeyError, TypeError, ValueError) as error:
+                tokens_in, tokens_out = (int(row.get(name) or 0) for name in ("tokens_in", "tokens_out"))
+            except (KeyError, TypeError, ValueError, OverflowError) as error:
                 why = f"no {error}" if isinstance(error, KeyError) else str(error)
                 raise InputError(
                     f"not a window record: {why}",
@@ -75,13 +90,14 @@ class ReplayEngine:
                 text=text or "",
                 reasoning=str(row.get("reasoning") or ""),
                 finish_reason=str(row.get("finish_reason") or ""),
-                tokens_in=int(row.get("tokens_in") or 0),
-                tokens_out=int(row.get("tokens_out") or 0),
+                tokens_in=tokens_in,
+                tokens_out=tokens_out,
                 error=str(failed or "recorded without text") if text is None or failed else None,
                 logprobs=_logprobs(row, responses, line),
             )
             settings = row.get("settings")
             if isinstance(settings, dict) and not self.recorded:
+                _check_settings(settings, responses, line)
                 self.recorded = valid_settings(settings)
                 self.recorded_strategy = settings.get("strategy")
                 self.recorded_sampling = {name: settings[name] for name in ("samples", "fuse") if name in settings}

@@ -22,13 +22,13 @@ from dataclasses import replace
 from rrlib.engines.base import Reply
 from rrlib.engines.client import (
     NEVER_REACHED,
-    TIMED_OUT,
     FatalCallError,
     OpenAIClient,
     RefusedCallError,
     UnreachableError,
 )
 from rrlib.engines.inflight import FIRST, HIGHEST, InFlightLimit
+from rrlib.engines.retries import TIMED_OUT
 from rrlib.errors import EngineError, InputError
 
 SHORTEST_REST, LONGEST_REST = 0.5, 30.0

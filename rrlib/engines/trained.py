@@ -48,8 +48,9 @@ def trained_settings(model: Any) -> dict[str, Any]:
     said = _read(folder / FILE)
     if not said:
         source = _read(folder / SOURCE)
-        stages = source.get("stages") or {}
-        said = source.get("use") or (stages.get("03_rl") or stages.get("02_sft") or {}).get("parameters") or {}
+        stages = _mapping(source.get("stages"))
+        trained = _mapping(stages.get("03_rl")) or _mapping(stages.get("02_sft"))
+        said = _mapping(source.get("use")) or _mapping(trained.get("parameters"))
     window = said.get("window")
     if isinstance(window, int) and window > 1 and "stride" not in said:
         said = {**said, "stride": window // 2}
@@ -70,6 +71,11 @@ def _read(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
+    return _mapping(value)
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    """A value of a file that people may have edited; empty where it is no mapping."""
     return value if isinstance(value, dict) else {}
 
 
@@ -80,7 +86,7 @@ def valid_settings(said: Mapping[str, Any]) -> dict[str, Any]:
 
 def _valid(name: str, value: Any) -> bool:
     if name == "style":
-        return value in WINDOW_STYLES or value in POINT_STYLES
+        return isinstance(value, str) and (value in WINDOW_STYLES or value in POINT_STYLES)
     return isinstance(value, int) and not isinstance(value, bool) and value >= (2 if name == "window" else 1)
 
 

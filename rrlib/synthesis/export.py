@@ -131,8 +131,8 @@ def import_examples(
     check_alpha(alpha)
     check_cut(k)
     out, notes, tally = Path(out_dir), list[str](), Tally()
-    results = {f"OUTPUT/{name}": out / name for name in (*RESULTS, *SUMMARY)}
-    check_apart({"SOURCE": Path(path)}, results, outside=True)
+    made = {f"OUTPUT/{name}": out / name for name in (*RESULTS, *SUMMARY)}
+    check_apart({"SOURCE": Path(path)}, made, outside=True)
     if any((out / name).exists() for name in ("store.json", "calls.jsonl")):
         raise InputError("this folder holds a teacher's answers", path=out, remedy="name a folder of its own")
     out.mkdir(parents=True, exist_ok=True)
