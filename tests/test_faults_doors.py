@@ -693,6 +693,8 @@ def test_a_checkpoint_that_does_not_load_says_why(
     spoil(folder)
     argv = command(server, tmp_path)
     argv[argv.index("openai")], argv[argv.index("m")] = "transformers", str(folder)
+    for other in ("--base-url", "--concurrency"):  # flags of the other engine
+        del argv[(at := argv.index(other)) : at + 2]
     assert main(argv) == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert last.startswith("error: ") and " -> " in last and re.search(words, last), last
