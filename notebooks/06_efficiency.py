@@ -175,12 +175,12 @@ shown.table(against(result, "pointwise", ["listwise", "pointwise, no chain"]))
 # What to see: a pointwise chain is shorter than a listwise one, so fewer chains do not mean as many fewer tokens. And
 # where the pointwise model is better *and* dearer, the question is what the same time would buy elsewhere.
 #
-# Two cautions. Three seeds of the profile `miniature` have 0.850 listwise, 0.984 pointwise, and 2.82 times the seconds
-# (`docs/thinking.md`); the stored results, on this page with the default parameters, are one seed of a small training
-# and lower (0.781, 0.911 and 1.94 times). And it is not a fair race of the two *forms*: the label of a passage is the
-# one that was made with the gold answer in view, while the listwise model imitates lists of a teacher that errs, and
-# reads one row where the other reads one for each passage. With a teacher that does not err a listwise model has 0.970,
-# after SFT alone (read, not made by a command that is kept: `docs/world.md`).
+# Two cautions. The stored results are one seed of a small training (0.781 listwise, 0.911 pointwise, 1.94 times the
+# seconds); three seeds of the profile `miniature` have 0.850, 0.984 and 2.82 times (`docs/thinking.md`), and these are
+# the ones to quote. And it is not a fair race of the two *forms*: the label of a passage is the one that was made with
+# the gold answer in view, while the listwise model imitates lists of a teacher that errs, and reads one row where the
+# other reads one for each passage. With a teacher that does not err a listwise model has 0.970, after SFT alone (read,
+# not made by a command that is kept: `docs/world.md`).
 
 # %% [markdown]
 # ## Think, or not: one checkpoint, two modes
@@ -227,6 +227,8 @@ shown.table(routes.summary().set_index("system"))
 capped = {"listwise": systems["listwise"]}
 capped.update({f"budget {n}": listwise_of(config, list_model, budget=n) for n in budgets})
 curve = before.results["budgets"] if stored else stages.evaluation(config, capped, data, out)
+
+# %%
 curve.save(stage.path("budgets"))
 headline = {row["system"]: row for row in curve.rows(metrics[0])}
 points = [{"budget": int(n.split()[1]), **row} for n, row in headline.items() if n.startswith("budget ")]

@@ -384,7 +384,7 @@ README_ROWS = {
     "as retrieved": ("first-stage", None),
     "all-MiniLM-L6-v2": ("dense-minilm", None),
     "packed judge of passages": ("pointwise no reasoning", "smollm2-135m-judge"),
-    "lists, SFT and GRPO": ("sft+rl", "smollm2-135m-graded"),
+    "lists, SFT and GRPO (two seeds)": ("sft+rl", "smollm2-135m-graded"),
     "lists from labels alone, SFT": ("sft", "smollm2-135m-gpu"),
 }
 
@@ -399,12 +399,13 @@ def test_the_readme_has_figures_of_the_file_and_rows_that_lose() -> None:
         for cell, (collection, first) in zip(
             cells[name], (("entailmentbank", "ai2-25"), ("argkp", "stem")), strict=True
         ):
-            found = [
-                f"{row['mean']:.3f}"
+            means = [
+                row["mean"]
                 for row in rows
                 if (row["system"], row["collection"], row["first_stage"]) == (system, collection, first)
                 and row["metric"] == "nDCG@10"
                 and profile in (None, row["profile"])
             ]
-            assert [cell] == (found or [""]), f"{name}, {collection}"
+            assert cell == (f"{sum(means) / len(means):.3f}" if means else ""), f"{name}, {collection}"
+            assert len(means) <= 1 or {2: "two", 3: "three"}[len(means)] in name
     assert float(cells["lists from labels alone, SFT"][0]) < float(cells["as retrieved"][0])
