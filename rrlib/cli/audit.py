@@ -81,13 +81,10 @@ def register(app: typer.Typer) -> None:
             typer.echo(f"  {said}")
 
 
-MOST_PASSAGES = 100_000
-"""Of a window; a row with more is damaged."""
-
-
 def _checked(log: Path, rows: Iterable[tuple[int, dict[str, Any]]]) -> Iterator[tuple[int, dict[str, Any]]]:
     """The rows of a log. Raises InputError, with the line, for one whose fields are not of their kind."""
     from rrlib.errors import InputError
+    from rrlib.records import WIDEST
 
     def whole(value: Any) -> bool:
         return isinstance(value, int) and not isinstance(value, bool)
@@ -106,7 +103,7 @@ def _checked(log: Path, rows: Iterable[tuple[int, dict[str, Any]]]) -> Iterator[
         "repairs": (words, "a list of words"),
         "tokens_out": (amount, "a number of 0 or more"),
         "seconds": (amount, "a number of 0 or more"),
-        "num_passages": (lambda value: whole(value) and 0 < value <= MOST_PASSAGES, "a whole number of 1 or more"),
+        "num_passages": (lambda value: whole(value) and 0 < value <= WIDEST, "a whole number of 1 or more"),
     }
     for line, row in rows:
         for name, (right, wanted) in kinds.items():

@@ -36,18 +36,17 @@ def keep(maker: Table, stored: Path) -> list[str]:
         raise InputError("no finished rows of these settings", path=maker.path, remedy="make some with --rows")
     if any(result.row == FULL and result.setting != maker.key for result in before):
         raise InputError("the stored full recipe has other settings", path=stored, remedy="name its profile by --base")
-    kept = [row for _, row in read_jsonl(stored)] if before else []
     there = {(result.row, result.seed, result.setting): result for result in before}
-    said = []
+    said, new = [], []
     for result in finished:
         name, known = f"{result.row}, seed {result.seed}", there.get((result.row, result.seed, result.setting))
         if known is not None and (known.graded or not result.graded or known.values != result.values):
             said.append(f"{name}: there already")
             continue
-        kept.append(asdict(result))
+        new.append(asdict(result))
         said.append(f"{name}: kept")
-    if any(line.endswith(": kept") for line in said):
-        write_jsonl(stored, kept)  # as a whole, since it may be packed
+    if new:  # the file is written as a whole, since it may be packed
+        write_jsonl(stored, [*(row for _, row in read_jsonl(stored)), *new] if before else new)
     return said
 
 
