@@ -138,8 +138,8 @@ shown.table(table_of_recipes())
 
 # %% [markdown]
 # One query, to see what the teacher is asked. Read it, and then the first candidates below. Passages that share its
-# words need not be those that help, and those that help need not share any. (The answer is in the drawing below, and in
-# the table under *One example*.)
+# words need not be those that help, and those that help need not share any. (The drawing below says what the query is
+# after; the teacher's first answer under *First look* says which of these ten help, and it may be none.)
 #
 # **Predict:** which of the passages would help somebody who asks this?
 
@@ -178,7 +178,7 @@ if not import_from:
 # Our query first, with the few that stand before it in the seeded order. Its answers go into the folder that the whole
 # batch will use, so the batch will not ask for them again. With `import_from`, nobody is asked: the first of the
 # released examples is looked at. The line counts the answers so far, by question (`hard` looks through passages that a
-# web search brought, for those that mislead; this world has none).
+# web search brought, for those that mislead; the embedded world has them in the profile `hard`).
 
 # %%
 first = stages.synthesis(config, collection, client, out, limit=followed.number)
@@ -267,7 +267,7 @@ stage.figure("alpha", figures.choice_curves(choices, threshold)) if len(choices)
 # Right lists are a means. The end is a good ranking after both trainings; `benchmarks/validation_choice.py` judges
 # that, on validation queries too. In the embedded world the two disagree (docs/experiments.md): the ranking cannot tell
 # the paper's 0.4 from no filter at all, and a strict 0.7, good for imitation, left reinforcement the easy queries only.
-# So the profiles keep the paper's alpha.
+# So the profiles of this world keep the paper's alpha; `straddle`, another world, has 0.7.
 
 # %% [markdown]
 # ### All queries

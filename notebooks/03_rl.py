@@ -280,6 +280,12 @@ answers = list(group.rollouts["completion"])
 scale = "none" if loss == "dr_grpo" and normalize == "total" else "group"
 stage.figure("favours", lesson_plots.group_update(answers, asked.relevance, asked.gold, reward, scale))
 
+# %%
+if interactive:
+    from rrlib.lesson import widgets
+
+    widgets.show(widgets.group_explorer(answers, asked.relevance, asked.gold, k=reward_k))
+
 # %% [markdown]
 # What to see: on the right, bars above zero are passages that the update moves up: each is the mean, weighted by the
 # advantages, of how far above the middle the answers put it. Nobody said which passage is good; the rewards of whole
@@ -325,8 +331,8 @@ shown.texts({name: frame["text"].iloc[row] for name, frame in tried.items()})
 # price is `yes` for passages of another concept, 0.28 a window before and 0.65 after. (Profile `miniature`, seed 7,
 # over whole lists; `docs/world.md` says which figures are of a command that is kept, and which were read.)
 #
-# **Predict:** the student learned from what its teacher wrote: reasoning, lists, labels. Can it beat the teacher? This
-# run is too small to say, but the results of larger trainings are stored:
+# **Predict:** the student learned from what its teacher wrote: reasoning, lists, labels. Can it beat the teacher? One
+# training could not say, so those of several seeds are stored:
 
 # %%
 shown.say(sentences.teacher_words(stored_rows()))

@@ -30,6 +30,8 @@
 # ## Set-up
 
 # %%
+from dataclasses import replace
+
 from rrlib.chain import stages
 from rrlib.chain.from_profile import listwise_of
 from rrlib.chain.params import collect
@@ -45,7 +47,7 @@ from rrlib.lesson.plots import evaluation as figures
 from rrlib.lesson.plots import tour as lesson_plots
 from rrlib.lesson.plots import trust as trust_plots
 from rrlib.lesson.tables import against, length_table, length_verdicts, pool_holds, verdicts_of, window_traces
-from rrlib.strategies import drive, plan, sliding_spans, sliding_window
+from rrlib.strategies import StrategySpec, drive, plan, sliding_spans, sliding_window
 
 # %% tags=["parameters"]
 run = "smoke"  # name of the run: a folder below outputs/
@@ -75,6 +77,7 @@ mix = True  # also mix the last checkpoint with the first stage (weight chosen o
 samples = 3  # of each window, to see how far they agree (count, 2 or more)
 sample_temperature = 1.0  # of these samples (number above 0)
 trust_queries = 4  # queries whose windows are sampled, and asked again behind other reasoning (count; 0: all)
+other_strategies = ["top_down", "tournament"]  # asked of the same queries (names in rrlib.strategies)
 resamples = 10000  # of bootstrap and randomisation test (count)
 
 # %% [markdown]
@@ -126,7 +129,7 @@ systems = {"first-stage": "first-stage", "random": "random", **models, **mixed, 
 # %%
 with shown.Counting("systems checked"):
     planned = plan_experiment(systems, data)
-shown.table(planned)
+shown.table(planned.set_index(["benchmark", "system"]).astype("Int64"))
 
 # %% [markdown]
 # ## One call
@@ -149,8 +152,9 @@ shown.say(sentences.valid_words(verdicts_of(records)))
 stage.figure("answers", plots.verdict_shares(verdicts_of(records)))
 
 # %% [markdown]
-# Nothing is ever lost: where no answer can be read, a window keeps its order and is counted. What it cost, per query
-# (`seconds` is the wall clock over all queries, `latency` what one query or window waits for):
+# Nothing is ever lost: where no answer can be read, a window keeps its order and is counted. (02 and 03 tried one
+# window of each validation query; here are all windows of the test queries, so the shares may differ.) What it cost,
+# per query (`seconds` is the wall clock over all queries, `latency` what one query or window waits for):
 
 # %%
 costs = result.costs.set_index(["benchmark", "system"])
@@ -201,9 +205,15 @@ if not benchmarks and not checkpoints:
     asking = {"engine": engine, "style": style, **models[last].sizes(data[0]), **engine_options}
     asking["decoding"] = models[last].decoding
     followed = thread.thread_of(stage.run_dir)
-    with shown.Counting("whole lists reranked"):
-        whole = thread.whole_list(followed, stages.collection_of(stage, "train"), trained, asking)
-"no thread in this run" if whole is None else shown.table(whole)
+    with shown.Counting("whole lists reranked", len(trained)) as count:
+        whole = thread.whole_list(followed, stages.collection_of(stage, "train"), trained, asking, count)
+shown.say(thread.end_words(whole))
+"" if whole is None else shown.table(whole)
+
+# %% [markdown]
+# What to see: here the thread ends. The teacher's list for this query agreed least with its own labels, of all lists
+# that were kept; SFT was shown that list, and GRPO was paid by the labels. What the line above says of one query of the
+# training split, the tables of this notebook say of all test queries.
 
 # %% [markdown]
 # ## Who gains, who loses
@@ -217,8 +227,8 @@ gaps = {name: list(result.differences(name, metrics[0], first)) for name in mode
 stage.figure("differences", figures.sorted_differences(gaps, "first stage", metrics[0]))
 
 # %% [markdown]
-# What to see: the share of bars below zero. A system that helps many and hurts few is another thing than one that
-# helps and hurts as many.
+# What to see: bars below zero are queries that got worse; a better mean says nothing of them. A system that helps many
+# and hurts few is another thing than one that helps and hurts as many.
 
 # %% [markdown]
 # ## Does thinking longer help?
@@ -279,6 +289,30 @@ if interactive:
     widgets.show(widgets.run_compare(rankings, data[0].qrels, baseline="first stage", queries=data[0].queries))
 
 # %% [markdown]
+# ## The same model, other strategies
+#
+# The window slides because a list is longer than what the model reads at once. There are other ways to put the same
+# question: `top_down` looks for a pivot in the first window and holds the others against it, `tournament` lets the best
+# of each window meet (`docs/strategies.md`). Here the last checkpoint ranks the first `trust_queries` queries in each
+# of them. A strategy pays with calls, with rounds that wait for each other, and with tokens; 06 counts those of more.
+#
+# **Predict:** which one waits least? And will the same model rank equally well in all of them?
+
+# %%
+few, ways = data[0].limited(trust_queries, trust_queries), {"sliding_window": systems[last]}
+ways |= {name: replace(systems[last], strategy=name) for name in other_strategies}
+with stage.timed("strategies"), shown.Counting("windows", logs=(stage.path("strategies"), "*/windows*.jsonl")):
+    tried = stages.evaluation(config, ways, [few], stage.path("strategies"), echo=None)
+rounds = {name: plan(StrategySpec(name, window, stride).start, longest).depth for name in ways}
+shown.say("Rounds, where the answers confirm the first stage: " + ", ".join(f"{n} {r}" for n, r in rounds.items()))
+shown.table(tried.summary().set_index("system"))
+
+# %% [markdown]
+# What to see: the interval of a difference says whether so few queries can tell the strategies apart. A model that was
+# trained on windows of one size meets no other here; where a strategy asks more, it is the calls and tokens that say
+# so.
+
+# %% [markdown]
 # ## The ceiling
 #
 # Where no relevant passage is among the candidates, no reranker can help.
@@ -290,7 +324,8 @@ print(pool_holds(before, data[0].qrels))
 stage.figure("ceiling", figures.ceiling_and_gap(rows, metrics[0]))
 
 # %% [markdown]
-# What to see: the oracle stands at the ceiling, and the rest of the way is the reranker's to go. A ceiling of 1 says
+# What to see: the oracle stands at the ceiling, and the rest of the way is the reranker's to go; who comes nearest to
+# it has the shortest gap in the figure. A ceiling of 1 says
 # that the candidates lack nothing that this metric counts, as where a collection was built around its relevant
 # passages (the embedded world's is). With a real first stage it is lower, and the line above the figure says by what.
 
@@ -305,7 +340,8 @@ stage.figure("ceiling", figures.ceiling_and_gap(rows, metrics[0]))
 
 # %%
 folder = stage.path("samples")
-with stage.timed("samples"), shown.Counting("windows sampled", logs=(folder, "*.jsonl")):
+asked = trust.windows_to_draw(systems[last], data[0], samples, trust_queries)
+with stage.timed("samples"), shown.Counting("windows sampled", asked, logs=(folder, "*.jsonl")):
     drawn = trust.draw(systems[last], data[0], folder, samples, sample_temperature, trust_queries, seed)
 sure = trust.sureness(drawn, metrics[0])
 print(sure.in_words())
@@ -339,8 +375,9 @@ shown.table(trust.follow_table(records, seed))
 # **Predict:** what does the list behind another query's reasoning look like, if the reasoning is decoration?
 
 # %%
-with stage.timed("asked again"), shown.Counting("windows asked again"):
-    again = trust.asked_again(systems[last], data[0], result.records(last, first), trust_queries, seed)
+kept = result.records(last, first)
+with stage.timed("asked again"), shown.Counting("answers behind other reasoning") as count:
+    again = trust.asked_again(systems[last], data[0], kept, trust_queries, seed, count)
 print(trust.again_in_words(again))
 shown.table(trust.again_table(again))
 

@@ -176,11 +176,12 @@ shown.table(against(result, "pointwise", ["listwise", "pointwise, no chain"]))
 # where the pointwise model is better *and* dearer, the question is what the same time would buy elsewhere.
 #
 # Two cautions. The stored results are one seed of a small training (0.781 listwise, 0.911 pointwise, 1.94 times the
-# seconds); three seeds of the profile `miniature` have 0.850, 0.984 and 2.82 times (`docs/thinking.md`), and these are
-# the ones to quote. And it is not a fair race of the two *forms*: the label of a passage is the one that was made with
-# the gold answer in view, while the listwise model imitates lists of a teacher that errs, and reads one row where the
-# other reads one for each passage. With a teacher that does not err a listwise model has 0.970, after SFT alone (read,
-# not made by a command that is kept: `docs/world.md`).
+# seconds); three seeds of the profile `miniature` have 0.850, 0.984 and 2.82 times (`docs/thinking.md`): quote these,
+# with the number of their seeds, which is too small for a claim on the recipe. And it is not a fair race of the two
+# *forms*: the label of a passage is the one that was made with the gold answer in view, while the listwise model
+# imitates lists of a teacher that errs, and reads one row where the other reads one for each passage. Notebook 05 has
+# the fairer race, on two seeds: trained on lists of a teacher that does not err, after SFT alone, a listwise model has
+# 0.977.
 
 # %% [markdown]
 # ## Think, or not: one checkpoint, two modes
@@ -209,12 +210,13 @@ routed = {name: systems[name] for name in names}
 routed["router"] = Routed("both: no-think", "both: think", k=stride, metric=metrics[0])
 routes = before.results["router"] if stored else stages.evaluation(config, routed, data, out)
 routes.save(stage.path("router"))
-shown.say(", ".join(f"{name} {value:g}" for name, value in routes.chosen("router").items()))
+means = {row["system"]: row["mean"] for row in routes.rows(metrics[0])}
+shown.say(sentences.router_words(routes.chosen("router"), means["router"]))
 shown.table(routes.summary().set_index("system"))
 
 # %% [markdown]
-# What to see: a router pays when it is better than the random choice. `routed` is the share of the queries that it sent
-# on.
+# What to see: a router pays when it is better than the random choice; the line above the table says whether this one
+# was, on these queries.
 
 # %% [markdown]
 # ## How much of the chain is needed?
@@ -238,7 +240,9 @@ stage.figure("budget", figures.budget_curve(points, metrics[0], levels))
 
 # %% [markdown]
 # What to see: a chain that is closed before it has judged the passages leaves the list to a guess. Where is the knee,
-# the smallest budget that costs no quality? Between nothing and the knee, tokens are written and buy nothing.
+# the smallest budget that costs no quality? The line above the figure says whether one of these budgets reaches it;
+# three seeds of the profile `miniature`, with more budgets, have it by 96 tokens (`docs/thinking.md`). Between nothing
+# and the knee, tokens are written and buy nothing.
 
 # %% [markdown]
 # ## Windows are one strategy of several
@@ -287,6 +291,10 @@ sturdy.save(stage.path("robustness"))
 windows = {name: sturdy.chosen(name).get("window") for name in sturdy.costs["system"]}
 shown.say(f"passages in a window: {', '.join(f'{n} with {name}' for name, n in windows.items() if n)}")
 shown.table(sturdy.summary().set_index("system"))
+
+# %% [markdown]
+# What to see: the interval of a row's difference says whether the change of input can be told from none. A smaller
+# window means more windows, so look at the calls and tokens beside the quality. One training and 64 queries: a hint.
 
 # %% [markdown]
 # ## Exercise 1: what a point costs

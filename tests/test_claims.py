@@ -23,11 +23,13 @@ from typing import Any
 import pytest
 import yaml
 
+from rrlib.chain.from_profile import plans_of
 from rrlib.evaluation import REPORTED
 from rrlib.formats import read_jsonl
 from rrlib.lesson.explain import outlook
 from rrlib.miniature.skills import EXACT_SHARE
 from rrlib.miniature.teacher import ErrorRates
+from rrlib.plans.training import GIB
 from rrlib.reward import PAPER_WEIGHTS
 from rrlib.studies.stored import ROWS, STORED, STRADDLE_ROWS
 from rrlib.synthesis.filter import ALPHA
@@ -40,6 +42,8 @@ LOGS = {"experiments.md", "nightly.md"}
 PAGES = ["README.md", *(f"docs/{path.name}" for path in sorted(ROOT.glob("docs/*.md")) if path.name not in LOGS)]
 PAGES += [f"notebooks/{path.name}" for path in sorted(ROOT.glob("notebooks/0*.ipynb"))]
 UNIT = r" (?:points|times|seconds?|minutes?|hours?)\b"
+RANGE = re.compile(rf"(?<![\w.@/-])(\d+(?:\.\d+)?) to (?=\d+(?:\.\d+)?(%|{UNIT}))")
+"""The first figure of `7 to 21%`, whose unit stands behind the second."""
 FIGURE = re.compile(rf"(?<![\w.@/-])[-+]?(?:\d+\.\d+|\d+(?=%|{UNIT}))(?![\w/]|\.\d)(?:%|{UNIT})?")
 READ = re.compile(r"\(read\b|[;,] read\)")
 
@@ -71,7 +75,7 @@ def figures(sentence: str) -> list[str]:
         sentence,
     )
     bare = re.sub(r"95%(?= bootstrap| intervals?)|(?<=[Ii]ntervals are )95%|(?<=[Ii]ntervals \()95%", " ", bare)
-    return [found[0] for found in FIGURE.finditer(bare)]
+    return [found[0] for found in FIGURE.finditer(RANGE.sub(r"\1\2 to ", bare))]
 
 
 def claims_of(page: str) -> list[str]:
@@ -146,6 +150,19 @@ def number(page: str, row: str, column: str, table: int = 0, which: int = 0) -> 
     return float(re.findall(r"[-+]?\d+\.?\d*", cell(page, row, column, table))[which])
 
 
+def pair(systems: str, collection: str, profile: str, column: str, which: int = 0) -> float:
+    """The `which`-th number of a cell of the table of pairs of docs/results.md, which is made from stored runs."""
+    head: list[str] = []
+    found = []
+    for line in text_of("docs/results.md").splitlines():
+        cells = [part.strip() for part in line[1:].split(" | ")] if line.startswith("|") else []
+        head = [] if not cells else head or cells
+        if head[:1] == ["systems"] and cells[0] == systems and cells[2:4] == [collection, f"`{profile}`"]:
+            found.append(cells[head.index(column)])
+    (text,) = found
+    return float(re.findall(r"[-+]?\d+\.?\d*", text)[which])
+
+
 def real(system: str, collection: str, first_stage: str, metric: str = "nDCG@10", profile: str = "") -> float:
     """A mean of docs/results/real.json, over its seeds; of one profile where it is named."""
     rows = json.loads((ROOT / "docs/results/real.json").read_text(encoding="utf-8"))["rows"]
@@ -161,11 +178,13 @@ def belief(row: str, column: str) -> float:
     return float(text.split()[0].rstrip("%")) / (100 if "%" in text else 1)
 
 
-def logged(figure: str) -> float:
-    """A figure that stands in the log of experiments, which has its command and date."""
-    assert re.search(rf"(?<![\d.]){re.escape(figure)}(?!\d)", text_of("docs/experiments.md")), (
-        f"{figure} is not in the log"
-    )
+def logged(figure: str, question: str) -> float:
+    """A figure of the log of experiments, in the one section of this question, which has its command and date."""
+    sections = [s for s in text_of("docs/experiments.md").split("\n## ") if question in s.splitlines()[0]]
+    assert len(sections) == 1, f"{len(sections)} sections ask: {question}"
+    command, result = sections[0].partition("**Result.**")[::2]
+    assert "**Command.**" in command, f"no command: {question}"
+    assert re.search(rf"(?<![\d.]){re.escape(figure)}(?!\d)", result), f"{figure} is not in the result: {question}"
     return float(figure.rstrip("%")) / (100 if figure.endswith("%") else 1)
 
 
@@ -189,6 +208,20 @@ def backbone(kind: str) -> float:
     return sum(prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__") / 1e6
 
 
+def adapter_megabytes() -> float:
+    """The packaged adapter of SmolLM2-135M, which has rank 16."""
+    folder = ROOT / "rrlib" / "checkpoints" / "smollm2-135m-judge"
+    assert json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["r"] == 16
+    return (folder / "adapter_model.safetensors").stat().st_size / 1e6
+
+
+@cache
+def planned(kind: str) -> float:
+    """GiB that `rrlib plan params/miniature.yaml` counts by its parts for a training."""
+    plans = {plan.kind.lower(): plan.needed / GIB for plan in plans_of(ROOT / "params" / "miniature.yaml")}
+    return plans[kind]
+
+
 def view(places: tuple[int, int], name: str) -> float:
     """NDCG@10 or Recall@10 of two relevant passages at these places of a window of 20."""
     return float(outlook(list(places)).views[{"ndcg": 0, "recall": 1}[name]])
@@ -198,6 +231,7 @@ HELPERS = {
     "__builtins__": {"min": min, "max": max, "sum": sum, "range": range, "abs": abs},
     **{f.__name__: f for f in (mean, ablation, efficiency, number, real, belief, logged, paper, reported)},
     **{f.__name__: f for f in (backbone, view, gain, graded, seeds_of, straddle, straddle_gain)},
+    **{f.__name__: f for f in (pair, adapter_megabytes, planned)},
     "rates": ErrorRates(),
     "weights": PAPER_WEIGHTS,
     "alpha": ALPHA,

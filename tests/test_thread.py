@@ -12,14 +12,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from rrlib.chain.params import load_profile
 from rrlib.errors import InputError
 from rrlib.formats import write_examples
 from rrlib.lesson import groups, sentences, shown, thread
 from rrlib.lesson.explain import liveliness
 from rrlib.lesson.plots.training import group_in_views
 from rrlib.lesson.plots.world import world_drawing
+from rrlib.miniature.generate import make_corpus, make_queries
 from rrlib.miniature.sketch import EXAMPLE, sketch
 from rrlib.miniature.teacher import ErrorRates
+from rrlib.miniature.world import load_world
 from rrlib.prompts import format_response
 from rrlib.reward import MultiViewReward, RewardRecord
 from rrlib.training.data import Row
@@ -27,6 +30,7 @@ from rrlib.training.objective import kl
 from rrlib.types import Candidates, Passage, Query, RankingExample
 
 REWARD = MultiViewReward(k=2)
+PARAMS = Path(__file__).parent.parent / "params"
 
 
 def example(qid: str, gold: tuple[int, ...] = (0, 1, 2, 3), **meta: Any) -> RankingExample:
@@ -73,7 +77,11 @@ def test_stations_are_scored_by_the_reward_and_begin_with_the_teacher() -> None:
     words = thread.in_words(table, "before", "after")
     assert "rises from -1.000" in words and "above the teacher's" in words and "is none and" in words
     assert "Where no list counts (before)" in words and "no list counts" not in thread.in_words(table, "after", "after")
-    assert "stays at" in thread.in_words(table, "after", "after")
+    same = thread.in_words(table, "after", "after")
+    assert "stays at" in same and "neither nearer nor further" in same
+    likeness = table.assign(rbo=[1.0, 0.9, 0.4])
+    assert "(RBO) is 0.900 and 0.400: further from it." in thread.in_words(likeness, "before", "after")
+    assert "(RBO) is 0.400 and 0.900: nearer to it." in thread.in_words(likeness, "after", "before")
 
 
 @pytest.mark.parametrize(
@@ -97,6 +105,81 @@ def test_the_final_list_names_the_places_of_what_is_relevant() -> None:
     item = Candidates(Query("q", "why"), tuple(Passage(d, d) for d in "abc"))
     table = thread.final_lists(item, ["c"], {"sft": ["a", "c", "b"], "rl": ["c", "a", "b"]})
     assert table["relevant at"].to_dict() == {"first stage": "3", "sft": "2", "rl": "1"} and set(table["of"]) == {3}
+
+
+def test_the_thread_ends_with_a_sentence_on_the_places() -> None:
+    item = Candidates(Query("q", "why"), tuple(Passage(d, d) for d in "abc"))
+    table = thread.final_lists(item, ["c"], {"sft": ["a", "c", "b"], "rl": ["c", "a", "b"]})
+    assert thread.end_words(table) == (
+        "The relevant passages stood at 3 in the first stage's list; they stand at 1 at the end."
+    )
+    assert "where they stood" in thread.end_words(thread.final_lists(item, ["c"], {"rl": ["a", "b", "c"]}))
+    assert thread.end_words(None) == "There is no thread in this run."
+
+
+def test_the_weight_at_which_the_teachers_list_earns_as_much() -> None:
+    """At that weight both earn the same, a little above it the teacher's earns more, a little below it less."""
+    followed, right = example("a"), format_response("because", (2, 3, 0, 1), "reasonrank")
+    weight = thread.weight_of_likeness(followed, right, REWARD)
+    assert weight is not None and weight > REWARD.weights["rbo"]
+
+    def gap(rbo: float) -> float:
+        rule = MultiViewReward(k=2, weights={**REWARD.weights, "rbo": rbo})
+        texts = thread.teacher_text(followed), right
+        teacher, own = (rule.score(text, followed.relevance, followed.gold).total for text in texts)
+        return float(teacher - own)
+
+    assert gap(weight) == pytest.approx(0.0, abs=1e-9) and gap(weight - 0.01) < 0 < gap(weight + 0.01)
+    assert "would earn more from" in sentences.likeness_words(weight, 0.1)
+    assert "so it does here" in sentences.likeness_words(weight, 99.0)
+    for none in (thread.teacher_text(followed), "no ranking"):
+        assert thread.weight_of_likeness(followed, none, REWARD) is None
+    assert "At no weight" in sentences.likeness_words(None, 0.1)
+
+
+def test_the_kept_thread_is_a_query_of_the_miniatures_training_split() -> None:
+    """Its text, passages and labels are those of the world that the profile `miniature` builds with its own seed."""
+    kept, profile = thread.stored_thread(), load_profile(PARAMS / "miniature.yaml")
+    first = profile.sections["01_synthesis"]
+    sizes = {split: int(first[f"{split}_queries"]) for split in ("train", "validation", "test")}
+    world = load_world()
+    query = next(q for q in make_queries(world, profile.seed, sizes) if q.qid == kept.query.qid)
+    assert query.split == "train" and query.text == kept.query.text
+    passages = {p.docid: p for p in make_corpus(world, profile.seed)}
+    assert all(passages[p.docid].text == p.text for p in kept.passages)
+    labels = tuple(int(passages[p.docid].concept == query.concept) for p in kept.passages)
+    assert labels == kept.relevance and sorted(kept.gold) == list(range(len(kept.passages)))
+    assert all(kept.relevance[item] == 0 for item in kept.gold[:1]), "the teacher's first passage is wrong"
+
+
+def test_a_run_keeps_its_thread_and_a_run_without_one_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = examples_in(tmp_path / "run", example("a", consistency=0.9), example("b", consistency=0.4))
+    monkeypatch.setattr(thread, "_RESULTS", str(tmp_path))
+    assert thread.keep_thread(run).query.qid == "b" and thread.stored_thread() == thread.thread_of(run)
+
+
+def test_the_reward_prefers_the_model_of_the_tour_to_its_teacher_until_likeness_weighs_more() -> None:
+    """What 00 says of the kept thread: the teacher's first passage is irrelevant, a slider turns the order round."""
+    kept = thread.stored_thread()
+    right = format_response("x", tuple(sorted(range(10), key=lambda i: -kept.relevance[i])), "reasonrank")
+    weight = thread.weight_of_likeness(kept, right, MultiViewReward(k=5))
+    assert weight is not None and 0.1 < weight < 2.0, "the slider of the explorer ends at 2"
+
+
+def test_words_that_lead_a_word_counter_are_named() -> None:
+    passages = [Passage("a", "A pirate page: the sea."), Passage("b", "Nothing here.")]
+    said = sentences.shared_words("At a pirate ball: what is the sea?", passages)
+    assert said == "Words of the query, in passage 1: pirate, sea; 2: none."
+
+
+@pytest.mark.parametrize(
+    ("routed", "mean", "said"),
+    [(1.0, 0.7, "every query: 0.700, no better than"), (0.25, 0.8, "25% of the queries: 0.800, better than")],
+)
+def test_what_a_router_did_is_said(routed: float, mean: float, said: str) -> None:
+    assert said in sentences.router_words({"threshold": 0.1, "routed": routed, "random_route": 0.7}, mean)
 
 
 def test_a_group_has_its_mean_and_its_ends() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from rrlib.chain.from_profile import plans_of
 from rrlib.cli import main
 from rrlib.errors import InputError
 from rrlib.plans.shapes import SHAPES, SHORT, Shape, flops_per_token, kv_bytes, model_config, parameters, shape_of
-from rrlib.plans.training import GIB, layer_bytes, plan_grpo, plan_sft, render
+from rrlib.plans.training import GIB, ON_A_CPU, device_memory, layer_bytes, plan_grpo, plan_sft, render
 from rrlib.resources import SMOLLM2, resolve
 from rrlib.training.config import GRPOSettings, SFTSettings
 from rrlib.training.launch import Launch
@@ -186,6 +187,30 @@ def test_the_miniature_fits_anywhere_and_its_shape_comes_from_its_folder() -> No
     assert shape.family == "qwen3" and shape.tied
     with pytest.raises(InputError, match="no shape is known"):
         shape_of("nobody/knows")
+
+
+def test_a_plan_for_a_cpu_says_what_was_used_where_its_parts_are_less(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its parts leave out the libraries; the sentence has what was measured, and the page that it names has it too."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert main(["plan", str(ROOT / "params" / "miniature.yaml")]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count(": ".join(ON_A_CPU)) == 2
+    held = [float(figure) for figure in re.findall(r"(\d\.\d) GiB", ON_A_CPU[1])]
+    needed = [plan.needed / GIB for plan in plans_of(ROOT / "params" / "miniature.yaml")]
+    assert len(held) == len(needed) == 2 and all(used >= planned for used, planned in zip(held, needed, strict=True))
+    page = " ".join((ROOT / "docs" / "costs.md").read_text(encoding="utf-8").split())
+    assert all(f"{used} GiB" in page for used in held)
+
+
+def test_a_plan_for_a_gpu_says_nothing_of_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    here = device_memory()
+    assert ON_A_CPU in plan_sft(SFT, SEVEN, Launch(), here).facts
+    assert ON_A_CPU not in plan_sft(SFT, SEVEN, Launch(), 2 * here).facts, "a GPU that is said by its size"
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert ON_A_CPU not in plan_grpo(dataclasses.replace(GRPO, use_vllm=False), SEVEN, EIGHT, 80 * GIB).facts
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ back, is the control: a greedy model must give its own list again. The prompt mu
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -64,13 +64,14 @@ def intervene(
     *,
     chains: Sequence[Chain] = tuple(Chain),
     seed: int = 0,
+    on_answer: Callable[[], Any] | None = None,
 ) -> list[Intervened]:
     """Ask the windows of a finished reranking again, each behind every kind of chain.
 
     reranker: that made the records, for its prompts, decoding and engine. Windows without a list or a chain are left
     out. seed: of the shuffles and of the choice of other queries' chains; a window without another of its size has no
-    `other`. Raises InputError for a style without a chain and an answer block, where the prompt is not known, and where
-    no window is left.
+    `other`. on_answer: called after each answer. Raises InputError for a style without a chain and an answer block,
+    where the prompt is not known, and where no window is left.
     """
     style = reranker.style
     if not style.think or style.words is not None or not style.tags or reranker.prompts.tokenizer is None:
@@ -84,7 +85,7 @@ def intervene(
         raise InputError("no window has a chain and a list", remedy="give the records of these candidates' reranking")
     jobs = [(record, kind, chain) for record in windows for kind, chain in _chains(record, windows, chains, seed)]
     prompts = [behind_chain(_prompt(reranker, items[r.collection, r.qid], r), chain) for r, _, chain in jobs]
-    replies = answers(reranker.engine, prompts, reranker.decoding)
+    replies = answers(reranker.engine, prompts, reranker.decoding, on_answer)
     return [
         _judged(record, kind, chain, reply, style.name)
         for (record, kind, chain), reply in zip(jobs, replies, strict=True)
@@ -111,7 +112,9 @@ def _prompt(reranker: Reranker, item: Candidates, record: WindowRecord) -> str:
     return reranker.prompts.render(query.text, [passages[docid] for docid in record.docids])
 
 
-def answers(engine: Engine, prompts: Sequence[str], decoding: Decoding) -> list[Reply]:
+def answers(
+    engine: Engine, prompts: Sequence[str], decoding: Decoding, on_answer: Callable[[], Any] | None = None
+) -> list[Reply]:
     """What an engine writes behind each prompt, in their order; the engine is held meanwhile."""
     replies: dict[int, Reply] = {}
     with alone(engine) as turn:
@@ -129,6 +132,8 @@ def answers(engine: Engine, prompts: Sequence[str], decoding: Decoding) -> list[
                 if number in flight:
                     flight.discard(number)
                     replies[number] = reply
+                    if on_answer is not None:
+                        on_answer()
         turn.first = 0
     return [replies[first + place] for place in range(len(prompts))]
 

@@ -270,11 +270,13 @@ def lively_group(
     count: int = 8,
     seed: int = 0,
     tries: int = 6,
+    on_answer: Callable[[], Any] | None = None,
 ) -> Group:
     """The liveliest group of `tries` windows, one a query: those whose greedy answer earned least, as far as they show
     a relevant passage. A trained model answers most prompts alike, and such a group has nothing to show.
 
-    The same records and seed give the same group. Raises InputError where no window shows a relevant passage.
+    The same records and seed give the same group. on_answer: called after each of tries * count answers. Raises
+    InputError where no window shows a relevant passage.
     """
     worst: dict[str, tuple[float, int, WindowRecord]] = {}  # qid -> reward, place in the log, window
     for place, record in enumerate(records):
@@ -287,7 +289,8 @@ def lively_group(
     chosen = [record for _, _, record in sorted(worst.values(), key=lambda window: window[:2])[:tries]]
     windows = [(collection.queries[r.qid].text, [collection.corpus[d] for d in r.docids]) for r in chosen]
     groups = []
-    for record, (query, _), texts in zip(chosen, windows, rollouts(reranker, windows, count, seed), strict=True):
+    drawn = rollouts(reranker, windows, count, seed, on_answer=on_answer)
+    for record, (query, _), texts in zip(chosen, windows, drawn, strict=True):
         relevance = labels_of(record.docids, collection.qrels[record.qid])
         groups.append(Group(query, relevance, gold_of(relevance), texts))
     return max(groups, key=lambda group: liveliness(reward.score_group(group.texts, group.relevance, group.gold)))
@@ -311,11 +314,13 @@ def rollouts(
     count: int = 8,
     seed: int = 0,
     temperature: float = 1.0,
+    on_answer: Callable[[], Any] | None = None,
 ) -> list[list[str]]:
     """Answers of a reranker's model to windows (query, passages): `count` for each, drawn as GRPO draws a group.
 
     temperature: 0 is greedy. Windows are asked together, which costs far less; the engine is held meanwhile. What a
-    prompt has begun (`<think>`) stands in front of the answer. Raises EngineError when a call fails.
+    prompt has begun (`<think>`) stands in front of the answer. on_answer: called after each. Raises EngineError when a
+    call fails.
     """
     decoding = replace(reranker.decoding, temperature=temperature, seed=seed)
     engine, style = reranker.engine, reranker.style
@@ -343,6 +348,8 @@ def rollouts(
                     raise EngineError(f"a rollout failed: {reply.error}")
                 text = reply.text
                 answers[number] = text if style.prefill else whole_response(sent[number].prompt, text, style.think)
+                if on_answer is not None:
+                    on_answer()
         turn.first = before
     texts = [answers[request.id] for request in requests]
     return [texts[w * count : (w + 1) * count] for w in range(len(windows))]

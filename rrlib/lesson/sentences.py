@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rrlib.evaluation.paired import in_words, paired_rows
 from rrlib.lesson.explain import citations
+from rrlib.miniature.world import FUNCTION_WORDS
 from rrlib.prompts import get_style
 from rrlib.responses import Verdict, parse_lenient
 from rrlib.reward import VIEWS, RewardRecord
-from rrlib.types import Qrels, RankingExample
+from rrlib.types import Passage, Qrels, RankingExample
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from rrlib.studies.rows import Result
 
+_WORDS = re.compile(r"[a-z]+")
 _NAMES = {"ndcg": "NDCG", "recall": "Recall", "rbo": "RBO"}
 
 
@@ -200,11 +203,16 @@ def difference_words(answers: Sequence[str], size: int, style: str = "reasonrank
     )
 
 
+NO_CUTS = ("backbone", "teacher, windows", "teacher, full list", "listwise, gold", "pointwise", "pointwise, gold")
+"""Rows of the ablations that are no full recipe with one part taken out: untrained, teachers, and SFT alone."""
+
+
 def cut_words(result: pd.DataFrame) -> str:
-    """Which row of the ablations costs most, and which cannot be told from none. result: of studies.report.table."""
+    """Which row of the ablations costs most, and which cannot be told from none. result: of studies.report.table. Rows
+    whose partner is not the full recipe are left out."""
     import pandas as pd
 
-    cuts = result.drop(index="first stage", errors="ignore").dropna(subset=["difference"])
+    cuts = result.drop(index=["first stage", *NO_CUTS], errors="ignore").dropna(subset=["difference"])
     if cuts.empty:
         return "No row is compared with the full recipe."
     unclear = [str(name) for name, row in cuts.iterrows() if row["low"] <= 0 <= row["high"]]
@@ -331,4 +339,34 @@ def rise_words(
         f"Of {len(gained)} queries that gain, one relevant passage alone rises in {alone}, all of two or more in "
         f"{whole}, two or more but not all in {part}. Most gains {most} (NDCG@{k} {old:.3f} to {new:.3f}): relevant "
         f"candidates {len(rises[most])}, of which {risen[most]} rise, the furthest by {max(0, *rises[most], 0)} places."
+    )
+
+
+def shared_words(query: str, passages: Sequence[Passage]) -> str:
+    """Which words of the query each passage shares: what counts words is led by these."""
+    asked = set(_WORDS.findall(query.lower())) - FUNCTION_WORDS
+    parts = []
+    for place, passage in enumerate(passages, 1):
+        both = sorted(asked & set(_WORDS.findall(passage.text.lower())))
+        parts.append(f"{place}: {', '.join(both) or 'none'}")
+    return f"Words of the query, in passage {'; '.join(parts)}."
+
+
+def likeness_words(weight: float | None, now: float) -> str:
+    """At which weight of RBO the teacher's list would earn more: thread.weight_of_likeness. now: as it is."""
+    if weight is None:
+        return "At no weight of RBO does the teacher's list earn more than this answer."
+    if weight <= now:
+        return f"RBO weighs {now:g}, and from {weight:.2f} on the teacher's list earns more: so it does here."
+    return f"RBO weighs {now:g}; the teacher's list would earn more from {weight:.2f} on."
+
+
+def router_words(info: Mapping[str, float], mean: float) -> str:
+    """What a router did (rrlib.evaluation.Routed), and whether it beats a random choice of as many. mean: of it."""
+    routed, chance = float(info["routed"]), float(info["random_route"])
+    verdict = "better than" if mean - chance > 5e-4 else "worse than" if chance - mean > 5e-4 else "no better than"
+    every = "every query" if routed == 1 else "no query" if routed == 0 else f"{routed:.0%} of the queries"
+    return (
+        f"With the threshold that validation chose ({info['threshold']:g}) it thinks about {every}: {mean:.3f}, "
+        f"{verdict} a random choice of as many ({chance:.3f})."
     )

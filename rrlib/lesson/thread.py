@@ -1,28 +1,53 @@
 """The red thread: one query from the teacher's answer over SFT and GRPO to the final list, from a run's own files.
 
 Every notebook picks it by the same rule from what 01 left, so all of them follow the same query, and a run that is
-repeated follows it again.
+repeated follows it again. 00 has no run: it begins with the query of the profile `miniature`, which is kept:
+
+    python -m rrlib.lesson.thread outputs/miniature
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rrlib.engines.base import Decoding
+from rrlib.errors import InputError
 from rrlib.evaluation.audition import WRITTEN_LIST
-from rrlib.formats import Collection, read_examples
+from rrlib.formats import Collection, read_examples, write_examples
 from rrlib.lesson.explain import rollouts
+from rrlib.prompts import format_response
 from rrlib.reading import split_reasoning
 from rrlib.rerank import Reranker
+from rrlib.resources import locate
 from rrlib.responses import parse_lenient, parse_strict
 from rrlib.reward import VIEWS, MultiViewReward, RewardRecord
 from rrlib.types import Candidates, RankingExample
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+STORED = "thread.jsonl"
+"""Among the stored results: the example that a run of the profile `miniature` follows (seed 7)."""
+
+_RESULTS = "package:rrlib.miniature/results"
+
+
+def stored_thread() -> RankingExample:
+    """The example that 01 to 04 follow in a run of the profile `miniature` with its own seed, whose model 00 uses."""
+    (example,) = read_examples(Path(locate(_RESULTS)) / STORED)
+    return example
+
+
+def keep_thread(run_dir: str | Path, target: str | Path | None = None) -> RankingExample:
+    """Write the example that a run follows to a file (None: the stored one). Raises as thread_of does."""
+    example = thread_of(run_dir)
+    write_examples(Path(locate(_RESULTS)) / STORED if target is None else target, [example])
+    return example
 
 
 def thread_of(run_dir: str | Path) -> RankingExample:
@@ -124,13 +149,17 @@ def stations(
 
 
 def whole_list(
-    example: RankingExample, collection: Collection, checkpoints: Mapping[str, str | Path], settings: Mapping[str, Any]
+    example: RankingExample,
+    collection: Collection,
+    checkpoints: Mapping[str, str | Path],
+    settings: Mapping[str, Any],
+    on_list: Callable[[str], None] | None = None,
 ) -> pd.DataFrame | None:
     """One row a system, the first stage first: places of the relevant passages in the example's whole list.
 
     collection: of its split, with a first-stage run. settings: arguments of Reranker (engine, style, window, stride,
-    depth, decoding, options of the engine). None where the collection has no candidates of that query, as where the
-    examples were imported.
+    depth, decoding, options of the engine). on_list: told of each checkpoint's name. None where the collection has no
+    candidates of that query, as where the examples were imported.
     """
     items = [item for item in collection.candidates(settings.get("depth")) if item.query.qid == example.query.qid]
     if not items:
@@ -141,6 +170,8 @@ def whole_list(
         ((_, docids),) = reranker.rerank(items).rankings.items()
         reranker.engine.close()
         lists[name] = docids
+        if on_list is not None:
+            on_list(name)
     grades = collection.qrels.get(example.query.qid, {})
     return final_lists(items[0], [docid for docid, grade in grades.items() if grade > 0], lists)
 
@@ -157,6 +188,34 @@ def final_lists(candidates: Candidates, relevant: Sequence[str], lists: Mapping[
     return pd.DataFrame(rows).set_index("system")
 
 
+def end_words(table: pd.DataFrame | None) -> str:
+    """One sentence from `whole_list`: where the relevant passages stood, and where they stand in the last list."""
+    if table is None or not len(table):
+        return "There is no thread in this run."
+    first, last = (str(table["relevant at"].iloc[place]) for place in (0, -1))
+    if first == last:
+        return f"The relevant passages stand where they stood in the first stage's list: at {first or 'no place'}."
+    return f"The relevant passages stood at {first} in the first stage's list; they stand at {last} at the end."
+
+
+def weight_of_likeness(example: RankingExample, response: str, reward: MultiViewReward) -> float | None:
+    """The weight of RBO at which the teacher's list would earn as much as a response, the other weights as they are;
+    None where no weight above 0 does, or where the response is no ranking."""
+    record = reward.score(response, example.relevance, example.gold)
+    teacher = reward.score(teacher_text(example), example.relevance, example.gold)
+    if record.ndcg is None or teacher.ndcg is None:
+        return None
+    rest = [r.total - reward.weights.get("rbo", 0.0) * float(r.rbo or 0.0) for r in (record, teacher)]
+    gap = float(teacher.rbo or 0.0) - float(record.rbo or 0.0)
+    weight = (rest[0] - rest[1]) / gap if gap else 0.0
+    return weight if weight > 0 else None
+
+
+def teacher_text(example: RankingExample) -> str:
+    """The teacher's reasoning and list as a response."""
+    return format_response(example.reasoning, example.gold)
+
+
 def in_words(table: pd.DataFrame, before: str, after: str) -> str:
     """One sentence from `stations`: did the reward rise from one station to another, and is it above the teacher's?"""
     first, last, teacher = (float(table.loc[name, "reward"]) for name in (before, after, "teacher"))
@@ -165,6 +224,9 @@ def in_words(table: pd.DataFrame, before: str, after: str) -> str:
     place = "above" if last > teacher else "below" if last < teacher else "equal to"
     likeness = [table.loc[name, "rbo"] for name in (before, after)]
     rbo = " and ".join("none" if value != value else f"{value:.3f}" for value in likeness)
+    if likeness[0] == likeness[0] and likeness[1] == likeness[1]:
+        gap = float(likeness[1]) - float(likeness[0])
+        rbo += f": {'nearer to it' if gap > 0 else 'further from it' if gap < 0 else 'neither nearer nor further'}"
     unread = [name for name, value in zip((before, after), likeness, strict=True) if value != value]
     kept = f" Where no list counts ({', '.join(unread)}), the places are what inference makes of it." if unread else ""
     return (
@@ -225,3 +287,10 @@ def _row(order: Sequence[int]) -> Any:
 def _places(example: RankingExample, order: Sequence[int]) -> dict[str, str]:
     places = [place for place, item in enumerate(order, 1) if example.relevance[item] > 0]
     return {"relevant at": ", ".join(map(str, places))}
+
+
+if __name__ == "__main__":
+    try:
+        print(chosen_words(keep_thread(sys.argv[1] if sys.argv[1:] else "outputs/miniature")))
+    except InputError as error:
+        sys.exit(str(error))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +29,7 @@ from rrlib.evaluation.votes import Votes, votes_of
 from rrlib.prompts import get_style
 from rrlib.records import WindowRecord
 from rrlib.rerank import Reranker
+from rrlib.strategies import sliding_spans
 from rrlib.types import Qrels
 
 if TYPE_CHECKING:
@@ -45,6 +46,17 @@ class Drawn:
     validation: list[Votes]
     validation_qrels: Qrels
     settings: Mapping[str, Any]
+
+
+def windows_to_draw(system: Listwise, data: BenchmarkData, samples: int, queries: int) -> int:
+    """How many lines `draw` leaves in its logs when it is through; 0, not known, for another strategy than windows."""
+    if system.strategy != "sliding_window":
+        return 0
+    sizes = system.sizes(data)
+    limited = data.limited(queries, queries)
+    parts = [limited, limited.validation] if data.validation and limited.validation else [limited]
+    lists = [item.passages for part in parts if part is not None for item in system.candidates(part)]
+    return samples * sum(len(sliding_spans(len(passages), sizes["window"], sizes["stride"])) for passages in lists)
 
 
 @contextmanager
@@ -189,10 +201,16 @@ def _interval(mean: float, low: float, high: float) -> str:
 
 
 def asked_again(
-    system: Listwise, data: BenchmarkData, records: Sequence[WindowRecord], queries: int, seed: int
+    system: Listwise,
+    data: BenchmarkData,
+    records: Sequence[WindowRecord],
+    queries: int,
+    seed: int,
+    on_answer: Callable[[], Any] | None = None,
 ) -> pd.DataFrame:
     """The windows of the first `queries` test queries (0 = all), asked again behind other reasoning: the table of
-    rrlib.evaluation.interventions, by `chain`. Without rows where no window has both reasoning and a list."""
+    rrlib.evaluation.interventions, by `chain`. Without rows where no window has both reasoning and a list. on_answer:
+    called after each answer."""
     import pandas as pd
 
     style, limited = get_style(system.style), data.limited(queries)
@@ -200,7 +218,8 @@ def asked_again(
     if not windows or not (style.think and style.tags):
         return pd.DataFrame(columns=["windows", "answered", "tau", "rbo", "same", "follows"])
     with _opened(system) as engine:
-        rows = intervene(_reranker(engine, system, data), system.candidates(limited), windows, seed=seed)
+        asked = _reranker(engine, system, data), system.candidates(limited), windows
+        rows = intervene(*asked, seed=seed, on_answer=on_answer)
     return table(rows, seed).set_index("chain")
 
 
