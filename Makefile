@@ -7,7 +7,7 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 PROFILE ?= params/miniature.yaml
-LESSONS_PROFILE ?= params/smoke.yaml
+LESSONS_PROFILE ?= params/miniature.yaml
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
