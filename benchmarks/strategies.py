@@ -21,7 +21,8 @@ import argparse
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -31,7 +32,7 @@ from rrlib.evaluation.significance import bootstrap_interval
 from rrlib.evaluation.tables import align
 from rrlib.metrics import ndcg
 from rrlib.plans.strategies import compared
-from rrlib.strategies import Answer, StrategySpec, Window, counted
+from rrlib.strategies import Answer, StrategySpec, Window, counted, plan
 from rrlib.types import Interval
 
 N, LABELS = 100, (3, 3, 3, 2, 2, 2, 1, 1, 1, 1)
@@ -100,7 +101,8 @@ def simulated(given: argparse.Namespace) -> float:
 
 
 def measured(given: argparse.Namespace) -> None:
-    """Print the table of the packaged reranker in its own windows."""
+    """Print the table of the packaged reranker in its own windows. Rounds are counted, not measured: those of answers
+    that change nothing; setwise takes more where they do, and so may top_down."""
     from measure import device
 
     from rrlib.chain.manifest import outputs_root
@@ -132,7 +134,17 @@ def measured(given: argparse.Namespace) -> None:
     output = given.output or outputs_root() / f"strategies-{given.queries}"
     result = Experiment(systems, data, METRIC, baseline=base, seed=given.seed, output=output, echo=print)
     print(f"measured: {given.model} on {data.name}, first {given.queries} test queries, {device()[1]}")
-    print(result.to_markdown())
+    frame, lengths = result.summary(), [len(item.passages) for item in data.candidates()]
+    rounds = {name: f"{depth_of(system, lengths):.4g}" for name, system in systems.items() if system != "first-stage"}
+    frame.insert(list(frame.columns).index("calls") + 1, "rounds", [rounds.get(name, "") for name in frame["system"]])
+    lines = [list(frame.columns), ["---"] * len(frame.columns), *frame.to_numpy().tolist()]
+    print("\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines))
+
+
+def depth_of(system: Any, lengths: Sequence[int]) -> float:
+    """Rounds of a query, on average over lists so long, for answers that change nothing."""
+    spec = StrategySpec(system.strategy, system.window, system.stride, system.passes)
+    return float(np.mean([plan(spec.start, length).depth for length in lengths]))
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -57,5 +57,6 @@ class Sent:
     window: int
     prompt_hash: str | None
     request: Request
+    source_hash: str | None = None
     before: Reply | None = None
     begun_behind: str | None = None

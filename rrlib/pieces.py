@@ -10,15 +10,21 @@ line, the whole prompt is made and tokenized as rrlib.prompts alone would.
 
 from __future__ import annotations
 
+import hashlib
+import json
+import unicodedata
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import metadata
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
+from rrlib.errors import InputError
 from rrlib.prompts import MOST_KEPT, PromptBuilder, fix_text, lines_of
-from rrlib.types import Passage
+from rrlib.types import Passage, Query
 
 Ids = Sequence[int]
 MOST_FRAMES = 5_000
@@ -128,6 +134,7 @@ class PreparedPrompts:
         self.builder, self._like = builder, like
         self._bodies: dict[Passage, Ids | None] = {}  # None: only the whole string tells
         self._frames: dict[tuple[str, int], Frame | None] = {}
+        self._others: dict[str, PreparedPrompts] = {}
 
     @cached_property
     def pieces(self) -> Pieces:
@@ -209,6 +216,104 @@ class PreparedPrompts:
             self._bodies.pop(passage, None)
         self.builder.forget(passages)
 
+    def in_style(self, style: str) -> PreparedPrompts:
+        """The windows of another style over the same passages, which are prepared once for both; cached."""
+        if style == self.builder.style.name:
+            return self
+        if style not in self._others:
+            self._others[style] = other = PreparedPrompts(self.builder.in_style(style), self)
+            other._bodies = self._bodies
+        return self._others[style]
+
+    def bound(self, query: str, passages: Sequence[Passage], size: int | None) -> int:
+        """`PromptBuilder.bound`, in tokens, from passages prepared once. The builder must have a tokenizer."""
+        new = [passage for passage in passages if not self.builder.counted(passage)]
+        self.prepare(new)
+        for passage in new:
+            if (body := self._bodies.get(passage)) is not None:
+                self.builder.count(passage, len(body) - 1)  # without the end of its line
+        return self.builder.bound(query, passages, size)
+
+    def surely_fits(self, query: Query, passages: Sequence[Passage], size: int | None, room: int) -> bool:
+        """Whether every window of a query fits by the limits and lengths alone, so that no text need be tokenized.
+        size: passages of the widest window (None: all of them). room: tokens for a prompt."""
+        # Twice its limit is more than a cut passage takes, and a token is a byte or more.
+        most = min(len(passages), size or len(passages)) * (2 * self.builder.max_passage_tokens + 6)
+        most += 2 * len(query.text.encode("utf-8", "replace"))
+        return self._empty_bytes + most <= room or self._empty_frame + most <= room
+
+    @cached_property
+    def _empty_bytes(self) -> int:
+        return 2 * len(self.builder.render("", ()).encode("utf-8", "replace"))
+
+    @cached_property
+    def _empty_frame(self) -> int:
+        return self.builder.bound("", (), None)
+
+    def check_fits(self, query: Query, passages: Sequence[Passage], size: int | None, limit: int, answer: int) -> None:
+        """Raise InputError where a window of the query may not fit the model. limit: its positions; answer: new tokens;
+        the rest as in `surely_fits`, which is asked first."""
+        room = limit - answer
+        if self.surely_fits(query, passages, size, room):
+            return
+        bound = self.bound(query.text, passages, size)
+        alone = self.bound(query.text, (), size) if bound > room else 0
+        if alone > room >= self._empty_frame and passages:
+            raise InputError(
+                f"query {query.qid}: the query itself takes {alone} tokens with its frame, and the model has room for "
+                f"{room}: no window fits",
+                remedy="shorten the query, or use a smaller --max-new-tokens",
+            )
+        if bound > room and len(passages) > 1:
+            raise InputError(
+                f"query {query.qid}: a window may hold {bound} prompt tokens, and the model takes {limit} less "
+                f"{answer} for the answer",
+                remedy="use a smaller --window, --max-passage-tokens or --max-new-tokens",
+            )
+
+    def source_hash(self, query: str, passages: Sequence[Passage]) -> str | None:
+        """A digest of all that a window's prompt is made of, 16 hexadecimal digits: equal ones are of equal prompts,
+        and no prompt need be made to tell. Of one prompt there may be several (a text that differs behind its cut).
+
+        None where that cannot be told: a tokenizer that is not one of `tokenizers`, a template that writes the date.
+        """
+        if self.identity is None or self._changes:
+            return None
+        digest = hashlib.sha256(self.identity)
+        for text in chain([query], *((p.docid, p.title, p.text) for p in passages)):
+            data = text.encode("utf-8", "surrogatepass")
+            digest.update(b"%d:" % len(data))  # so that no two lists of texts are the same bytes
+            digest.update(data)
+        return digest.hexdigest()[:16]
+
+    @cached_property
+    def _changes(self) -> bool:
+        """Whether the template may write something else each time."""
+        template = str(getattr(self.builder.tokenizer, "chat_template", None))
+        return any(word in template for word in ("strftime_now", "random", "lipsum"))
+
+    @cached_property
+    def identity(self) -> bytes | None:
+        """A digest of all that makes prompts but the texts: tokenizer, template, style, limit and this code. None where
+        it cannot be told."""
+        builder, tokenizer = self.builder, self.builder.tokenizer
+        if type(self) is not PreparedPrompts or type(builder) is not PromptBuilder:
+            return None
+        try:
+            code = [(Path(__file__).parent / name).read_bytes() for name in _CODE]
+            words = b"" if tokenizer is None else _words(tokenizer).encode("utf-8", "surrogatepass")
+            shown: Any = builder.listed("\ue000", ["\ue001"])  # a prompt as it comes out, with nothing to tokenize
+            if tokenizer is not None and not builder.style.raw:
+                shown = builder.templated(shown)
+        except Exception:  # of many kinds: a tokenizer with parts of its own, code without files, a template that fails
+            return None
+        names = ("chat_template", "special_tokens_map", "split_special_tokens")
+        given = [str(getattr(tokenizer, name, None)) for name in names]
+        facts = [type(tokenizer).__qualname__, *given, builder.specials, repr(builder.style)]
+        facts += [str(builder.max_passage_tokens), unicodedata.unidata_version, *map(_version, _PACKAGES), shown]
+        parts = [*code, words, json.dumps(facts).encode()]
+        return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).digest()
+
     def window(self, query: str, passages: Sequence[Passage]) -> tuple[str, list[int] | None]:
         """The templated string as the builder renders it, and its ids; None where the string must be tokenized."""
         self.prepare(passages)
@@ -222,9 +327,10 @@ class PreparedPrompts:
         """What stands around the passages; None where the template or ftfy leaves no place to cut."""
         if len(self._frames) >= MOST_FRAMES:
             self._frames.clear()
-        if (query, num) not in self._frames:
-            self._frames[query, num] = self._make_frame(query, num)
-        return self._frames[query, num]
+        if (query, num) in self._frames:
+            return self._frames.get((query, num))
+        self._frames[query, num] = frame = self._make_frame(query, num)
+        return frame
 
     def _make_frame(self, query: str, num: int) -> Frame | None:
         builder = self.builder
@@ -244,3 +350,20 @@ class PreparedPrompts:
         if any(builder.structure(new) != builder.structure(old) for new, old in zip(fixed, (head, tail), strict=True)):
             return None
         return self.pieces.frame(*fixed)
+
+
+_CODE = ("prompts.py", "pieces.py", "templates.py")
+_PACKAGES = ("ftfy", "jinja2", "tokenizers", "transformers")
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _words(tokenizer: Any) -> str:
+    """All that a tokenizer of `tokenizers` is, without how it pads and cuts batches. Raises an error for another."""
+    text: str = tokenizer.backend_tokenizer.to_str()
+    return text.partition('"added_tokens"')[2] or text

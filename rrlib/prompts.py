@@ -15,12 +15,12 @@ import logging
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any, Protocol
 
 from rrlib.errors import InputError
 from rrlib.templates import apply_template
-from rrlib.types import Passage, Query, RankingExample
+from rrlib.types import Passage, RankingExample
 
 # --- the protocol, quoted from PAPER section B.2 (figure 12) and the released inference code ------------------------
 _ROLE = "You are RankLLM, an intelligent assistant that can rank passages based on their relevance to the query."
@@ -208,9 +208,10 @@ class PromptBuilder:
 
     def passage(self, passage: Passage) -> str:
         """The text of a passage as the window shows it; cached (see MOST_KEPT, and `forget`)."""
-        if passage not in self._passages:
-            self.keep(passage, self.shown(self._cut(self.clean(passage))))
-        return self._passages[passage]
+        text = self._passages.get(passage)
+        if text is None:
+            self.keep(passage, text := self.shown(self._cut(self.clean(passage))))
+        return text
 
     def clean(self, passage: Passage) -> str:
         """The text of a passage before it is cut."""
@@ -249,11 +250,12 @@ class PromptBuilder:
 
     def tokens(self, passage: Passage) -> int:
         """Tokens of a passage as the window shows it; cached. The builder must have a tokenizer."""
-        if passage not in self._tokens:
+        tokens = self._tokens.get(passage)
+        if tokens is None:
             assert self.tokenizer is not None
             ids = self.tokenizer(self.passage(passage), add_special_tokens=False, verbose=False)["input_ids"]
-            self._tokens[passage] = len(ids)
-        return self._tokens[passage]
+            self.count(passage, tokens := len(ids))
+        return tokens
 
     def bound(self, query: str, passages: Sequence[Passage], size: int | None) -> int:
         """An upper bound on the prompt tokens of any window that a query could show: its `size` longest passages (None:
@@ -263,32 +265,13 @@ class PromptBuilder:
         frame = self.tokenizer(self.render(query, []), add_special_tokens=False, verbose=False)["input_ids"]
         return len(frame) + sum(longest)
 
-    @cached_property
-    def _empty_frame(self) -> int:
-        return self.bound("", (), None)
+    def counted(self, passage: Passage) -> bool:
+        """Whether the tokens of a passage are known."""
+        return passage in self._tokens
 
-    def check_fits(self, query: Query, passages: Sequence[Passage], size: int | None, limit: int, answer: int) -> None:
-        """Raise InputError where a window of the query may not fit the model. limit: its positions; answer: new tokens;
-        the rest as in `bound`."""
-        room = limit - answer
-        # Twice its limit is more than a cut passage takes, and a token is a byte or more: nothing need be tokenized.
-        most = min(len(passages), size or len(passages)) * (2 * self.max_passage_tokens + 6)
-        if self._empty_frame + 2 * len(query.text.encode("utf-8", "replace")) + most <= room:
-            return
-        bound = self.bound(query.text, passages, size)
-        alone = self.bound(query.text, (), size) if bound > room else 0
-        if alone > room >= self.bound("", (), size) and passages:
-            raise InputError(
-                f"query {query.qid}: the query itself takes {alone} tokens with its frame, and the model has room for "
-                f"{room}: no window fits",
-                remedy="shorten the query, or use a smaller --max-new-tokens",
-            )
-        if bound > room and len(passages) > 1:
-            raise InputError(
-                f"query {query.qid}: a window may hold {bound} prompt tokens, and the model takes {limit} less "
-                f"{answer} for the answer",
-                remedy="use a smaller --window, --max-passage-tokens or --max-new-tokens",
-            )
+    def count(self, passage: Passage, tokens: int) -> None:
+        """Take the tokens of a passage as another has found them."""
+        self._tokens[passage] = tokens
 
     def query(self, text: str) -> str:
         """The query as the window shows it. The released code does not pass it through ftfy on its own."""

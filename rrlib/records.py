@@ -50,13 +50,14 @@ class WindowRecord:
     """One finished window.
 
     qid, collection, pass_no, positions, sample: where it belongs (see Key). seed: the sample was drawn with, None for a
-    window that is asked once. round: of its query, 0-based; windows of one round
-    may be asked at once. docids: as shown. order: 0-based permutation of docids, best first. prompt_hash: None where no
-    prompt was made (replay). text: the raw answer, None where none came. verdict, repairs: of rrlib.responses.
-    finish_reason: the engine's. tokens_in, tokens_out: of all calls for this window. seconds: as the window waited.
-    retries: tries after the first. error: why the call failed. score, logprobs: of a window that was scored, where
-    logprobs is not None (natural logarithms). requests: engine calls, of an answer that was continued. closed: the
-    chain was cut off at its budget. settings: of the run that wrote it, where it was read back from a log.
+    window that is asked once. round: of its query, 0-based; windows of one round may be asked at once. docids: as
+    shown. order: 0-based permutation of docids, best first. prompt_hash: None where no prompt was made (replay).
+    source_hash: of all that the prompt was made of (PreparedPrompts.source_hash), in logs; None where that is not told.
+    text: the raw answer, None where none came. verdict, repairs: of rrlib.responses. finish_reason: the engine's.
+    tokens_in, tokens_out: of all calls for this window. seconds: as the window waited. retries: tries after the first.
+    error: why the call failed. score, logprobs: of a window that was scored, where logprobs is not None (natural
+    logarithms). requests: engine calls, of an answer that was continued. closed: the chain was cut off at its budget.
+    settings: of the run that wrote it, where it was read back from a log.
     """
 
     qid: str
@@ -84,6 +85,7 @@ class WindowRecord:
     settings: Mapping[str, Any] | None = None
     sample: int = 0
     seed: int | None = None
+    source_hash: str | None = None
 
     @property
     def key(self) -> Key:
@@ -128,12 +130,7 @@ class WindowRecord:
         row |= {"docids": list(self.docids)} | {name: getattr(self, name) for name in _ALWAYS}
         if self.logprobs is not None:
             row |= {"score": self.score, "logprobs": dict(self.logprobs)}
-        if self.round:
-            row["round"] = self.round
-        if self.requests is not None:
-            row["requests"] = self.requests
-        if self.closed:
-            row["closed"] = True
+        row |= {name: value for name in _WHERE_SAID if (value := getattr(self, name))}
         return row if self.settings is None else {**row, "settings": dict(self.settings)}
 
     @classmethod
@@ -150,7 +147,8 @@ _ALWAYS = (
     "prompt_hash", "text", "reasoning", "verdict", "repairs", "order", "tokens_in", "tokens_out", "finish_reason",
     "seconds", "retries", "error",
 )  # fmt: skip
-_SOMETIMES = ("score", "logprobs", "round", "requests", "closed", "settings", "seed")
+_WHERE_SAID = ("round", "requests", "closed", "source_hash")
+_SOMETIMES = (*_WHERE_SAID, "score", "logprobs", "settings", "seed")
 
 
 class Retries:
@@ -280,6 +278,7 @@ class WindowLog:
         self._failed: set[Key] = set()  # of these, the windows whose call failed
         self._same: dict[tuple[int, ...], tuple[int, ...]] = {}  # equal positions are kept once
         self._suffix = b', "settings": ' + json.dumps(self.settings).encode() + b"}\n"
+        self.tells_source = True  # no window of it is without a source_hash: a log goes on as it was begun
         self.retried: set[tuple[str, str]] = set()  # (collection, qid) of which a failed window was asked again
         if fresh:
             self.asked_path.unlink(missing_ok=True)
@@ -312,6 +311,7 @@ class WindowLog:
         settings = row.get("settings") or {}
         if settings is not self.settings:
             self._check_settings(settings)
+        self.tells_source &= row.get("source_hash") is not None
         collection, qid, pass_no, positions, sample = parts
         if (same := self._same.get(positions)) is None:
             same = self._same[positions] = positions

@@ -152,7 +152,7 @@ class Run:
         if style.words and not style.think:  # such a judge writes one of the words and no more
             answer = max(len(tokenizer(word, add_special_tokens=False)["input_ids"]) for word in style.words)
         for job in self.jobs.values():
-            self.owner.prompts.check_fits(job.candidates.query, job.head, self.owner.strategy.widest, limit, answer)
+            self.prepared.check_fits(job.candidates.query, job.head, self.owner.strategy.widest, limit, answer)
 
     def go(self) -> Iterator[Finished]:
         """Rerank, and yield the queries as they are finished. Raises EngineError where no call succeeds."""
@@ -201,16 +201,19 @@ class Run:
             job = self.jobs[index]
             window = job.windows[window_index]
             assert round_no == job.rounds
-            request, prompt_hash = self._request(job, window)
-            key = job.key(window)
+            key, source_hash = job.key(window), self._source_hash(job, window)
             logged = self.log.get(key) if self.log is not None else None
-            if logged is not None and self._usable(logged, prompt_hash):
+            made = None if logged is not None and self._same(logged, source_hash) else self._request(job, window)
+            if logged is not None and (made is None or self._usable(logged, made[1])):
+                self.last_id += made is None  # the numbers of those behind it, as if it had been made
                 self.counts["reused"] += 1
                 self._take(index, window_index, logged, self.log.place(key) if self.log is not None else None)
                 continue
+            assert made is not None
             if self.log is not None:
                 self.log.asked(key)
-            sent = Sent(index, window_index, prompt_hash, request)
+            request, prompt_hash = made
+            sent = Sent(index, window_index, prompt_hash, request, source_hash)
             if self.owner.continuation.budget == 0 and request.prompt is not None:  # nothing to think: close it at once
                 sent = self._onward(sent, Reply(finish_reason="length")) or sent
             self.flight[sent.request.id] = sent
@@ -221,6 +224,18 @@ class Run:
                 batch = []
         if batch:
             self.engine.submit(batch, self.owner.decoding)
+
+    def _source_hash(self, job: Job, window: Window) -> str | None:
+        """What a window's prompt is made of, where there is a log to hold it against that tells it."""
+        if self.log is None or not self.log.tells_source or not self.owner.asks_model:
+            return None
+        return self.prepared.source_hash(job.candidates.query.text, [job.head[i] for i in window.items])
+
+    def _same(self, record: WindowRecord, source_hash: str | None) -> bool:
+        """Whether a record is that of a prompt made of the same, so that the prompt need not be made to tell. Where
+        that is not known, the prompt says so itself (`_usable`)."""
+        again = self.owner.retry_failed and record.error is not None
+        return not again and source_hash is not None and record.source_hash == source_hash
 
     def _usable(self, record: WindowRecord, prompt_hash: str | None) -> bool:
         assert self.log is not None
@@ -290,6 +305,7 @@ class Run:
             pass_no=window.pass_no,
             round=job.rounds,
             prompt_hash=sent.prompt_hash,
+            source_hash=sent.source_hash,
             text=None if reply.error is not None else reply.text,
             reasoning=answer.reasoning,
             verdict=answer.verdict,

@@ -177,6 +177,58 @@ def test_each_passage_is_tokenized_once_in_all_its_windows(monkeypatch: pytest.M
     assert sum("passage 0 of many" in text for text in seen) == 2, "and again when it was forgotten"
 
 
+@pytest.mark.parametrize("context", [32_768, 6_000], ids=["settled by the limits", "settled by the texts"])
+def test_each_passage_is_tokenized_once_in_a_whole_experiment(context: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plan, check and ranking: 1.05 times the characters of the passages at most, however they are tokenized."""
+    import random
+
+    from test_experiment import world
+    from test_rerank import Oracle
+    from transformers import PreTrainedTokenizerFast
+
+    from rrlib.engines import Decoding
+    from rrlib.engines.hf import load_tokenizer
+    from rrlib.evaluation import Experiment, Listwise, plan_experiment, systems
+
+    class Known(Listwise):
+        def _open(self) -> Any:
+            engine: Any = Oracle()
+            engine.tokenizer, engine.max_model_len = load_tokenizer(self.model), context
+            return engine
+
+    seen: list[str] = []
+    encode, call = Pieces.encode, PreTrainedTokenizerFast.__call__
+
+    def counted(self: Any, given: Any, *rest: Any, **options: Any) -> Any:
+        seen.extend([given] if isinstance(given, str) else given)
+        return call(self, given, *rest, **options)
+
+    dice = random.Random(7)
+    data = world(queries=4, n=100, window=20, stride=10, max_passage_tokens=512)
+    for docid, passage in data.corpus.items():
+        words = " ".join(dice.choices(["passages", "rank", "list", "the", "of"], k=80))
+        data.corpus[docid] = Passage(docid, f"{passage.text}\n{docid} {words}.")
+    raw = sum(len(passage.text) for passage in data.corpus.values())
+    systems._cached_prompts.cache_clear()
+    monkeypatch.setattr(Pieces, "encode", lambda self, texts: [seen.append(t) for t in texts] and encode(self, texts))
+    monkeypatch.setattr(PreTrainedTokenizerFast, "__call__", counted)
+    system = Known("package:rrlib.miniature/reranker", context=context, decoding=Decoding(100))
+
+    def share() -> float:
+        return sum(len(line) for given in seen for line in given.split("\n") if " d" in line and "test-" in line) / raw
+
+    result = Experiment({"m": system}, data, "nDCG@10", resamples=100)
+    assert result.costs["calls"].iloc[0] == 9
+    assert 0.9 < share() <= 1.05
+    seen.clear()
+    plan = plan_experiment({"m": system}, data)
+    assert plan["longest_prompt"].item() < 5_900
+    assert 0.9 < share() <= 1.05, "a plan counts tokens"
+    Experiment({"m": system}, data, "nDCG@10", resamples=100)
+    assert 0.9 < share() <= 1.05, "and what it read serves the run"
+    systems._cached_prompts.cache_clear()
+
+
 def test_engines_get_the_ids_of_the_prompt(tmp_path: Path) -> None:
     """The scheduler's own requests, and that the engine's count of tokens is that of the string."""
     from rrlib.engines.light import LightEngine

@@ -29,7 +29,7 @@ from rrlib.evaluation.paired import SignificanceTest
 from rrlib.evaluation.registry import Benchmark, expand
 from rrlib.evaluation.results import ExperimentResult
 from rrlib.evaluation.store import OutcomeStore, digest
-from rrlib.evaluation.systems import Cost, Outcome, System
+from rrlib.evaluation.systems import Cost, Listwise, Outcome, System
 from rrlib.formats import Collection
 from rrlib.formats.fields import few
 from rrlib.types import Candidates
@@ -79,7 +79,7 @@ def Experiment(
     queries have no text, runs without judgements, prompts that are too long, unknown names.
     """
     chosen, data, names = _prepare(systems, benchmarks, metrics, baseline, test, queries, loading)
-    check_experiment(chosen, data)
+    check_experiment(chosen, data, priced=False)
     store = OutcomeStore(output, fresh)
     outcomes = _outcomes(chosen, data, store, echo)
     comparison = Comparison(baseline or next(iter(chosen)), test, seed, resamples)
@@ -190,11 +190,22 @@ def _prepare(
     return chosen, data, [str(measure) for measure in parse_metrics(metrics)] if metrics else []
 
 
-def check_experiment(systems: Mapping[str, System], data: Sequence[BenchmarkData]) -> dict[tuple[str, str], Cost]:
+def check_experiment(
+    systems: Mapping[str, System], data: Sequence[BenchmarkData], *, priced: bool = True
+) -> dict[tuple[str, str], Cost]:
     """Everything that can go wrong, before any model is loaded: costs by system and benchmark.
 
+    priced: False leaves the costs of models out, so that texts are tokenized only where their limits do not settle
+    whether they fit.
     Raises one InputError that lists every problem found.
     """
+
+    def check(system: System, benchmark: BenchmarkData, candidates: Sequence[Candidates]) -> Cost:
+        if priced or not isinstance(system, Listwise) or type(system).check is not Listwise.check:
+            return system.check(benchmark, candidates)
+        system.refuse(benchmark, candidates)
+        return Cost()
+
     problems: list[str] = []
     costs: dict[tuple[str, str], Cost] = {}
     asked: dict[tuple[str, str], tuple[BenchmarkData, set[str]]] = {}  # validation queries -> systems that answer them
@@ -206,9 +217,9 @@ def check_experiment(systems: Mapping[str, System], data: Sequence[BenchmarkData
             continue
         for name, system in systems.items():
             try:
-                cost = system.check(benchmark, candidates)
+                cost = check(system, benchmark, candidates)
                 for need, other in _held_out(system, benchmark, asked):
-                    cost = _together(cost, systems[need].check(other, _candidates(other, systems)))
+                    cost = _together(cost, check(systems[need], other, _candidates(other, systems)))
                 costs[name, benchmark.name] = cost
             except InputError as error:
                 problems.append(f"{name}: {error}")

@@ -19,6 +19,7 @@ from rrlib.engines import Decoding
 from rrlib.errors import InputError
 from rrlib.evaluation.benchmarks import BenchmarkData
 from rrlib.formats import ranking_to_run
+from rrlib.pieces import PreparedPrompts
 from rrlib.prompts import PromptBuilder, get_style
 from rrlib.records import WindowRecord
 from rrlib.rerank import Reranker
@@ -149,29 +150,45 @@ class Listwise:
 
     def fitting_sizes(self, data: BenchmarkData, candidates: Sequence[Candidates]) -> dict[str, int]:
         """`sizes`, cut as `fit` says so that every window of these candidates fits; as they are where no tokenizer is
-        known. Raises InputError where one does not fit."""
-        if self._tokenizer() is None:
+        known. Texts are tokenized only where their limit does not settle it. Raises InputError where one does not
+        fit."""
+        limit = self._limit()
+        if limit is None or self._tokenizer() is None:
             return self.sizes(data)
-        return self._fitted(data, candidates, self._limit())[0]
+        sizes, room = self.sizes(data), limit - self.decoding.max_new_tokens
+        prompts, widest = self._prompts(sizes["max_passage_tokens"]), self._spec(sizes).widest
+        heads = ((c.query, c.passages[: sizes["depth"]]) for c in candidates)
+        if all(prompts.surely_fits(query, head, widest, room) for query, head in heads):
+            return sizes
+        return self._fitted(data, candidates, limit)[0]
+
+    def _spec(self, sizes: Mapping[str, int]) -> StrategySpec:
+        return StrategySpec(self.strategy, sizes["window"], sizes["stride"], self.passes)
 
     # -- before a model is loaded
-    def check(self, data: BenchmarkData, candidates: Sequence[Candidates]) -> Cost:
-        """Count calls, bound tokens, and hold the longest window against the model's positions (its config alone)."""
+    def refuse(self, data: BenchmarkData, candidates: Sequence[Candidates]) -> None:
+        """Raise InputError for what `check` refuses, and count nothing: for a run whose cost nobody asks for."""
+        self._answers()
+        self._spec(self.fitting_sizes(data, candidates))
+
+    def _answers(self) -> Continuation:
+        """How its answers go on. Raises InputError for options that do not go together."""
         style = get_style(self.style)
         check_pair(style, self.strategy)
-        again = Continuation(
-            style, self.budget, self.decoding
-        ).needed  # a second request reads the first and its answer
-        sizes, limit, tokenizer = self.sizes(data), self._limit(), self._tokenizer()
         if self.fit not in tuple(Fit):
             raise InputError(f"fit={self.fit!r}", remedy="use passages, window, or leave it out")
+        return Continuation(style, self.budget, self.decoding)
+
+    def check(self, data: BenchmarkData, candidates: Sequence[Candidates]) -> Cost:
+        """Count calls, bound tokens, and hold the longest window against the model's positions (its config alone)."""
+        again = self._answers().needed  # a second request reads the first and its answer
+        sizes, limit, tokenizer = self.sizes(data), self._limit(), self._tokenizer()
         if tokenizer is None:
-            spec = StrategySpec(self.strategy, sizes["window"], sizes["stride"], self.passes)
+            spec = self._spec(sizes)
             calls = sum(plan(spec.start, min(len(c.passages), sizes["depth"])).calls for c in candidates)
             return Cost(calls, 0, calls * self.decoding.max_new_tokens, limit=limit)
         sizes, longest = self._fitted(data, candidates, limit)
-        spec = StrategySpec(self.strategy, sizes["window"], sizes["stride"], self.passes)
-        calls = bound = 0
+        spec, calls, bound = self._spec(sizes), 0, 0
         for request, tokens in zip(candidates, longest, strict=True):
             asked = plan(spec.start, min(len(request.passages), sizes["depth"])).calls
             read = 2 * tokens + self.decoding.max_new_tokens if again else tokens
@@ -182,12 +199,12 @@ class Listwise:
         name = self.model if self.engine in READ_HERE else self.engine_options.get("tokenizer")
         if name is None or self.engine == "replay":
             return None
-        return _cached_builder(str(name), 0).tokenizer
+        return _cached_prompts(str(name), 0).builder.tokenizer
 
-    def _builder(self, max_passage_tokens: int) -> PromptBuilder:
-        """The builder of this system's prompts; passages that another system cut for the same tokenizer are kept."""
+    def _prompts(self, max_passage_tokens: int) -> PreparedPrompts:
+        """This system's prompts; passages that another system prepared for the same tokenizer are kept."""
         name = self.model if self.engine in READ_HERE else self.engine_options["tokenizer"]
-        return _cached_builder(str(name), max_passage_tokens).in_style(self.style)
+        return _cached_prompts(str(name), max_passage_tokens).in_style(self.style)
 
     def _limit(self) -> int | None:
         """Tokens that prompt and answer may have: `context`, vLLM's max_model_len, or the model's positions."""
@@ -214,11 +231,11 @@ class Listwise:
         sizes = self.sizes(data)
         room = None if limit is None else limit - self.decoding.max_new_tokens
 
-        builder = self._builder(sizes["max_passage_tokens"])
+        prompts = self._prompts(sizes["max_passage_tokens"])
 
         def bounds() -> list[int]:
-            widest = StrategySpec(self.strategy, sizes["window"], sizes["stride"], self.passes).widest
-            return [builder.bound(c.query.text, c.passages[: sizes["depth"]], widest) for c in candidates]
+            widest = self._spec(sizes).widest
+            return [prompts.bound(c.query.text, c.passages[: sizes["depth"]], widest) for c in candidates]
 
         longest = bounds()
         ratio = sizes["stride"] / sizes["window"]
@@ -228,7 +245,7 @@ class Listwise:
             if self.fit == Fit.PASSAGES and sizes["max_passage_tokens"] > 8:
                 step = max(1, excess // max(1, sizes["window"]))
                 sizes["max_passage_tokens"] = max(8, sizes["max_passage_tokens"] - step)
-                builder = self._builder(sizes["max_passage_tokens"])
+                prompts = self._prompts(sizes["max_passage_tokens"])
             elif self.fit == Fit.WINDOW and sizes["window"] > 2:
                 sizes["window"] -= 1
                 sizes["stride"] = max(1, round(ratio * sizes["window"]))
@@ -268,6 +285,7 @@ class Listwise:
                     with_first_stage=self.with_first_stage,
                     **sizes,  # type: ignore[arg-type]
                 )
+                self._share(reranker)
                 began = time.perf_counter()
                 result = reranker.rerank([c for i in members for c in candidates[i]])
                 seconds = time.perf_counter() - began
@@ -276,6 +294,14 @@ class Listwise:
         finally:
             engine.close()
         return [outcomes[i] for i in range(len(data))]
+
+    def _share(self, reranker: Reranker) -> None:
+        """Give a reranker the passages that were prepared for its check, where its engine has the same tokenizer."""
+        if reranker.prompts.tokenizer is None or self._tokenizer() is None:
+            return
+        ours = self._prompts(reranker.max_passage_tokens)
+        if ours.identity is not None and ours.identity == reranker.prepared.identity:
+            reranker.prompts, reranker.prepared = ours.builder, ours
 
     def _open(self) -> Any:
         from rrlib.engines import make_engine
@@ -319,10 +345,11 @@ class Pointwise(Listwise):
 
 
 @lru_cache(maxsize=4)
-def _cached_builder(tokenizer: str, max_passage_tokens: int) -> PromptBuilder:
-    """One builder a tokenizer and limit (0: the tokenizer alone), so that a passage is cut once for all systems."""
+def _cached_prompts(tokenizer: str, max_passage_tokens: int) -> PreparedPrompts:
+    """One a tokenizer and limit (0: the tokenizer alone), so that a passage is prepared once for all systems."""
     from rrlib.engines.hf import load_tokenizer
 
     if max_passage_tokens == 0:
-        return PromptBuilder(load_tokenizer(tokenizer))
-    return PromptBuilder(_cached_builder(tokenizer, 0).tokenizer, max_passage_tokens=max_passage_tokens)
+        return PreparedPrompts(PromptBuilder(load_tokenizer(tokenizer)))
+    like = _cached_prompts(tokenizer, 0)
+    return PreparedPrompts(PromptBuilder(like.builder.tokenizer, max_passage_tokens=max_passage_tokens), like)

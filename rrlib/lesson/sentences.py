@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from rrlib.evaluation.paired import in_words, paired_rows
 from rrlib.lesson.explain import citations
-from rrlib.miniature.world import FUNCTION_WORDS
 from rrlib.prompts import get_style
 from rrlib.responses import Verdict, parse_lenient
 from rrlib.reward import VIEWS, RewardRecord
@@ -343,8 +342,11 @@ def rise_words(
 
 
 def shared_words(query: str, passages: Sequence[Passage]) -> str:
-    """Which words of the query each passage shares: what counts words is led by these."""
-    asked = set(_WORDS.findall(query.lower())) - FUNCTION_WORDS
+    """Which words of the query each passage shares: what counts words is led by these. Words that BM25 passes over are
+    left out."""
+    from bm25s.stopwords import STOPWORDS_EN
+
+    asked = set(_WORDS.findall(query.lower())) - set(STOPWORDS_EN)
     parts = []
     for place, passage in enumerate(passages, 1):
         both = sorted(asked & set(_WORDS.findall(passage.text.lower())))

@@ -5,7 +5,8 @@
 For each seed a world and two trainings from one backbone: as many lists of training queries, as retrieved, ranked by
 the same erring teacher and filtered as in the chain. One has the first ten candidates of each query, the other the
 first 5, 10, 20 or 30, drawn by query. Both rank the first 10, 20 and 30 candidates of the test queries, in sliding
-windows and all at once. A row is kept when it is ranked; called again, the study goes on there.
+windows of ten and all at once, and the first 30 in windows of twenty too. A row is kept when it is ranked; called
+again, the study goes on there.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ from rrlib.studies.supervision import ranked_by
 from rrlib.synthesis.filter import keeps, self_consistency
 from rrlib.types import RankingExample
 
-STRATEGIES = ("sliding_window", "full_list")
+WIDE = "sliding_window 20/10"
+"""Windows of twenty with stride ten, for lists that are longer."""
+STRATEGIES = ("sliding_window", "full_list", WIDE)
 
 
 class Arm(Word):
@@ -73,7 +76,8 @@ class Study(KeptStudy[Row]):
         self.begin()
         for seed in seeds:
             done = {(row.arm, row.strategy, row.n) for row in self.rows() if row.seed == seed}
-            missing = {arm: [(s, n) for s in STRATEGIES for n in LENGTHS if (arm, s, n) not in done] for arm in Arm}
+            asked = [(s, n) for s in STRATEGIES for n in LENGTHS if s != WIDE or n > 20]
+            missing = {arm: [(s, n) for s, n in asked if (arm, s, n) not in done] for arm in Arm}
             lists = self.lists(seed) if any(missing.values()) else {}
             for arm in [arm for arm in Arm if missing[arm]]:
                 checkpoint = self._train(seed, arm, lists[arm])
@@ -118,16 +122,19 @@ class Study(KeptStudy[Row]):
         config = self.setting.config("04_evaluation", seed=seed, depth=n)
         data = self.table.data(seed)
         data = replace(data, spec=replace(data.spec, depth=n))
-        widest = n if strategy == "full_list" else data.spec.window
-        system = listwise_of(config, checkpoint, strategy=strategy)
+        kind, _, sizes = strategy.partition(" ")
+        window, stride = map(int, sizes.split("/")) if sizes else (data.spec.window, data.spec.stride)
+        widest = n if kind == "full_list" else window
+        system = listwise_of(config, checkpoint, strategy=kind, window=window, stride=stride)
         limit = config.max_new_tokens * widest // 10  # the profile's limit is for lists of ten
         system = replace(system, decoding=replace(system.decoding, max_new_tokens=limit))
-        name = f"{arm.name.lower()} {strategy} {n}"
+        own = strategy.replace(" ", "-").replace("/", "-")
+        name = f"{arm.name.lower()} {own} {n}"
         result = stages.evaluation(
             config,
             {name: system},
             data,
-            self._home(seed, arm) / "ranked" / f"{strategy}-{n}",
+            self._home(seed, arm) / "ranked" / f"{own}-{n}",
             metrics=[METRIC],
             resamples=1,
             reported=False,
