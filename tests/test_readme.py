@@ -124,6 +124,7 @@ HOW: dict[str, How] = {
     "rrlib synthesize data --base-url https://api.example.org/v1 --model deepseek-reasoner --output out --dry-run": Run(
         says="calls"
     ),
+    "rrlib plan params/miniature.yaml": Run(says=": fits"),
     "rrlib plan params/qwen2.5-7b.yaml": Run(says=": fits"),
     "rrlib run params/qwen2.5-7b.yaml --until 01": Plan("rrlib plan params/qwen2.5-7b.yaml", "SFT of"),
     "rrlib train sft params/qwen2.5-7b.yaml": Plan("rrlib plan params/qwen2.5-7b.yaml", "SFT of"),
