@@ -84,7 +84,7 @@ def table(frame: pd.DataFrame) -> Shown:
     levels = frame.index.nlevels
     heads = [*map(str, frame.index.names), *map(str, frame.columns)]
     rights = [False] * levels + numbers
-    padding = ";padding:0.2em 0.15em" if len(heads) > 12 else ";padding:0.2em 0.25em" if len(heads) > 8 else ""
+    padding = ";padding:0.2em 0.15em" if len(heads) > 11 else ";padding:0.2em 0.25em" if len(heads) > 8 else ""
 
     def cell(tag: str, value: Any, right: bool) -> str:
         text = "" if pd.isna(value) else str(value)
@@ -98,7 +98,7 @@ def table(frame: pd.DataFrame) -> Shown:
         cells = [cell("th", k, False) for k in keys]
         cells += [cell("td", value, right) for value, right in zip(values, numbers, strict=True)]
         rows.append(f"<tr>{''.join(cells)}</tr>")
-    size = "0.66em" if len(heads) > 12 else "0.7em" if len(heads) > 8 else "0.9em"
+    size = "0.66em" if len(heads) > 11 else "0.7em" if len(heads) > 8 else "0.9em"
     style = f"max-width:{WIDTH}px;border-collapse:collapse;font-size:{size}"
     body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
     return Shown(f'<table class="dataframe" style="{style}">{body}</table>', frame.to_string())
