@@ -202,6 +202,19 @@ def test_the_executed_tour_reads_offline_as_html(tour: Sheet, lab: Lab, browser:
     context.close()
 
 
+@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "lessons").glob("*.html")), ids=lambda path: path.stem)
+def test_no_table_of_a_lesson_is_wider_than_it_may_be(page: Path, browser: Any) -> None:
+    from rrlib.lesson.shown import WIDTH
+
+    context = browser.new_context(offline=True, viewport={"width": 1100, "height": 900})
+    shown = context.new_page()
+    shown.goto(page.as_uri())
+    tables = "[...document.querySelectorAll('table.dataframe')]"
+    widths = shown.evaluate(f"() => {tables}.map(t => Math.round(t.getBoundingClientRect().width))")
+    context.close()
+    assert len(widths) >= 5 and max(widths) <= WIDTH, widths
+
+
 # Two kernels at a time, for two cores. No notebook stands beside one that it reads: 05 reads nothing, 06 not 03.
 PAIRS = [
     pair
