@@ -30,8 +30,6 @@
 # ## Set-up
 
 # %%
-from dataclasses import replace
-
 from rrlib.chain import stages
 from rrlib.chain.from_profile import listwise_of
 from rrlib.chain.params import collect
@@ -300,7 +298,7 @@ if interactive:
 
 # %%
 few, ways = data[0].limited(trust_queries, trust_queries), {"sliding_window": systems[last]}
-ways |= {name: replace(systems[last], strategy=name) for name in other_strategies}
+ways |= {name: listwise_of(config, trained[last], strategy=name) for name in other_strategies}
 with stage.timed("strategies"), shown.Counting("windows", logs=(stage.path("strategies"), "*/windows*.jsonl")):
     tried = stages.evaluation(config, ways, [few], stage.path("strategies"), echo=None)
 rounds = {name: plan(StrategySpec(name, window, stride).start, longest).depth for name in ways}
