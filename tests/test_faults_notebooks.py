@@ -190,8 +190,9 @@ def test_the_thread_of_04_is_asked_as_its_systems_are(own: int | None, limit: in
     told: dict[str, Any] = {}
     names |= {"benchmarks": [], "checkpoints": {}, "data": [data], "trained": {}, "models": models}
     names |= {"window": 0, "stride": 0, "depth": 0}
-    names["thread"] = SimpleNamespace(thread_of=lambda run: 1, whole_list=lambda *a: told.update(a[-1]))
-    names |= {"stage": SimpleNamespace(run_dir=""), "stages": SimpleNamespace(collection_of=lambda *a: 1)}
+    said = SimpleNamespace(thread_of=lambda run: 1, whole_list=lambda *a: told.update(a[3]), end_words=str)
+    names |= {"thread": said, "stage": SimpleNamespace(run_dir="")}
+    names |= {"stages": SimpleNamespace(collection_of=lambda *a: 1)}
     exec(code("04_evaluation", "whole_list"), names | {"shown": shown})
     assert (told["max_passage_tokens"], told["window"], told["stride"], told["depth"]) == (limit, 8, 4, 12)
     assert told["k"] == 1 and told["decoding"] == models["m"].decoding
