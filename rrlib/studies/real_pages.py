@@ -275,7 +275,7 @@ def other_windows(runs: Sequence[RealRun]) -> str:
 
 
 def judges(runs: Sequence[RealRun]) -> str:
-    """The two packed judges, query by query, on every collection that both have ranked."""
+    """The packed judge and the one before it, query by query, on every collection that both have ranked."""
     lines = []
     for collection, stage in ((collection, stage) for collection, stages in COLLECTIONS.items() for stage in stages):
         here = [run for run in runs if (run.collection, run.first_stage) == (collection, stage)]
