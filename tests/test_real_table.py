@@ -383,7 +383,7 @@ def test_texts_from_elsewhere_can_be_ranked(realdata: Path, collection: str) -> 
 README_ROWS = {
     "as retrieved": ("first-stage", None),
     "all-MiniLM-L6-v2": ("dense-minilm", None),
-    "packed judge of passages": ("pointwise no reasoning", "smollm2-135m-judge"),
+    "packed judge, alone": ("pointwise no reasoning", "smollm2-135m-judge"),
     "lists, SFT and GRPO (two seeds)": ("sft+rl", "smollm2-135m-graded"),
     "lists from labels alone, SFT": ("sft", "smollm2-135m-gpu"),
 }
