@@ -36,7 +36,7 @@ from rrlib.chain.run import begin
 from rrlib.chain.stages import open_corpus
 from rrlib.engines.base import Decoding
 from rrlib.formats import read_collection
-from rrlib.lesson import explain, sentences, shown, thread
+from rrlib.lesson import explain, groups, sentences, shown, thread
 from rrlib.lesson.exercises import check_exercise
 from rrlib.lesson.plots import tour as lesson_plots
 from rrlib.lesson.plots.world import world_drawing
@@ -103,7 +103,8 @@ stage.figure("world", world_drawing(sketch(next(iter(test.metadata.values())))))
 # ## Two rankers
 #
 # The *first stage* is BM25: it counts the words that query and passage share. It is fast, and it finds the candidates.
-# The *reranker* is a language model; it puts the candidates into a better order. Here is a tiny one, at work.
+# The *reranker* is a language model; it puts the candidates into a better order. It adds none and drops none. Here is a
+# tiny one, at work.
 #
 # **Predict:** for how many of the queries will the reranker's order be worse than that of BM25?
 
@@ -197,7 +198,8 @@ if interactive:
 # ## How a window moves passages
 #
 # The list is longer than the window. So the window starts at the *end* of the list, and each time it moves up by the
-# stride, it takes its best passages along.
+# stride, it takes its best passages along. It starts there so that a good passage from the tail can climb to the head
+# in one pass; from the head downwards, it could rise no further than its own window reaches.
 #
 # **Predict:** how many windows does the whole list need? Where must a passage stand in a window, to be seen again?
 
@@ -304,12 +306,14 @@ with shown.Counting("answers to six windows", 6 * group_size) as count:
     group = explain.lively_group(reranker, test, outcome.records, reward, group_size, seed, on_answer=count)
 reranker.engine.close()
 shown.say(group.query, sentences.difference_words(group.texts, window))
+shown.say(groups.pull_words(group.texts, group.relevance, group.gold, reward))
 stage.figure("group", lesson_plots.group_update(group.texts, group.relevance, group.gold, reward))
 
 # %% [markdown]
 # What to see: where all answers earn the same, all advantages are zero, and there is nothing to learn from this prompt.
-# The panel on the right adds the group up: which passages would the update move up? Here are the two answers that are
-# furthest apart; find the first word in which they differ.
+# The panel on the right adds the group up: which passages would the update move up? The second line above the figure
+# counts them. Nobody says which passage is good: over many groups the rewards of whole lists add up to it, and one
+# group is a noisy sample. Here are the two answers that are furthest apart; find the first word in which they differ.
 
 # %%
 earned = [scored.total for scored in reward.score_group(group.texts, group.relevance, group.gold)]
@@ -349,13 +353,16 @@ shown.both(shown.texts({"this model": reply.greedy}), shown.table(stations))
 # %%
 weight = thread.weight_of_likeness(followed, reply.greedy, reward)
 shown.say(sentences.likeness_words(weight, reward.weights["rbo"]))
+shown.say(thread.drawn_words(reward.score_group(reply.drawn, followed.relevance, followed.gold)))
 rivals = [*reply.drawn, thread.teacher_text(followed)]
 stage.figure("rivals", lesson_plots.group_update(rivals, followed.relevance, followed.gold, reward))
 
 # %% [markdown]
 # What to see: the answers that this model draws, and behind them, as the last one, the teacher's own, which no training
-# would put into the group. With the weights as they are it is worth little. With `interactive = True`, turn the weight
-# of RBO past the number above: the order turns round, and the update would teach the teacher's error.
+# would put into the group. (Where the line above counts broken ones, their bars are hatched: form is not safe when
+# answers are drawn at random.) With the weights as they are the teacher's answer is worth little. With `interactive =
+# True`, turn the weight of RBO past the number above: the order turns round, and the update would teach the teacher's
+# error.
 
 # %%
 if interactive:

@@ -26,6 +26,7 @@
 #
 # The method is that of ReasonRank (section 4.1): a teacher looks at each query twice. Once with the answer in view, to
 # say which passages are relevant. Once without it, to reason and rank. Where the two disagree, the example is dropped.
+# (Where people have labelled the passages already, as for web search, their labels are the first look.)
 
 # %% [markdown]
 # ## Set-up
@@ -159,11 +160,11 @@ stage.figure("world", world_drawing(sketch(collection.metadata.get(followed.quer
 # %% [markdown]
 # ## The teacher is asked twice
 #
-# `stages.synthesis` asks the teacher about every query: *select* (gold answer in view), then *rank* (gold answer
-# hidden). First the bill: what the batch would ask, before anything is asked. How long the
-# answers will be is not known yet, so it counts with those of a large model: ours writes far less. A simulated teacher,
-# and people's labels read from files, cost nothing; a paid one costs what its price says, and never more than `budget`
-# (which holds for each of the two folders of answers below).
+# `stages.synthesis` asks the teacher about every query: *select* (gold answer in view; only where the labels are the
+# teacher's), then *rank* (gold answer hidden). First the bill: what the batch would ask, before anything is asked. How
+# long the answers will be is not known yet, so it counts with those of a large model: ours writes far less. A simulated
+# teacher, and people's labels read from files, cost nothing; a paid one costs what its price says, and never more than
+# `budget` (which holds for each of the two folders of answers below).
 
 # %%
 out, client = stage.path("teacher"), teacher_of(config, folder)
@@ -328,7 +329,7 @@ stage.figure("beliefs", figures.filter_curves(lists, threshold)) if values else 
 # which gives them none, does not. Errors at random and errors that are always the same look alike to the filter, as
 # each list is judged alone, but not to a student: the ones cancel out, the others can be learned. How much of them is
 # learned, and what reinforcement then mends, is counted in `docs/world.md`: in this world mostly verdicts that do not
-# follow from the belief, not the beliefs.
+# follow from the belief, not the beliefs (one training, no claim about the next).
 
 # %% [markdown]
 # ### The red thread: the teacher

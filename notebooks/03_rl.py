@@ -37,7 +37,7 @@ from rrlib.chain.from_profile import grpo_settings, plan_of, reward_of
 from rrlib.chain.params import collect
 from rrlib.chain.run import begin
 from rrlib.evaluation.audition import audition
-from rrlib.lesson import explain, groups, sentences, shown, thread
+from rrlib.lesson import explain, groups, sentences, shown, thread, trust
 from rrlib.lesson.exercises import answered_by, check_exercise
 from rrlib.lesson.plots import basics as plots
 from rrlib.lesson.plots import tour as lesson_plots
@@ -142,10 +142,11 @@ shown.table(pd.DataFrame(scored, index=["gold", "backwards", "no list", "no tags
 # %% [markdown]
 # ## Training
 #
-# `stages.rl` is TRL's `GRPOTrainer` behind one call. In a full training its updates are few next to SFT's, and each
-# costs a batch of generation. What it minimises can be read in one room, `rrlib.training.objective`; a test holds TRL's
-# loss equal to it. Its heart: the tokens of an answer become likelier in the measure of the answer's advantage A, but
-# in one update not by more than the clip. With the ratio of a token's probability now to when it was drawn:
+# `stages.rl` is TRL's `GRPOTrainer` behind one call. What it costs is generation: every rollout batch is written anew,
+# and serves as many optimiser updates as `updates` says. What it minimises can be read in one room,
+# `rrlib.training.objective`; a test holds TRL's loss equal to it. Its heart: the tokens of an answer become likelier in
+# the measure of the answer's advantage A, but in one update not by more than the clip. With the ratio of a token's
+# probability now to when it was drawn:
 #
 # $$\rho_t = \frac{\pi_\theta(o_t)}{\pi_{\mathrm{old}}(o_t)}$$
 #
@@ -278,6 +279,7 @@ if normalize == "total":
 asked = groups.example_of(group, encoded.rows)
 answers = list(group.rollouts["completion"])
 scale = "none" if loss == "dr_grpo" and normalize == "total" else "group"
+shown.say(groups.pull_words(answers, asked.relevance, asked.gold, reward, scale))
 stage.figure("favours", lesson_plots.group_update(answers, asked.relevance, asked.gold, reward, scale))
 
 # %%
@@ -288,8 +290,9 @@ if interactive:
 
 # %% [markdown]
 # What to see: on the right, bars above zero are passages that the update moves up: each is the mean, weighted by the
-# advantages, of how far above the middle the answers put it. Nobody said which passage is good; the rewards of whole
-# lists add up to it. The best and the worst answer of this group:
+# advantages, of how far above the middle the answers put it. The line above the figure counts them. Nobody said which
+# passage is good: over many groups the rewards of whole lists add up to it, and one group is a noisy sample. The best
+# and the worst answer of this group:
 
 # %%
 shown.say(sentences.difference_words(answers, len(asked.passages), style))
@@ -311,13 +314,13 @@ checkpoints = {"after SFT": sft, "after SFT and RL": result.checkpoint}
 with stage.timed("after"), shown.Counting("windows", 2 * len(validation.queries)) as count:
     tried = {name: audition(c, validation, **trial, on_window=count) for name, c in checkpoints.items()}
 table = audition_table(tried)
-shown.say(sentences.gain_words(*tried.values(), seed=seed))
+shown.say(sentences.gain_words(*tried.values(), seed=seed), trust.form_kept_words(dict(table["valid"])))
 shown.table(table)
 
 # %% [markdown]
-# What to see: the line above the table is the answer for this run, with its interval. A handful of steps, as in the
-# quick profiles, moves little, in either direction. Notebook 04 measures whole lists. One query's greedy answer, before
-# and after:
+# What to see: the first line above the table is the answer for this run, with its interval; the second says what became
+# of the form. A handful of steps, as in the quick profiles, moves little, in either direction. Notebook 04 measures
+# whole lists. One query's greedy answer, before and after:
 
 # %%
 row, chosen = sentences.changed_most(*tried.values())
@@ -329,7 +332,8 @@ shown.texts({name: frame["text"].iloc[row] for name, frame in tried.items()})
 # right in 95.1% of its windows already, GRPO in 96.5%. It is the verdicts that do not follow from the belief. Where
 # the belief is right, a relevant passage gets its `yes` in 76.6% of the cases after SFT and in 98.5% after GRPO. The
 # price is `yes` for passages of another concept, 0.28 a window before and 0.65 after. (Profile `miniature`, seed 7,
-# over whole lists; `docs/world.md` says which figures are of a command that is kept, and which were read.)
+# over whole lists; one training, no claim about the next. `docs/world.md` says which figures are of a command that is
+# kept, and which were read.)
 #
 # **Predict:** the student learned from what its teacher wrote: reasoning, lists, labels. Can it beat the teacher? One
 # training could not say, so those of several seeds are stored:
@@ -361,6 +365,7 @@ shown.table(stations)
 
 # %%
 drawn = {name: reward.score_group(r.drawn, followed.relevance, followed.gold) for name, r in replies.items()}
+shown.say(thread.group_words(drawn))
 shown.table(thread.group_means(drawn))
 
 # %%

@@ -146,13 +146,17 @@ with stage.timed("experiment"), shown.Counting("windows", calls, logs=logs):
 
 # %%
 records = {name: [r for benchmark in data for r in result.records(name, benchmark.name)] for name in models}
-shown.say(sentences.valid_words(verdicts_of(records)))
-stage.figure("answers", plots.verdict_shares(verdicts_of(records)))
+shares = verdicts_of(records)
+as_written = {name: of.get("ok", 0.0) for name, of in shares.items()}
+shown.say(sentences.valid_words(shares), trust.form_kept_words(as_written))
+stage.figure("answers", plots.verdict_shares(shares))
 
 # %% [markdown]
 # Nothing is ever lost: where no answer can be read, a window keeps its order and is counted. (02 and 03 tried one
 # window of each validation query; here are all windows of the test queries, so the shares may differ.) What it cost,
-# per query (`seconds` is the wall clock over all queries, `latency` what one query or window waits for):
+# per query (`seconds` is the wall clock over all queries, `latency` what one query or window waits for). Both depend on
+# what else the machine does meanwhile: where two systems read and write as many tokens and their seconds differ, it is
+# the machine that differed, not the model.
 
 # %%
 costs = result.costs.set_index(["benchmark", "system"])
@@ -210,8 +214,8 @@ shown.say(thread.end_words(whole))
 
 # %% [markdown]
 # What to see: here the thread ends. The teacher's list for this query agreed least with its own labels, of all lists
-# that were kept; SFT was shown that list, and GRPO was paid by the labels. What the line above says of one query of the
-# training split, the tables of this notebook say of all test queries.
+# that were kept. SFT was shown that list. GRPO is paid by labels; whether by those of this query, 03 says. What the
+# line above says of one query of the training split, the tables of this notebook say of all test queries.
 
 # %% [markdown]
 # ## Who gains, who loses
@@ -241,10 +245,11 @@ stage.figure("lengths", figures.length_and_quality(lengths, metrics[0]))
 shown.table(length_verdicts(lengths))
 
 # %% [markdown]
-# What to see: where a system's dots stand in a vertical line, it writes equally much for every query (a chain with a
-# verdict for each passage, as in the embedded world, is such a form), and this figure cannot answer the question; the
-# table says so. Else a slope says that length and quality go together, not that one makes the other: difficult queries
-# may both need more words and fail more often. Notebook 06 cuts the chain short to find out.
+# What to see: where a system's dots stand in a narrow column, it writes about equally much for every query (a chain
+# with a verdict for each passage, as in the embedded world, is such a form). A correlation there is of a few tokens,
+# and none of thinking longer; the table says so. Else a slope says that length and quality go together, not that one
+# makes the other: difficult queries may both need more words and fail more often. Notebook 06 cuts the chain short to
+# find out.
 
 # %% [markdown]
 # ## What moved

@@ -64,11 +64,15 @@ def test_tagged_answers_are_read_and_judged_again() -> None:
 # --- tables that conclude ---------------------------------------------------------------------------------------------
 def test_lengths_that_do_not_differ_answer_nothing() -> None:
     lengths = {"flat": [460] * 20, "rising": range(100, 120), "falling": range(100, 300, 10), "noise": range(10, 30)}
+    lengths |= {"narrow": range(460, 480)}
     values = {"flat": [i / 20 for i in range(20)], "rising": [i / 20 for i in range(20)]}
+    values |= {"narrow": values["flat"]}
     values |= {"falling": [1 - i / 20 for i in range(20)], "noise": [(7 * i % 20) / 20 for i in range(20)]}
     rows = [{"system": s, "tokens": t, "value": v} for s in lengths for t, v in zip(lengths[s], values[s], strict=True)]
     table = length_verdicts(pd.DataFrame(rows))
-    assert table.loc["flat", "p"] == "" and "no answer" in table.loc["flat", "says"]
+    assert table.loc["flat", "p"] == "" and "all lengths are the same: no answer" in table.loc["flat", "says"]
+    assert table.loc["narrow", "rank correlation"] == "+1.00" and table.loc["narrow", "p"] == "< 0.0001"
+    assert "differ by less than 5% (middle nine tenths): this is not thinking longer" in table.loc["narrow", "says"]
     assert table.loc["rising", "says"] == "longer, better" and table.loc["falling", "says"] == "longer, worse"
     flat, rising = (
         length_and_quality(pd.DataFrame([row for row in rows if row["system"] == name]), "RR").axes[0]

@@ -42,7 +42,7 @@ def test_how_sure_it_is_with_and_without_validation_queries(world: Any, tmp_path
     sure = trust.sureness(drawn, "nDCG@10")
     assert sure.queries == 5 and sure.calibrated is not None and len(sure.curve.risk) == 5
     assert 0 <= sure.calibrated.precision <= 1 and sure.calibrated.kept >= 0
-    assert f"5 queries. Of {sure.calibrated.relevant:.1f} relevant" in sure.in_words()
+    assert f"5 queries. {sure.calibrated.relevant:.1f} passages a query are relevant; a cut" in sure.in_words()
     assert f"{sure.curve.all_answered:.3f} for all: " in sure.in_words()
     without = trust.sureness(replace(drawn, validation=[]), "nDCG@10")
     assert without.queries == 5 and without.curve.all_answered == pytest.approx(sure.curve.all_answered)

@@ -19,6 +19,7 @@ from rrlib.engines.shared import alone
 from rrlib.errors import EngineError, InputError
 from rrlib.metrics import Floats, ndcg
 from rrlib.records import WindowRecord
+from rrlib.responses import parse_strict
 from rrlib.reward import PAPER_WEIGHTS, VIEWS, MultiViewReward, RewardRecord
 from rrlib.sampling import seed_of
 from rrlib.strategies import Permutation, Strategy, StrategySpec, Window
@@ -231,6 +232,20 @@ def pull(orders: Sequence[Sequence[int] | None], weights: Sequence[float]) -> Fl
         place[np.asarray(order)] = np.arange(size)
         total += weight * ((size - 1) / 2 - place)
     return total / len(orders)
+
+
+def group_pull(
+    texts: Sequence[str], relevance: Sequence[int], gold: Sequence[int], reward: MultiViewReward, scale: str = "group"
+) -> Floats:
+    """`pull` of one group's answers, weighted by the advantages of their rewards; zeros where none is a ranking.
+
+    scale: of `advantages`. Shape (P,).
+    """
+    orders = [parse_strict(text, len(relevance), reward.think).order for text in texts]
+    if all(order is None for order in orders):
+        return np.zeros(len(relevance))
+    earned = [record.total for record in reward.score_group(texts, relevance, gold)]
+    return pull(orders, advantages(earned, scale).tolist())
 
 
 def labels_of(docids: Sequence[str], grades: Mapping[str, int]) -> list[int]:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rrlib.errors import InputError
-from rrlib.lesson.explain import liveliness
+from rrlib.lesson.explain import group_pull, liveliness
 from rrlib.metrics import Floats
-from rrlib.reward import PAPER_WEIGHTS, VIEWS, RewardRecord
+from rrlib.reward import PAPER_WEIGHTS, VIEWS, MultiViewReward, RewardRecord
 from rrlib.training.objective import EPSILON
 from rrlib.types import RankingExample
 
@@ -102,6 +102,26 @@ def rollout_table(group: LivelyGroup) -> pd.DataFrame:
     numbers = columns[1:]
     table[numbers] = table[numbers].astype(float).round(3)
     return table
+
+
+def pull_words(
+    texts: Sequence[str], relevance: Sequence[int], gold: Sequence[int], reward: MultiViewReward, scale: str = "group"
+) -> str:
+    """Which passages the update of one group moves up, relevant ones and others, and whether that sorts them: the
+    panel on the right of rrlib.lesson.plots.tour.group_update in words. Arguments as there."""
+    force = group_pull(texts, relevance, gold, reward, scale)
+    if not (np.abs(force) > _ALIKE).any():
+        return "This group moves no passage up: its answers earn the same, rank alike, or are no rankings."
+    good = np.asarray(relevance) > 0
+    up, names = force > _ALIKE, {True: "a relevant one", False: "one that is not relevant"}
+    most = int(np.argmax(force))
+    said = (
+        f"Of {int(good.sum())} relevant passages {int(up[good].sum())} are moved up, of {int((~good).sum())} others "
+        f"{int(up[~good].sum())}. Moved up most is [{most + 1}], {names[bool(good[most])]}."
+    )
+    if good.any() and not good.all() and force[good].min() > force[~good].max():
+        return f"{said} So this group alone ranks every relevant passage before the others."
+    return f"{said} One group of {len(texts)} answers is noisy: its update does not sort all passages by their labels."
 
 
 def was_prompt(example: RankingExample, completions: pd.DataFrame, rows: Sequence[Row]) -> str:

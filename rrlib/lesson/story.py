@@ -74,9 +74,15 @@ def outcome(result: SynthesisResult, qid: str) -> tuple[RankingExample | None, s
     return example, f"{row['fate'].replace('_', ' ')}{value}; alpha {result.summary['alpha']:g}{why}"
 
 
+_SUMMED = {"seconds": "seconds of waiting, summed over calls that run side by side"}
+"""Counts of an account that are no count of what the name says alone."""
+
+
 def counted(numbers: Mapping[Any, Any]) -> str:
-    """Counts in words, what is not known left out: `480 select, 193 rank`."""
-    return ", ".join(f"{value} {str(name).replace('_', ' ')}" for name, value in numbers.items() if value is not None)
+    """Counts in words, what is not known left out: `480 select, 193 rank`. Seconds of an account are those of all its
+    calls together, and are said to be."""
+    known = {str(name): value for name, value in numbers.items() if value is not None}
+    return ", ".join(f"{value} {_SUMMED.get(name, name.replace('_', ' '))}" for name, value in known.items())
 
 
 def prompt_sent(asked: Mapping[str, Sequence[Mapping[str, Any]]], step: str, chars: int = 3000) -> str:

@@ -160,7 +160,8 @@ def length_table(result: ExperimentResult, systems: Sequence[str], metric: str |
 def length_verdicts(table: pd.DataFrame, close: float = 0.05) -> pd.DataFrame:
     """One row a system: shortest and longest answer (tokens a query), the rank correlation of length and value with
     its p, and what that says. table: of `length_table`. Where the middle nine tenths of the lengths differ by less
-    than `close` of their median, length can explain nothing, and no correlation is given."""
+    than `close` of their median, a correlation is none of thinking longer. None is there where all lengths or all
+    values are the same."""
     import numpy as np
     import pandas as pd
     from scipy import stats
@@ -170,13 +171,17 @@ def length_verdicts(table: pd.DataFrame, close: float = 0.05) -> pd.DataFrame:
         tokens, values = part["tokens"].to_numpy(dtype=float), part["value"].to_numpy(dtype=float)
         low, middle, high = np.quantile(tokens, [0.05, 0.5, 0.95])
         row = {"system": name, "shortest": int(tokens.min()), "longest": int(tokens.max()), "rank correlation": ""}
-        if high - low <= close * max(middle, 1.0) or values.min() == values.max():
-            rows.append({**row, "p": "", "says": "lengths (or values) hardly differ: no answer here"})
+        if tokens.min() == tokens.max() or values.min() == values.max():
+            alike = "lengths" if tokens.min() == tokens.max() else "values"
+            rows.append({**row, "p": "", "says": f"all {alike} are the same: no answer here"})
             continue
         found = stats.spearmanr(tokens, values)
         p = float(found.pvalue)
         says = "cannot be told from none" if p > 0.05 else "longer, better" if found.statistic > 0 else "longer, worse"
-        rows.append({**row, "rank correlation": f"{found.statistic:+.2f}", "p": f"{p:.4f}", "says": says})
+        if high - low < close * max(middle, 1.0):
+            says += f", but lengths differ by less than {close:.0%} (middle nine tenths): this is not thinking longer"
+        shown = "< 0.0001" if p < 0.00005 else f"{p:.4f}"
+        rows.append({**row, "rank correlation": f"{found.statistic:+.2f}", "p": shown, "says": says})
     return pd.DataFrame(rows).set_index("system")
 
 

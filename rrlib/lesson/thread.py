@@ -230,7 +230,7 @@ def in_words(table: pd.DataFrame, before: str, after: str) -> str:
     unread = [name for name, value in zip((before, after), likeness, strict=True) if value != value]
     kept = f" Where no list counts ({', '.join(unread)}), the places are what inference makes of it." if unread else ""
     return (
-        f"From {before} to {after} the reward of this window {moved} {to}; that is {place} the teacher's "
+        f"From {before} to {after} the reward of the greedy answer {moved} {to}; that is {place} the teacher's "
         f"{teacher:.3f}. The likeness to the teacher's list (RBO) is {rbo}.{kept}"
     )
 
@@ -270,6 +270,45 @@ def group_means(drawn: Mapping[str, Sequence[RewardRecord]]) -> pd.DataFrame:
         row = {"group of": name, "mean reward": sum(rewards) / len(rewards), "lowest": min(rewards)}
         rows.append({**row, "highest": max(rewards), "valid": valid})
     return pd.DataFrame(rows).set_index("group of").round(3)
+
+
+def drawn_words(records: Sequence[RewardRecord]) -> str:
+    """A sentence on one group of answers: how many are rankings, what these earn, and what the broken ones earn."""
+    valid = [record.total for record in records if record.level == "valid"]
+    broken = sorted({f"{record.total:g}" for record in records if record.level != "valid"}, key=float)
+    what = f"{len(valid)} of {len(records)} answers drawn are rankings"
+    earn = f" and earn {sum(valid) / len(valid):.3f} in the mean" if valid else ""
+    if not broken:
+        return f"{what}{earn}."
+    return f"{what}{earn}; {len(records) - len(valid)} are broken in form, and such a one earns {' or '.join(broken)}."
+
+
+def group_words(drawn: Mapping[str, Sequence[RewardRecord]]) -> str:
+    """How the mean reward of a group went from the first checkpoint to the last, and whether by form or by the
+    rankings. drawn: checkpoint -> rewards of the answers that it drew to one prompt."""
+    (before, old), *_, (after, new) = drawn.items()
+    first, last = (sum(record.total for record in records) / len(records) for records in (old, new))
+    moved = _moved(first, last)
+    broken = [sum(record.level != "valid" for record in records) for records in (old, new)]
+    valid = [[record.total for record in records if record.level == "valid"] for records in (old, new)]
+    said = (
+        f"Drawn at random, the group's mean {moved}. Broken in form: {broken[0]} of {len(old)} answers {before}, "
+        f"{broken[1]} of {len(new)} {after}."
+    )
+    if all(valid):
+        means = [sum(values) / len(values) for values in valid]
+        said += f" The mean of the valid ones {_moved(*means)}."
+        if last < first and round(means[1] - means[0], 3) >= 0 and broken[1] > broken[0]:
+            said += " So it is form alone that the mean lost by."
+    return f"{said} (Answers to one prompt: no claim about others.)"
+
+
+def _moved(first: float, last: float) -> str:
+    """`falls from 1.176 to 0.945`, or `stays at 1.260` where three decimals show no difference."""
+    texts = f"{first:.3f}", f"{last:.3f}"
+    if texts[0] == texts[1]:
+        return f"stays at {texts[0]}"
+    return f"{'rises' if last > first else 'falls'} from {texts[0]} to {texts[1]}"
 
 
 def _written_list(text: str) -> str:

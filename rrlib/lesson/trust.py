@@ -138,8 +138,8 @@ class Calibrated:
     def in_words(self) -> str:
         """The figures in a sentence."""
         return (
-            f"Of {self.relevant:.1f} relevant passages a query, a cut at an even chance keeps {self.kept:.1f} "
-            f"(precision {self.precision:.2f}, recall {self.recall:.2f}); "
+            f"{self.relevant:.1f} passages a query are relevant; a cut at an even chance keeps {self.kept:.1f} "
+            f"passages, relevant or not (precision {self.precision:.2f}, recall {self.recall:.2f}); "
             f"probabilities are off by {self.reliability.error:.2f}."
         )
 
@@ -176,6 +176,18 @@ def _calibrated(confidences: Sequence[Confidence], votes: Sequence[Votes], qrels
     relevant = sum(grade > 0 for vote in votes for grade in qrels[vote.qid].values()) / len(votes)
     bins = reliability(confidences, votes, qrels)
     return Calibrated(bins, float(precision.mean()), float(recall.mean()), size, relevant)
+
+
+def form_kept_words(valid: Mapping[str, float]) -> str:
+    """Whether the last of several checkpoints lost form against the one before it. valid: name -> share of answers that
+    are valid rankings as they were written."""
+    if len(valid) < 2:
+        return "There are no two checkpoints whose form could be compared."
+    (before, old), (after, new) = list(valid.items())[-2:]
+    shares = f"{old:.1%} {before}, {new:.1%} {after}"
+    if f"{old:.1%}" == f"{new:.1%}":
+        return f"Valid answers: {shares}. Of form nothing was lost here, and nothing gained."
+    return f"Valid answers: {shares}. So some form was {'lost' if new < old else 'gained'} here (one training)."
 
 
 def follow_table(records: Mapping[str, Sequence[WindowRecord]], seed: int) -> pd.DataFrame:

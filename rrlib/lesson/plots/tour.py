@@ -16,7 +16,7 @@ from matplotlib.patches import Rectangle
 from rrlib.errors import InputError
 from rrlib.evaluation.metrics import per_query as scores
 from rrlib.formats import ranking_to_run
-from rrlib.lesson.explain import Frame, Outlook, advantages, citations, pull
+from rrlib.lesson.explain import Frame, Outlook, advantages, citations, group_pull
 from rrlib.lesson.plots.basics import _DASHES, _MARKERS, PALETTE, _canvas
 from rrlib.responses import parse_lenient, parse_strict
 from rrlib.reward import VIEWS, MultiViewReward
@@ -275,7 +275,6 @@ def group_update(
     """
     rule = reward or MultiViewReward()
     records = rule.score_group(texts, relevance, gold)
-    orders = [parse_strict(text, len(relevance), rule.think).order for text in texts]
     rewards = [r.total for r in records]
     advantage = advantages(rewards, scale)  # (G,)
     figure, axes = _canvas(9.6, 3.1, 3)
@@ -291,7 +290,7 @@ def group_update(
     axes[0].set_title("What each earned")
     axes[1].set_title("Above the mean, or below")
     size = np.arange(1, len(relevance) + 1)
-    force = pull(orders, advantage.tolist()) if any(order is not None for order in orders) else np.zeros(len(relevance))
+    force = group_pull(texts, relevance, gold, rule, scale)
     bars = axes[2].bar(
         size, force, color=[DARK if r > 0 else LIGHT for r in relevance], edgecolor="black", linewidth=0.6
     )
