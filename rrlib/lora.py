@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rrlib.disk import hash_text, hash_tree, read_json, write_json
-from rrlib.errors import InputError, MissingPackageError
+from rrlib.errors import InputError, missing_extra
 from rrlib.gguf import cache_root, first_line, made_once
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -73,7 +73,7 @@ def _merge(source: Path, base: str, base_hash: str, folder: Path) -> None:
         import torch  # noqa: F401
         from transformers import AutoModelForCausalLM, AutoTokenizer
     except ImportError as error:
-        raise MissingPackageError("an adapter is merged with torch and transformers -> make env") from error
+        raise missing_extra(error.name or "transformers", "train", needed_by="merging an adapter") from error
     with contextlib.redirect_stderr(io.StringIO()):  # progress bars
         try:
             tokenizer = AutoTokenizer.from_pretrained(base)

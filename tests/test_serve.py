@@ -707,7 +707,8 @@ def test_a_missing_extra_is_named_with_the_line_that_brings_it(
 ) -> None:
     monkeypatch.setattr("rrlib.cli.serve.PACKAGES", ("fastapi", "no_such_package_here"))
     code, text = command(capsys, "--model", MODEL)
-    assert (code, text) == (1, "error: rrlib serve needs no_such_package_here -> pip install 'rrlib[serve]'\n")
+    missing = "rrlib serve needs no_such_package_here, which is not installed"
+    assert (code, text) == (1, f"error: {missing} -> pip install 'rrlib[serve]'\n")
 
 
 def test_every_finished_window_is_logged_under_the_id_of_its_answer(

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rrlib.errors import EngineError, InputError, MissingPackageError
+from rrlib.errors import EngineError, InputError, missing_extra
 from rrlib.formats.objects import check_top_k, question_from
 from rrlib.ranking import judged_scores, why_unranked
 from rrlib.records import RerankResult, Tally, WindowRecord
@@ -31,7 +31,7 @@ def missing(error: ModuleNotFoundError, package: str, extra: str) -> ImportError
     The error itself where it is another module that is missing."""
     if (error.name or "").partition(".")[0] != package:
         return error
-    return MissingPackageError(f"this needs {package}, which is not installed -> pip install 'rrlib[{extra}]'")
+    return missing_extra(package, extra)
 
 
 @dataclass(frozen=True, slots=True)

