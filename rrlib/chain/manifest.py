@@ -8,6 +8,9 @@ files that parameters refer to), and what is recorded only (versions, seed, devi
 |---|---|---|
 | finished | skipped by the runner | kept once as `<stage>.previous`, run again |
 | begun | continued | refused: StageError names the key and `--fresh` |
+
+"Once": an older `.previous` goes when the next one is put there, at the start of the new run, so also where that run
+fails later. A start that is refused touches neither, and `--fresh` removes the stage's folder and leaves `.previous`.
 """
 
 from __future__ import annotations

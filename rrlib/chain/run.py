@@ -44,6 +44,9 @@ def begin(config: Config, *, fresh: bool = False) -> Stage:
     Opened alone, a notebook may miss the stages that it reads: they are run first, at smoke size, and that is printed.
     Raises StageError when the stage was begun with other settings (then: `begin(config, fresh=True)`).
     """
+    from rrlib.chain.stages import check_packages
+
+    check_packages(config)
     run_dir = outputs_root() / config.run
     inputs = inputs_of(config.stage, config.as_dict())
     missing = [name for name in inputs if read_json(run_dir / name / "manifest.json") is None]
@@ -132,12 +135,14 @@ def _run_stage(profile: Profile, run_dir: Path, stage: str, fresh: bool, echo: E
     parameters = profile.parameters(stage, run=run_dir.name)
     state, changes = stage_state(run_dir, stage, identity(run_dir, stage, parameters, inputs_of(stage, parameters)))
     folder = run_dir / stage
-    if fresh and folder.exists():
-        shutil.rmtree(folder)
-    elif state == "finished":
+    if state == "finished" and not fresh:
         seconds = (read_json(folder / "manifest.json") or {}).get("record", {}).get("seconds", 0.0)
         echo(f"      unchanged, skipped (it took {seconds:.0f} s)")
         return None
+    from rrlib.chain.papermill_engine import execute  # a missing package is said before anything is put away
+
+    if fresh and folder.exists():
+        shutil.rmtree(folder)
     elif state == "changed":
         echo(f"      changed, runs again: {'; '.join(changes[:4])}{' ...' if len(changes) > 4 else ''}")
     elif state == "begun":
@@ -147,8 +152,6 @@ def _run_stage(profile: Profile, run_dir: Path, stage: str, fresh: bool, echo: E
             f"{stage} was begun in {folder} with other settings ({'; '.join(changes)}) -> "
             "set them back to continue, or give --fresh to start it over"
         )
-    from rrlib.chain.papermill_engine import execute
-
     begun = time.monotonic()
     executed = run_dir / "notebooks" / f"{stage}.ipynb"
     execute(notebook_path(stage), executed, parameters, echo=echo, live=live)

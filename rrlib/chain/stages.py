@@ -13,6 +13,7 @@ run has its own, a row of a table shares what it can.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from rrlib.chain.from_profile import (
 from rrlib.chain.manifest import Stage, identity, open_stage, outputs_root, stage_state
 from rrlib.chain.params import STAGES, Config, load_profile
 from rrlib.disk import read_json, write_json
-from rrlib.errors import InputError
+from rrlib.errors import VLLM_ON_A_CPU, InputError, missing_extra
 from rrlib.evaluation.benchmarks import BenchmarkData, from_collection, load_benchmark
 from rrlib.evaluation.experiment import Experiment
 from rrlib.evaluation.registry import expand
@@ -48,6 +49,8 @@ from rrlib.types import RankingExample
 
 Echo = Callable[[str], None]
 _POINTER = "collection.json"
+TRAINS_WITH = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
+"""The packages of the extra `train` without which 02 and 03 cannot start."""
 
 
 # --- 01 --------------------------------------------------------------------------------------------------------------
@@ -190,6 +193,19 @@ def stage_of(kind: str) -> str:
     raise InputError(f"no training {kind!r}", remedy=f"use one of {', '.join(KINDS.values())}")
 
 
+def check_packages(config: Config) -> None:
+    """Raises MissingPackageError where a package that the stage trains with is not installed. To be asked before a
+    stage is opened, for that puts away what was finished there with other settings."""
+    if config.stage not in KINDS:
+        return
+    missing = [name for name in TRAINS_WITH if find_spec(name) is None]
+    if missing:
+        raise missing_extra(missing[0], "train", needed_by=f"training ({config.stage})")
+    if config.as_dict().get("use_vllm") and find_spec("vllm") is None:
+        otherwise = f"{VLLM_ON_A_CPU}; or set use_vllm: false"
+        raise missing_extra("vllm", "vllm", needed_by="use_vllm", otherwise=otherwise)
+
+
 def train_stage(
     kind: str,
     profile: str | Path,
@@ -212,7 +228,8 @@ def train_stage(
     launch: machines (nodes, node, address, port); the rest of it, and what is left out, is as the profile says.
     processes: on this machine; 0 = as the profile says.
 
-    Raises ProfileError, InputError and StageError as `rrlib run` does; what was begun goes on where it stopped.
+    Raises ProfileError, InputError and StageError as `rrlib run` does, MissingPackageError before any folder is
+    touched; what was begun goes on where it stopped.
     """
     stage_name, loaded = stage_of(kind), load_profile(profile)
     config = config_of(loaded, stage_name, name or loaded.name)
@@ -224,6 +241,7 @@ def train_stage(
         if not fresh and stage_state(run_dir, stage_name, match)[0] == "finished":
             echo(f"{stage_name} of run {config.run} is finished and unchanged; --fresh trains it again")
             return load_result(output)
+        check_packages(config)
         stage = open_stage(run_dir, stage_name, config.as_dict(), inputs, fresh=fresh)
     result = {"sft": sft, "grpo": rl}[kind](
         config,
