@@ -158,6 +158,18 @@ def test_card_and_source_say_what_made_it(packed: Packed, checkpoint: Path, back
     assert 'style="reasonrank", window=10, stride=5, max_passage_tokens=64' in text and "not stated" in text
 
 
+def test_a_training_outside_of_a_run_says_its_settings(backbone: Path, tmp_path: Path, cache: Path) -> None:
+    folder = trained(backbone, tmp_path / "judge" / "checkpoint", lora_like(2))
+    said = {"learning_rate": 7e-4, "epochs": 1.0, "seed": 8, "style": "pointwise_nothink", "max_passage_tokens": 32}
+    write(tmp_path / "judge" / "inputs.json", {**said, "model": str(backbone)})
+    words = ["pack", str(folder), str(tmp_path / "packed"), "--base", str(backbone), "--rank", "2"]
+    assert main([*words, "--note", "Read me."]) == 0
+    source = json.loads((tmp_path / "packed" / "SOURCE.json").read_text(encoding="utf-8"))
+    assert source["training"] == {**said, "model": backbone.name} and source["stages"] == {} and source["seed"] == 8
+    assert source["use"] == {"style": "pointwise_nothink", "max_passage_tokens": 32}
+    assert "\nRead me.\n\n## Results\n" in (tmp_path / "packed" / "README.md").read_text(encoding="utf-8")
+
+
 def test_the_cards_lines_run(packed: Packed, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = (packed.folder / "README.md").read_text(encoding="utf-8")
     code = text.split("```python\n")[1].split("```")[0].replace('"small"', repr(str(packed.folder)))

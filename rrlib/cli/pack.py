@@ -26,6 +26,7 @@ def register(app: typer.Typer) -> None:
         ] = False,
         force: Annotated[bool, typer.Option("--force", help="write it whatever share it holds")] = False,
         data: Annotated[str, typer.Option(help="for the card: what it was trained on, and the licence")] = "",
+        note: Annotated[str, typer.Option(help="for the card: one more paragraph, above its results")] = "",
         results: Annotated[
             Path | None, typer.Option(help="JSON with the rows that prove it; default: the run's results.json")
         ] = None,
@@ -47,7 +48,7 @@ def register(app: typer.Typer) -> None:
                 raise InputError("no JSON with rows", path=results, remedy="name a results.json") from error
         packed = pack_checkpoint(
             checkpoint, output, base=base, rank=rank, least_share=least_share, force=force, data=data, rows=rows,
-            with_first_stage=with_first_stage,
+            with_first_stage=with_first_stage, note=note,
         )  # fmt: skip
         weight, least = packed.weakest
         typer.echo(f"{packed.folder}: rank {packed.rank}, {packed.size / 1e6:.1f} MB")

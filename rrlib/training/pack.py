@@ -70,12 +70,14 @@ def pack(
     data: str = "",
     rows: Sequence[Mapping[str, Any]] | None = None,
     with_first_stage: bool = False,
+    note: str = "",
 ) -> Packed:
     """Write the difference of a checkpoint and its base as an adapter, with README.md (the card) and SOURCE.json.
 
     Parameters
     ----------
-    checkpoint: as `resolve` takes it. Of a run of the chain, SOURCE.json tells settings, seed and results.
+    checkpoint: as `resolve` takes it. Of a run of the chain, SOURCE.json tells settings, seed and results; of another
+        training, the settings in its inputs.json.
     output: a new folder; it appears complete or not at all.
     base: the reference that the adapter will name; resolved here and by whoever opens the adapter.
     rank: of the matrices; a number above 0.
@@ -83,6 +85,7 @@ def pack(
     data: a sentence for the card: what it was trained on, under which licence.
     rows: results that prove it, as in results.json; default: those of the run.
     with_first_stage: its order is to be fused with that of a run which it reranks (rrlib.rerank).
+    note: one more paragraph for the card, above its results.
 
     Raises InputError where the checkpoint does not come from this base, is equal to it, or differs in embeddings,
     norms or biases, which no adapter of this kind holds.
@@ -115,7 +118,7 @@ def pack(
     if with_first_stage:
         source["use"][WITH_FIRST_STAGE] = True
     write_json(part / "SOURCE.json", source)
-    (part / "README.md").write_text(card(source, target, data), encoding="utf-8")
+    (part / "README.md").write_text(card(source, target, data, note), encoding="utf-8")
     if target.exists():
         target.rmdir()  # empty
     os.replace(part, target)
@@ -225,7 +228,7 @@ def _write_adapter(folder: Path, changes: Mapping[str, Change], base: str, rank:
 def _source(
     checkpoint: str | Path, base: str, packed: Packed, rows: Sequence[Mapping[str, Any]] | None
 ) -> dict[str, Any]:
-    """SOURCE.json: what the adapter is of, and what the run of the chain that made it says of itself."""
+    """SOURCE.json: what the adapter is of, and what the run or training that made it says of itself."""
     place = Path(checkpoint)
     run, stage = place.parent.parent.parent, place.parent.parent.name
     stages: dict[str, Any] = {}
@@ -235,9 +238,10 @@ def _source(
         metrics = read_json(run / name / "metrics.json") or {}
         stages[name] = {"hash": manifest.get("hash"), "parameters": parameters, "metrics": metrics}
     evaluated = (read_json(run / "04_evaluation" / "manifest.json") or {}).get("match", {}).get("parameters", {})
+    trained = {} if stages else _portable(read_json(place.parent / "inputs.json") or {})
     info = (read_json(place.parent / "result.json") or {}).get("info", {})
     beside = {**trained_settings(place), **({"style": info["style"]} if info.get("style") else {})}
-    settings = {**beside, **evaluated, **(stages[stage]["parameters"] if stages else {})}
+    settings = {**trained, **beside, **evaluated, **(stages[stage]["parameters"] if stages else {})}
     if rows is None:
         results = (read_json(run / "results.json") or {}).get("rows", []) if stages else []
         rows = [row for row in results if row["system"] in ("first-stage", _SYSTEMS.get(stage))]
@@ -253,6 +257,7 @@ def _source(
         "seed": settings.get("seed", next((row["seed"] for row in rows if "seed" in row), None)),
         "use": {key: settings[key] for key in _used(settings.get("style")) if settings.get(key)},
         "stages": stages,
+        **({"training": trained} if trained else {}),
         "results": [dict(row) for row in rows],
     }
 
@@ -300,8 +305,9 @@ FUSED = (
 """The paragraph of a card whose checkpoint is used so."""
 
 
-def card(source: Mapping[str, Any], folder: Path, data: str) -> str:
-    """The text of README.md, with the header that hubs read; source: SOURCE.json's content; folder: of the adapter."""
+def card(source: Mapping[str, Any], folder: Path, data: str, note: str = "") -> str:
+    """The text of README.md, with the header that hubs read; source: SOURCE.json's content; folder: of the adapter;
+    data, note: as `pack` takes them."""
     base, use = str(source["base"]), dict(source["use"])
     fused = use.pop(WITH_FIRST_STAGE, False)
     hub_name = HUB_NAMES.get(base, base)
@@ -332,6 +338,7 @@ def card(source: Mapping[str, Any], folder: Path, data: str) -> str:
         "```",
         "",
         *(FUSED if fused else ()),
+        *((note, "") if note else ()),
         "## Results", "",
         *_table(source["results"]),
         "",
