@@ -391,7 +391,9 @@ def test_steps_are_judged_seed_by_seed() -> None:
     assert one["GRPO adds"].startswith(f"{by_hand:+.3f} [")
     assert one["p, GRPO"] < 0.05 and one["n"] == len(whole[0].values)
     text = steps_markdown(steps)
-    assert text.count("\n|") == 2 and f"| 1 | {one['first stage']:.3f} |" in text
+    assert text.count("\n|") == 2 and f"| 1 | {one['first stage']:.3f} |" in text and "floor" not in text
+    assert "| < 0.0001 | < 0.0001 |" in steps_markdown(steps.assign(**{"p, SFT": 1 / 10001, "p, GRPO": 1 / 10001}))
+    assert "| 0.0002 | < 0.0001 |" in steps_markdown(steps.assign(**{"p, SFT": 2 / 10001, "p, GRPO": 1 / 10001}))
     assert steps_table(whole).empty
 
 

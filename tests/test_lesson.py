@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import nbformat
@@ -14,7 +15,7 @@ from smoke_chain import ROOT, Chain
 from rrlib.cli import main
 from rrlib.errors import InputError
 from rrlib.lesson.copies import MARK, build_lesson, lesson_notebooks, question
-from rrlib.lesson.pages import COMMAND, build_lessons, export_html, out_of_step, source_hash
+from rrlib.lesson.pages import COMMAND, build_lessons, export_html, lesson_hash, out_of_step, source_hash
 
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII="
 
@@ -134,10 +135,46 @@ def test_a_page_that_is_missing_or_old_is_named_with_the_command(tmp_path: Path)
     pages = [path.stem for path in lesson_notebooks()]
     for name in pages[1:]:
         kept = source_hash(lesson_notebooks()[pages.index(name)]) if name != pages[1] else "0"
-        (tmp_path / f"{name}.html").write_text(f'<head><meta name="rrlib-source" content="{kept}">')
-    missing, old = out_of_step(tmp_path)
+        by = lesson_hash() if name != pages[2] else "0"
+        metas = f'<meta name="rrlib-source" content="{kept}"><meta name="rrlib-lesson" content="{by}">'
+        (tmp_path / f"{name}.html").write_text(f"<head>{metas}")
+    missing, old, words = out_of_step(tmp_path)
     assert missing == f"{pages[0]}.html is missing -> {COMMAND}"
     assert old == f"{pages[1]}.html shows an older notebooks/{pages[1]}.ipynb -> {COMMAND}"
+    assert words == f"{pages[2]}.html was made by an older rrlib/lesson -> {COMMAND}"
+
+
+def test_a_changed_sentence_of_the_lesson_makes_a_page_old(tmp_path: Path) -> None:
+    """Sentences, tables and figures of a page come from rrlib.lesson: a page keeps the hash of its sources."""
+    copy = tmp_path / "lesson"
+    shutil.copytree(ROOT / "rrlib" / "lesson", copy, ignore=shutil.ignore_patterns("__pycache__"))
+    assert lesson_hash(copy) == lesson_hash()
+    for name in ("sentences.py", "plots/tour.py"):
+        before = lesson_hash(copy)
+        text = (copy / name).read_text(encoding="utf-8")
+        (copy / name).write_text(text + "# another word\n", encoding="utf-8")
+        assert lesson_hash(copy) != before
+
+
+def test_a_lesson_names_the_one_parameter_that_it_sets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, executed: Path
+) -> None:
+    notebooks = [path for path in lesson_notebooks() if path.stem[:2] in ("00", "05")]
+    monkeypatch.setenv("RRLIB_OUTPUTS", str(tmp_path))
+    (tmp_path / "small").mkdir()
+    (tmp_path / "small" / "results.json").write_text('{"rows": [{"profile": "small"}]}')
+    monkeypatch.setattr("rrlib.lesson.copies.lesson_notebooks", lambda: notebooks)
+    monkeypatch.setattr("rrlib.lesson.pages._execute", lambda notebook, *_: _copied(executed, tmp_path, notebook))
+    tour, ablations = build_lessons("small", tmp_path / "pages", echo=lambda _: None)
+    assert "executed with its default parameters. " in tour.read_text(encoding="utf-8")
+    text = ablations.read_text(encoding="utf-8")
+    assert "executed with its default parameters but for the name of the run: run = &#x27;small&#x27;. " in text
+    assert f'<meta name="rrlib-lesson" content="{lesson_hash()}">' in text
+
+
+def _copied(executed: Path, folder: Path, notebook: Path) -> Path:
+    (folder / notebook.name).write_bytes(executed.read_bytes())
+    return folder / notebook.name
 
 
 def test_formulas_pictures_and_places_in_a_page(executed: Path, tmp_path: Path) -> None:

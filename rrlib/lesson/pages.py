@@ -2,7 +2,7 @@
 
 A page holds its pictures (in 256 colours, so that it stays small) with a text each, and its formulas as pictures; no
 script, no state of a widget, and nothing that is fetched. A lesson's page also holds the hash of the notebook that it
-shows.
+shows, and that of this package, whose sentences, tables and figures stand in it.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ _HEADING = re.compile(r"^#+ +(.+?) *$", re.MULTILINE)
 _FIGURE = re.compile(r"""\.figure\(\s*["']([^"']+)["']""")
 _VIEW = "application/vnd.jupyter.widget-view+json"
 _SOURCE = re.compile(r'<meta name="rrlib-source" content="(\w+)">')
+_LESSON = re.compile(r'<meta name="rrlib-lesson" content="(\w+)">')
 _PLACE = re.compile(r"(?<![\w.])(?<!:/)/(?:[\w.+-]+/)+(?=(?:outputs|notebooks|rrlib|params)/)")
 _STYLE = """\
 body { max-width: 60em; margin: 1em auto; padding: 0 1em; background: #fff; color: #000; font: 15px/1.5 sans-serif }
@@ -48,12 +49,14 @@ th, td { padding: 0.2em 0.5em; border-bottom: 1px solid #ddd }
 _COLOURS, _WIDEST = 256, 1000  # of a picture in a page: colours and pixels
 
 
-def export_html(notebook: str | Path, folder: str | Path, *, note: str = "", source: str = "") -> Path:
+def export_html(
+    notebook: str | Path, folder: str | Path, *, note: str = "", source: str = "", lesson: str = ""
+) -> Path:
     """Write an executed notebook as one HTML file: pictures inside, no script, nothing fetched from anywhere.
 
-    note: a sentence for the head of the page. source: hash of the notebook that is shown, kept in the page. Widgets
-    are live only in Jupyter; the page says so in their place. Raises MissingFileError, and InputError for a file that
-    is no notebook or was not executed.
+    note: a sentence for the head of the page. source, lesson: hashes of the notebook that is shown and of rrlib.lesson,
+    kept in the page. Widgets are live only in Jupyter; the page says so in their place. Raises MissingFileError, and
+    InputError for a file that is no notebook or was not executed.
     """
     from nbconvert import HTMLExporter
     from pygments.formatters import HtmlFormatter
@@ -70,6 +73,7 @@ def export_html(notebook: str | Path, folder: str | Path, *, note: str = "", sou
             _lighten(output, _alternative(cell.source, heading))
     body, _ = HTMLExporter(template_name="basic", embed_images=True).from_notebook_node(content)
     mark = f'<meta name="rrlib-source" content="{source}">' if source else ""
+    mark += f'<meta name="rrlib-lesson" content="{lesson}">' if lesson else ""
     head = f'{mark}<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{path.stem}</title>'
     style = _STYLE + re.sub(r" */\*.*?\*/", "", HtmlFormatter().get_style_defs(".highlight"))
     said = f'<p class="note">{html.escape(note)}</p>' if note else ""
@@ -85,6 +89,13 @@ def export_html(notebook: str | Path, folder: str | Path, *, note: str = "", sou
 def source_hash(notebook: str | Path) -> str:
     """Hash of a notebook's cells, text and code, without outputs."""
     return hash_text(*(f"{cell['cell_type']}\n{cell['source'].strip()}" for cell in read_cells(Path(notebook))))
+
+
+def lesson_hash(folder: str | Path | None = None) -> str:
+    """Hash of the package rrlib.lesson: its sentences, tables and figures are in the pages. folder: another copy."""
+    root = Path(__file__).parent if folder is None else Path(folder)
+    files = sorted(root.rglob("*.py"))
+    return hash_text(*(f"{path.relative_to(root).as_posix()}\n{path.read_text(encoding='utf-8')}" for path in files))
 
 
 def build_lessons(run: str, folder: str | Path, *, echo: Callable[[str], None] = print) -> list[Path]:
@@ -103,6 +114,7 @@ def build_lessons(run: str, folder: str | Path, *, echo: Callable[[str], None] =
         if notebook.stem == "00_tour" or notebook.stem[:2] > "04":
             executed = _execute(notebook, outputs_root() / "lessons" / notebook.name, run, echo)
             made = "its default parameters"
+            made += "" if notebook.stem == "00_tour" else f" but for the name of the run: run = {run!r}"
         else:
             _check_same(notebook, executed)
             made = f"the profile {profile}"
@@ -110,22 +122,27 @@ def build_lessons(run: str, folder: str | Path, *, echo: Callable[[str], None] =
             f"Notebook {notebook.stem[:2]}, executed with {made}. Widgets are live only in Jupyter. "
             f"Made from notebooks/{notebook.name} by `{COMMAND}`."
         )
-        pages.append(export_html(executed, folder, note=note, source=source_hash(notebook)))
+        pages.append(export_html(executed, folder, note=note, source=source_hash(notebook), lesson=lesson_hash()))
         echo(f"{pages[-1].name}: {pages[-1].stat().st_size / 1e3:.0f} kB")
     return pages
 
 
 def out_of_step(folder: str | Path) -> list[str]:
-    """A sentence for each notebook whose page is missing in the folder, or shows an older notebook; none if all fit."""
+    """A sentence for each notebook whose page is missing in the folder, shows an older notebook, or was made by an
+    older rrlib.lesson; none if all fit."""
     from rrlib.lesson.copies import lesson_notebooks
 
     faults = []
     for notebook in lesson_notebooks():
         page = Path(folder) / f"{notebook.stem}.html"
-        kept = _SOURCE.search(page.read_text(encoding="utf-8")) if page.is_file() else None
-        if kept is None or kept[1] != source_hash(notebook):
-            what = "is missing" if kept is None else f"shows an older notebooks/{notebook.name}"
-            faults.append(f"{page.name} {what} -> {COMMAND}")
+        text = page.read_text(encoding="utf-8") if page.is_file() else ""
+        kept, by = _SOURCE.search(text), _LESSON.search(text)
+        if kept is None:
+            faults.append(f"{page.name} is missing -> {COMMAND}")
+        elif kept[1] != source_hash(notebook):
+            faults.append(f"{page.name} shows an older notebooks/{notebook.name} -> {COMMAND}")
+        elif by is None or by[1] != lesson_hash():
+            faults.append(f"{page.name} was made by an older rrlib/lesson -> {COMMAND}")
     return faults
 
 

@@ -199,8 +199,9 @@ def compared(table: pd.DataFrame) -> pd.DataFrame:
 
 def steps_table(results: Sequence[Result]) -> pd.DataFrame:
     """Did each training help, seed by seed? One line a seed: the means of first stage, backbone, SFT and SFT with GRPO,
-    then what GRPO added to SFT with a 95% interval, both steps' p (paired randomisation, uncorrected, 10,000 draws:
-    0.0001 is the least), and the share of valid answers after SFT. Seeds that lack one of these rows are left out."""
+    then what GRPO added to SFT with a 95% interval, both steps' p (paired randomisation, uncorrected, 10,000 draws), the
+    share of valid answers after SFT, and the least that a p could be (`floor`). Seeds that lack one of these rows are
+    left out."""
     import pandas as pd
 
     by_seed: dict[int, dict[str, Result]] = {}
@@ -216,7 +217,7 @@ def steps_table(results: Sequence[Result]) -> pd.DataFrame:
         line: dict[str, Any] = {"seed": seed, FIRST_STAGE: by_row[FIRST_STAGE]["mean"]}
         line |= {"backbone": mean(rows["backbone"].values), "SFT": by_row["no RL"]["mean"]}
         line |= {"SFT+GRPO": by_row["full"]["mean"], "GRPO adds": in_words(by_row["full"])}
-        line |= {"p, SFT": by_row[FIRST_STAGE]["p"], "p, GRPO": by_row["full"]["p"]}
+        line |= {"p, SFT": by_row[FIRST_STAGE]["p"], "p, GRPO": by_row["full"]["p"], "floor": by_row["full"]["p_floor"]}
         lines.append(line | {"valid after SFT": rows["no RL"].valid, "n": len(queries)})
     return pd.DataFrame(lines).set_index("seed") if lines else pd.DataFrame()
 
@@ -257,9 +258,10 @@ def _p(value: float) -> str:
 
 
 def steps_markdown(steps: pd.DataFrame) -> str:
-    """`steps_table` as Markdown."""
-    lines = ["| seed | " + " | ".join(map(str, steps.columns)) + " |", "|" + "---|" * (len(steps.columns) + 1)]
-    for seed, row in steps.iterrows():
+    """`steps_table` as Markdown; a p at its floor with a `<`."""
+    shown = steps.drop(columns="floor")
+    lines = ["| seed | " + " | ".join(map(str, shown.columns)) + " |", "|" + "---|" * (len(shown.columns) + 1)]
+    for seed, row in shown.iterrows():
         cells = [str(seed)]
         for name, value in row.items():
             if isinstance(value, str):
@@ -267,7 +269,7 @@ def steps_markdown(steps: pd.DataFrame) -> str:
             elif name == "n":
                 cells.append(str(int(value)))
             elif str(name).startswith("p, "):
-                cells.append(f"{value:.4f}")
+                cells.append(p_in_words({"p": value, "p_floor": steps.loc[seed, "floor"]}, "p"))
             else:
                 cells.append(f"{value:.1%}" if "valid" in str(name) else f"{value:.3f}")
         lines.append("| " + " | ".join(cells) + " |")
