@@ -220,6 +220,44 @@ def test_plans_and_hashes_know_the_file(tiny: Path, folder: Path, cache: Path) -
     assert (shape.family, shape.layers, shape.kv_heads, shape.tied) == ("llama", 2, KV_HEADS, True)
 
 
+LISTED = ["Ice melts in the sun.", "A cat sleeps.", "Salt melts ice."]
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file whose model reads a whole prompt, which has a token a byte here."""
+    return write_gguf(tmp_path_factory.mktemp("gguf") / "long.gguf", positions=4096)
+
+
+def test_a_file_is_a_model_of_reranker(long: Path, cache: Path) -> None:
+    from rrlib import Reranker
+
+    reranker = Reranker(str(long), engine="transformers", style="pointwise_nothink", strategy="pointwise")
+    hits = reranker.rank("why does ice melt?", LISTED)
+    assert {hit.text for hit in hits} == {*LISTED} and [hit.rank for hit in hits] == [1, 2, 3]
+    assert len({hit.score for hit in hits}) == 3
+    assert list(cache.glob("gguf/long-*/config.json"))
+
+
+def test_a_file_is_a_model_of_rrlib_rerank(long: Path, cache: Path, tmp_path: Path) -> None:
+    files = {
+        "queries.tsv": "q\twhy does ice melt?\n",
+        "corpus.jsonl": "".join(json.dumps({"_id": f"d{n}", "text": text}) + "\n" for n, text in enumerate(LISTED)),
+        "run.trec": "".join(f"q Q0 d{n} {n + 1} {3 - n} stem\n" for n in range(3)),
+    }
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    words = ["rerank", "--engine", "transformers", "--model", str(long), "--prompt", "pointwise_nothink"]
+    words += ["--strategy", "pointwise"]
+    for option, name in {"run": "run.trec", "queries": "queries.tsv", "corpus": "corpus.jsonl"}.items():
+        words += [f"--{option}", str(tmp_path / name)]
+    assert main([*words, "--output", str(tmp_path / "out.trec"), "--log", str(tmp_path / "windows.jsonl")]) == 0
+    ranked = [line.split() for line in (tmp_path / "out.trec").read_text().splitlines()]
+    assert {line[2] for line in ranked} == {"d0", "d1", "d2"} and [line[3] for line in ranked] == ["1", "2", "3"]
+    judged = [json.loads(line) for line in (tmp_path / "windows.jsonl").read_text().splitlines()]
+    assert [row["verdict"] for row in judged] == ["ok"] * 3 and list(cache.glob("gguf/long-*/config.json"))
+
+
 # --- the cache --------------------------------------------------------------------------------------------------------
 def test_converted_once_and_the_same_each_time(
     tiny: Path, folder: Path, cache: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]

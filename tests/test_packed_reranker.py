@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -11,8 +13,10 @@ import pytest
 from rrlib import Reranker
 from rrlib.evaluation.paired import paired_rows
 from rrlib.resources import PACKAGE, SMOLLM2
+from rrlib.studies.pointwise import settings
 from rrlib.studies.real_rows import HEADLINE, read_rows, read_runs, runs_path, table_path
 
+ROOT = Path(__file__).resolve().parent.parent
 NAMES = ("smollm2-135m-judge",)
 
 
@@ -64,6 +68,23 @@ def test_the_card_names_base_licence_and_the_terms_of_the_data(name: str) -> Non
     assert sum(file.stat().st_size for file in folder_of(name).iterdir()) < 12e6
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_the_card_says_what_it_has_fused_and_how_it_was_trained(name: str) -> None:
+    card, training = (folder_of(name) / "README.md").read_text(encoding="utf-8"), source_of(name)["training"]
+    for collection, first_stage in (("entailmentbank", "ai2-25"), ("argkp", "stem")):
+        (fused,) = [
+            fmean(run.values)
+            for run in read_runs(runs_path(table_path()))
+            if "--with-first-stage" in run.command and reference(name) in run.command
+            if (run.collection, run.first_stage) == (collection, first_stage)
+        ]
+        assert f"{fused:.3f} on {collection}" in card
+    profile = settings(name, training["style"], training["seed"], []).as_dict()
+    of_profile = {key: value for key, value in training.items() if key in profile}
+    assert of_profile == {key: profile[key] for key in of_profile}
+    assert {"learning_rate", "epochs", "accumulation", "max_length", "lora_rank"} <= set(of_profile)
+
+
 @pytest.mark.smollm2
 @pytest.mark.parametrize("name", NAMES)
 def test_it_ranks_real_sentences_offline(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,3 +99,18 @@ def test_it_ranks_real_sentences_offline(name: str, monkeypatch: pytest.MonkeyPa
     ]
     ranked = [hit.text for hit in Reranker(reference(name)).rank(query, passages)]
     assert set(ranked[:2]) == {passages[1], passages[3]}
+
+
+@pytest.mark.smollm2
+@pytest.mark.parametrize("name", NAMES)
+def test_the_lines_of_the_readme_run_with_it(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The README's own block, another model in it and no engine of the miniature."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (block,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S)
+    code, changed = re.subn(r'"package:rrlib\.miniature/reranker", engine="numpy"', f'"{reference(name)}"', block)
+    assert changed == 1
+    exec(compile(code, "README.md", "exec"), {})
+    first, *others = capsys.readouterr().out.strip().splitlines()
+    assert first.startswith("1 ") and "Heated fluid rises and chilled fluid descends." in first and len(others) == 2
