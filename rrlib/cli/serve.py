@@ -46,6 +46,7 @@ def serve(
     window: Annotated[int | None, typer.Option(help="passages a window; default: the checkpoint's own")] = None,
     stride: Annotated[int | None, typer.Option(help="passages it moves; default: the checkpoint's own")] = None,
     passes: Annotated[int, typer.Option(help="passes over the list")] = 1,
+    best: Annotated[int | None, typer.Option(help="top_down, setwise: of the best, as in rrlib rerank")] = None,
     depth: Annotated[int | None, typer.Option(help="documents to rerank of each request; default: all", min=1)] = None,
     max_new_tokens: Annotated[int, typer.Option(help="limit on generated tokens")] = 3172,
     budget: Annotated[int | None, typer.Option(help="reasoning tokens, as in rrlib rerank")] = None,
@@ -53,6 +54,8 @@ def serve(
         int | None, typer.Option(help="documents are cut to this; default: the checkpoint's own, else 512", min=1)
     ] = None,
     temperature: Annotated[float, typer.Option(help="0 is greedy")] = 0.0,
+    samples: Annotated[int | None, typer.Option(help="of each window, fused; needs a temperature", min=1)] = None,
+    fuse: Annotated[str | None, typer.Option(help="how samples are fused: rrf (default) or borda")] = None,
     dtype: Annotated[str | None, typer.Option(help="transformers, vllm: float32, bfloat16 or float16")] = None,
     batch_size: Annotated[int | None, typer.Option(help="transformers: rows a batch")] = None,
     max_model_len: Annotated[int | None, typer.Option(help="vllm: prompt and answer, tokens")] = None,
@@ -92,6 +95,7 @@ def serve(
     from rrlib.engines.flags import more_options
     from rrlib.errors import InputError
     from rrlib.rerank import Reranker
+    from rrlib.sampling import check_sampling
 
     if mcp:
         _check_mcp(asked)
@@ -117,10 +121,13 @@ def serve(
         remedy = "leave --temperature out, or use another --engine"
         raise InputError(f"the numpy engine is greedy, and --temperature is {temperature:g}", remedy=remedy)
 
+    check_sampling(samples or 1, fuse or "rrf", temperature)
+
     def make() -> Reranker:
         return Reranker(
             make_engine(engine, model, **options), style=prompt, strategy=strategy, window=window, stride=stride,
-            passes=passes, depth=depth, max_passage_tokens=max_passage_tokens, decoding=decoding, budget=budget,
+            passes=passes, best=best, depth=depth, max_passage_tokens=max_passage_tokens, decoding=decoding,
+            budget=budget, samples=samples, fuse=fuse,
         )  # fmt: skip
 
     in_a_folder = model.startswith("package:") or Path(model).expanduser().exists()

@@ -42,7 +42,8 @@ class Service:
         places = Places(limits.requests)
         self.counts = Counts(lambda: places.taken, lambda: slots.in_flight)
         self.desk = Desk(slots, self.counts.records, log)
-        self.app = FastAPI(title="rrlib", docs_url=None, redoc_url=None)  # their pages load scripts from elsewhere
+        # The pages of docs and redoc load scripts from elsewhere.
+        self.app = FastAPI(title="rrlib", docs_url=None, redoc_url=None, redirect_slashes=False)
         self.app.add_middleware(
             Guard,
             limits=limits,
@@ -54,7 +55,7 @@ class Service:
         for path in PATHS[:2]:
             self.app.post(path, response_model=None)(self.rerank)
         self.app.post(PATHS[2], response_model=None)(self.either)
-        self.app.get("/health")(self.health)
+        self.app.api_route("/health", methods=["GET", "HEAD"])(self.health)
         self.app.get("/metrics")(self.metrics)
         self.app.exception_handler(RequestValidationError)(_not_a_request)
         self.app.exception_handler(HTTPException)(_no_such_thing)
@@ -90,13 +91,13 @@ class Service:
     def _checked(self, asked: RerankRequest | TextsRequest) -> Candidates:
         """The candidates of a request. Raises Refused (422) where it holds nothing to rank, or too much."""
         texts = asked.texts if isinstance(asked, TextsRequest) else [doc.text for doc in asked.documents]
-        if not asked.query.strip():
+        if not _has_text(asked.query):
             raise Refused(422, "the query is empty")
         if len(asked.query) > self.limits.query_chars:
             raise Refused(
                 422, f"the query has {len(asked.query):,} characters, and {self.limits.query_chars:,} are taken"
             )
-        if not any(text.strip() for text in texts):
+        if not any(map(_has_text, texts)):
             raise Refused(422, "no document has a text" if texts else "there are no documents")
         if len(texts) > self.limits.documents:
             raise Refused(422, f"{len(texts):,} documents, and {self.limits.documents:,} are taken: send the best ones")
@@ -129,6 +130,11 @@ class Service:
         if isinstance(step, WindowRecord):
             return {"type": "window", **window_of(step, reasoning=asked.return_reasoning)}
         return {"type": "result", **rerank_answer(asked, step, self.model, order.id)}
+
+
+def _has_text(text: str) -> bool:
+    """Whether anything of it can be seen: a text of NUL bytes reaches the model as an empty one."""
+    return any(sign.isprintable() and not sign.isspace() for sign in text)
 
 
 def _json(answer: Any, headers: dict[str, str] | None = None) -> Response:

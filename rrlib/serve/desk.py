@@ -121,6 +121,8 @@ class Desk:
             raise Refused(503 if self.slots.state == "stopping" else 502, str(error)) from error
         self.done(result.records)
         if (reason := why_unranked(result.records)) is not None:
+            if order.max_tokens is not None:
+                reason += f"; its documents were cut by max_tokens_per_doc, which is {order.max_tokens}"
             raise Refused(502, reason)  # an order is not passed off as the model's that is the client's own
         return result
 

@@ -89,6 +89,7 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
+        scope = {**scope, "path": scope["path"].rstrip("/") or "/"}  # one address, with a slash at its end or without
         began, status = time.perf_counter(), CLIENT_LEFT
 
         async def counted(message: Message) -> None:
