@@ -22,6 +22,8 @@ from smoke_chain import ROOT, environment
 PROFILE = ROOT / "params" / "smollm2-135m-quick.yaml"
 MEMORY = 8e9
 """Bytes that any process of the run may take."""
+CPU_SECONDS = 360
+"""That all processes of the run may take together, by one thread each: six minutes."""
 
 pytestmark = [pytest.mark.realdata, pytest.mark.timeout(1500)]
 
@@ -59,7 +61,7 @@ def test_the_quick_profile_runs_on_real_questions(realdata: Path, tmp_path: Path
     used = read(usage)
     record_property("GB at most in a process", round(used["memory"] / 1e9, 1))
     record_property("CPU seconds", round(used["cpu"]))
-    assert used["memory"] < MEMORY
+    assert used["memory"] < MEMORY and used["cpu"] < CPU_SECONDS
 
 
 @pytest.fixture(scope="module")
@@ -79,17 +81,28 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def run_until_killed(profile: Path, env: dict[str, str], training: Path) -> None:
-    """`rrlib run`, and SIGKILL for it and its kernel when the first resume point of a training is there."""
-    command = [sys.executable, "-m", "rrlib", "run", str(profile), "--until", "03"]
+TRAINING = "trainer/checkpoint-*/trainer_state.json"
+SIGNS = {
+    "01_synthesis": "01_synthesis/teacher/rank.jsonl",
+    "02_sft": f"02_sft/sft/{TRAINING}",
+    "03_rl": f"03_rl/grpo/{TRAINING}",
+    "04_evaluation": "04_evaluation/experiment/*/windows.jsonl",
+}
+"""Stage -> the file that tells, once something stands in it, that the stage has done a part of its work."""
+
+
+def run_until_killed(profile: Path, env: dict[str, str], run: Path, stage: str) -> None:
+    """`rrlib run`, and SIGKILL for it and its kernel when a part of this stage is done."""
+    command = [sys.executable, "-m", "rrlib", "run", str(profile)]
     with subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, start_new_session=True) as process:
-        while not list(training.glob("trainer/checkpoint-*/trainer_state.json")):
+        while not any(path.stat().st_size for path in run.glob(SIGNS[stage])):
             assert process.poll() is None, "it ended before it could be killed"
-            time.sleep(0.02)
+            time.sleep(0.01)
         kernels = children(process.pid)
         for pid in (process.pid, *kernels):
             os.kill(pid, signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL and kernels
+    assert not (run / stage / "manifest.json").exists() and (run / stage / "begun.json").exists()
 
 
 def children(pid: int) -> list[int]:
@@ -97,17 +110,27 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def test_a_chain_that_was_killed_in_its_trainings_goes_on(small: Path, realdata: Path, tmp_path: Path) -> None:
+def whole_lines(path: Path) -> list[str]:
+    """The lines of a log but for a last one that was cut off."""
+    return [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+
+
+def test_a_chain_that_was_killed_in_each_stage_goes_on(small: Path, realdata: Path, tmp_path: Path) -> None:
     env = {**environment(tmp_path), "RRLIB_REALDATA": str(realdata), "RRLIB_CACHE": str(small.parent / "cache")}
-    run = tmp_path / "killed"
-    for training in ("02_sft/sft", "03_rl/grpo"):
-        run_until_killed(small, env, run / training)
-        assert not (run / training / "result.json").exists()
-    command = [sys.executable, "-m", "rrlib", "run", str(small), "--until", "03"]
+    run, before = tmp_path / "killed", {}
+    for stage in SIGNS:
+        run_until_killed(small, env, run, stage)
+        if stage in ("01_synthesis", "04_evaluation"):
+            before |= {path: whole_lines(path) for path in run.glob(SIGNS[stage])}
+    command = [sys.executable, "-m", "rrlib", "run", str(small)]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
+    for path, lines in before.items():
+        after = whole_lines(path)
+        assert lines and after[: len(lines)] == lines and len(set(after)) == len(after), path
     for training in ("02_sft/sft", "03_rl/grpo"):
         assert read(run / training / "result.json")["info"]["resumed_from"].startswith("checkpoint-")
         steps = [json.loads(line)["step"] for line in (run / training / "log.jsonl").read_text().splitlines()]
         assert steps == sorted(set(steps)), "a row is missing or there twice"
+    assert {row["system"] for row in read(run / "results.json")["rows"]} >= {"first-stage", "backbone", "sft", "sft+rl"}
     assert "01_synthesis" in done.stdout and "unchanged, skipped" in done.stdout and "begun before" in done.stdout
