@@ -21,7 +21,7 @@
 # **Data:** *synthetic* (the embedded world) with a *simulated* teacher. With the default parameters this notebook reads
 # the rows that are stored in the repository. `rrlib run params/ablations.yaml` makes ten of them anew on three seeds,
 # `python -m rrlib.studies.make` any of them on any seed. **Time:** a few seconds with stored rows; made anew on a CPU,
-# a row that trains takes 4 to 30 minutes of one core a seed (of the stored rows; one took 88 beside other work).
+# a row that trains takes 3 to 30 minutes of one core a seed (of the stored rows; one took 88 beside other work).
 #
 # The paper takes its own recipe apart on BRIGHT (section 5.3). The same cuts are made here, in small, with intervals
 # and with five seeds where something is claimed (two or three elsewhere: those rows name their seeds). What holds in a

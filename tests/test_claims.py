@@ -1,7 +1,9 @@
 """Every sentence with a measured figure, in README, pages and notebooks, is bound to what it was read from.
 
-A figure is a decimal, a percentage, a number of points or times, or a time. Blocks between `<!-- name -->` and
-`<!-- end -->`, fenced blocks and tables have tests of their own. A sentence with figures is one of these:
+A figure is a decimal, a percentage, a number of points or times, a time, or a size in GB or MB; and in words a number
+of points, minutes, hours or seconds, and a fraction (`three points`, `an eighth`, `more than half`). Blocks between
+`<!-- name -->` and `<!-- end -->`, fenced blocks and tables have tests of their own. A sentence with figures is one of
+these:
 
 - it says itself that they were read: `(read)`, `(read: where)`, or `; read)`;
 - `tests/claims.yaml` names it (by a part of it) with `rows`: for every figure an expression, computed here from stored
@@ -13,6 +15,7 @@ A figure is a decimal, a percentage, a number of points or times, or a time. Blo
 from __future__ import annotations
 
 import json
+import math
 import re
 from functools import cache
 from math import prod
@@ -22,6 +25,7 @@ from typing import Any
 
 import pytest
 import yaml
+from figures_in_text import figures, holds
 
 from rrlib.chain.from_profile import plans_of
 from rrlib.evaluation import REPORTED
@@ -31,6 +35,7 @@ from rrlib.miniature.skills import EXACT_SHARE
 from rrlib.miniature.teacher import ErrorRates
 from rrlib.plans.training import GIB
 from rrlib.reward import PAPER_WEIGHTS
+from rrlib.studies.recipes import RECIPES
 from rrlib.studies.stored import ROWS, STORED, STRADDLE_ROWS
 from rrlib.synthesis.filter import ALPHA
 from rrlib.training.objective import EPSILON
@@ -41,10 +46,6 @@ LOGS = {"experiments.md", "nightly.md"}
 """Dated sections that name their command, and a table that a run writes: what others are read from."""
 PAGES = ["README.md", *(f"docs/{path.name}" for path in sorted(ROOT.glob("docs/*.md")) if path.name not in LOGS)]
 PAGES += [f"notebooks/{path.name}" for path in sorted(ROOT.glob("notebooks/0*.ipynb"))]
-UNIT = r" (?:points|times|seconds?|minutes?|hours?)\b"
-RANGE = re.compile(rf"(?<![\w.@/-])(\d+(?:\.\d+)?) to (?=\d+(?:\.\d+)?(%|{UNIT}))")
-"""The first figure of `7 to 21%`, whose unit stands behind the second."""
-FIGURE = re.compile(rf"(?<![\w.@/-])[-+]?(?:\d+\.\d+|\d+(?=%|{UNIT}))(?![\w/]|\.\d)(?:%|{UNIT})?")
 READ = re.compile(r"\(read\b|[;,] read\)")
 
 
@@ -65,17 +66,6 @@ def sentences(page: str) -> list[str]:
     text = re.sub(r"^\|.*$|\$\$.*?\$\$|!?\[[^]]*\]\(\S+\.png\)", "", text, flags=re.MULTILINE)
     paragraphs = (" ".join(part.split()) for part in re.split(r"\n\s*\n|\n(?=[-*#] )", text))
     return [s for p in paragraphs for s in re.split(r"(?<=[.?!:;])\s+(?=[A-Z*`\[(])", p) if s]
-
-
-def figures(sentence: str) -> list[str]:
-    """The figures of a sentence, without code, links, versions, papers and the name of the usual interval."""
-    bare = re.sub(
-        r"`[^`]*`|\]\([^)]*\)|<code>.*?</code>|arXiv [\d.]+|[Ss]ection \d\.\d|Python [\d.]+ \(or [\d.]+\)",
-        " ",
-        sentence,
-    )
-    bare = re.sub(r"95%(?= bootstrap| intervals?)|(?<=[Ii]ntervals are )95%|(?<=[Ii]ntervals \()95%", " ", bare)
-    return [found[0] for found in FIGURE.finditer(RANGE.sub(r"\1\2 to ", bare))]
 
 
 def claims_of(page: str) -> list[str]:
@@ -215,6 +205,19 @@ def adapter_megabytes() -> float:
     return (folder / "adapter_model.safetensors").stat().st_size / 1e6
 
 
+def minutes(*rows: str, most: float = math.inf, stored: Path = ROWS) -> list[float]:
+    """The minutes that each stored row and seed took, of these rows (none: of all that train), none above `most`."""
+    named = rows or [r["row"] for r in _stored(stored) if (known := RECIPES.get(r["row"])) and (known.sft or known.rl)]
+    took = [sum(r["seconds"].values()) / 60 for r in _stored(stored) if r["row"] in named and r["seconds"]]
+    return [value for value in took if value <= most]
+
+
+def written(page: str, text: str) -> float:
+    """The first number of a text that stands in a page, where its own figure is bound or marked."""
+    assert text in " ".join(text_of(page).split()), f"{page} does not say: {text}"
+    return float(re.findall(r"\d+\.?\d*", text)[0])
+
+
 @cache
 def planned(kind: str) -> float:
     """GiB that `rrlib plan params/miniature.yaml` counts by its parts for a training."""
@@ -231,21 +234,12 @@ HELPERS = {
     "__builtins__": {"min": min, "max": max, "sum": sum, "range": range, "abs": abs},
     **{f.__name__: f for f in (mean, ablation, efficiency, number, real, belief, logged, paper, reported)},
     **{f.__name__: f for f in (backbone, view, gain, graded, seeds_of, straddle, straddle_gain)},
-    **{f.__name__: f for f in (pair, adapter_megabytes, planned)},
+    **{f.__name__: f for f in (pair, adapter_megabytes, planned, minutes, written)},
     "rates": ErrorRates(),
     "weights": PAPER_WEIGHTS,
     "alpha": ALPHA,
     "epsilon": EPSILON,
 }
-
-
-def holds(figure: str, value: float) -> bool:
-    """Whether a figure is that value, rounded to its decimals; percentages and points are hundredths."""
-    assert FIGURE.fullmatch(figure), figure
-    digits = re.split("[% ]", figure)[0]
-    scale = 100.0 if figure.endswith(("%", "points")) else 1.0
-    decimals = len(digits.partition(".")[2])
-    return abs(float(digits) - value * scale) <= 0.5 * 10.0**-decimals + 1e-9
 
 
 # --- the tests --------------------------------------------------------------------------------------------------------
@@ -306,6 +300,12 @@ def test_the_table_of_the_miniature_is_that_of_the_stored_rows(row: str, stored:
             "A share of 99.4% and 15%, 4 points, 2.8 times, 25 minutes.",
             ["99.4%", "15%", "4 points", "2.8 times", "25 minutes"],
         ),
+        ("It takes 4 GB, 5.6 GB and 20 to 30 MB.", ["4 GB", "5.6 GB", "20 MB", "30 MB"]),
+        (
+            "Twenty minutes, about three points, half a point, an eighth of the lists; more than half is the tag.",
+            ["Twenty minutes", "three points", "half a point", "an eighth", "more than half"],
+        ),
+        ("A second run asks two questions, one at a time, on three seeds; half is noise.", []),
         ("With a 95% bootstrap interval, `0.5`, [a page](x-0.5.md), section 4.1, arXiv 2508.07050.", []),
         ("Seed 7, 600 queries, 64 concepts, torch 2.13.0 and places 1 and 11.", []),
     ],
@@ -316,4 +316,26 @@ def test_figures_are_found(sentence: str, expected: list[str]) -> None:
 
 def test_a_figure_that_is_off_by_a_digit_does_not_hold() -> None:
     assert holds("0.842", 0.84161) and not holds("0.842", 0.8412) and holds("15%", 0.1541) and not holds("16%", 0.1541)
+    assert holds("4 GB", 4.4) and not holds("4 GB", 4.6) and holds("5.6 GB", 5.61)
     assert holds("-0.011", -0.011) and not holds("+0.011", -0.011) and holds("13 points", 0.1343)
+
+
+@pytest.mark.parametrize(
+    ("figure", "good", "bad"),
+    [
+        ("a quarter", 0.244, 0.29),
+        ("an eighth", 0.123, 0.143),
+        ("three quarters", 0.76, 0.9),
+        ("half of", 0.45, 0.34),
+        ("more than half", 0.6, 0.5),
+        ("less than half", 0.4, 0.5),
+        ("half a point", 0.005, 0.009),
+        ("two points", 0.021, 0.026),
+        ("twenty minutes", 19, 17),
+        ("three minutes", 3.2, 3.6),
+        ("an hour", 0.8, 0.4),
+    ],
+)
+def test_a_figure_in_words_holds_only_near_its_value(figure: str, good: float, bad: float) -> None:
+    assert figures(f"It is {figure} here.") == [figure]
+    assert holds(figure, good) and not holds(figure, bad)

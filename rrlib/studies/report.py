@@ -199,9 +199,9 @@ def compared(table: pd.DataFrame) -> pd.DataFrame:
 
 def steps_table(results: Sequence[Result]) -> pd.DataFrame:
     """Did each training help, seed by seed? One line a seed: the means of first stage, backbone, SFT and SFT with GRPO,
-    then what GRPO added to SFT with a 95% interval, both steps' p (paired randomisation, uncorrected, 10,000 draws), the
-    share of valid answers after SFT, and the least that a p could be (`floor`). Seeds that lack one of these rows are
-    left out."""
+    then what GRPO added to SFT with a 95% interval, both steps' p (paired randomisation, uncorrected, 10,000 draws),
+    the share of valid answers after SFT, and the least that a p could be (`floor`). Seeds that lack one of these rows
+    are left out."""
     import pandas as pd
 
     by_seed: dict[int, dict[str, Result]] = {}
