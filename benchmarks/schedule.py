@@ -21,7 +21,10 @@ log-normal with a mean of N tokens and the same sigma (`--spread`), whatever the
     python benchmarks/schedule.py                                    # virtual: about a minute
     python benchmarks/schedule.py --measured 138                     # and measured: minutes
 
-The value is the wall time of `ours` over that of the released schedule, virtual, or measured with --measured.
+The value is the wall time of `ours` over that of the released schedule, virtual, or measured with --measured. The last
+line has every goal by itself: `holds` says of each whether it was reached, and of the whole whether all were. Chains of
+all queries and `LLM.generate` are asked of the measured part alone: a virtual engine is no slower with more in flight.
+With several numbers of slots each value is the worst.
 """
 
 from __future__ import annotations
@@ -52,6 +55,16 @@ from rrlib.rerank import Reranker
 from rrlib.types import Candidates, Passage, Query
 
 EVERYTHING = 1 << 30
+GOALS = {
+    "released": 1 / 1.5,
+    "chains of 32": 1 / 1.25,
+    "chains, all": 1 / 1.25,
+    "LLM.generate": 1.1,
+    "all open": 1.02,
+    "half": 0.55,
+}
+"""The wall time of ours over that of another schedule, and the share of it at which half of the queries are done: at
+most."""
 
 
 def drawn(request: Request, spread: float, seed: int) -> float:
@@ -203,8 +216,8 @@ def timed(
     return Timed(done, clock() - began)
 
 
-def virtual(given: argparse.Namespace) -> float:
-    """Print a table for each number of slots; the worst ratio of ours to the released schedule."""
+def virtual(given: argparse.Namespace) -> dict[str, float]:
+    """Print a table for each number of slots; the worst value for each goal."""
     sizes = {name: BENCHMARKS[name].queries for name in expand(given.suites)}
     passages = tuple(Passage(str(i), "text") for i in range(100))
     groups = [
@@ -213,7 +226,7 @@ def virtual(given: argparse.Namespace) -> float:
     print(
         f"data kind: simulated; {len(sizes)} benchmarks of {', '.join(given.suites)}, {sum(sizes.values()):,} queries"
     )
-    ratios = []
+    worst: dict[str, float] = {}
     for slots in given.slots:
         lines = [["schedule", "wall / bound", "first query at", "half at", "nine tenths at"]]
         results: dict[str, Timed] = {}
@@ -227,8 +240,10 @@ def virtual(given: argparse.Namespace) -> float:
             lines.append([name, f"{result.wall / bound:.3f}", *(f"{result.share(p):.0%}" for p in (0.0, 0.5, 0.9))])
         print(f"\n{slots} slots; sigma of a window's seconds {given.spread}, seed {given.seed}")
         print(align(lines))
-        ratios.append(results["ours"].wall / results["released"].wall)
-    return max(ratios)
+        found = {name: results["ours"].wall / results[name].wall for name in ("released", "chains of 32", "all open")}
+        found["half"] = results["ours"].share(0.5)
+        worst = {name: max(value, worst.get(name, 0.0)) for name, value in found.items()}
+    return worst
 
 
 def bound_of(groups: Sequence[list[Candidates]], slots: int, given: argparse.Namespace) -> float:
@@ -238,8 +253,8 @@ def bound_of(groups: Sequence[list[Candidates]], slots: int, given: argparse.Nam
     return max(engine.now, engine.work / slots)
 
 
-def measured(given: argparse.Namespace) -> float:
-    """Print the measured table; the median ratio of ours to the released schedule."""
+def measured(given: argparse.Namespace) -> dict[str, float]:
+    """Print the measured table; the median value for each goal."""
     from measure import device
 
     from rrlib.chain.manifest import outputs_root
@@ -274,7 +289,13 @@ def measured(given: argparse.Namespace) -> float:
         row = [name, f"{statistics.median(seconds):.1f}", f"{statistics.median(ratios):.2f}", spread]
         lines.append(row + ([f"{shares[name].share(p):.0%}" for p in (0.0, 0.5)] if name in shares else ["", ""]))
     print(align(lines))
-    return statistics.median(own / other for own, other in zip(walls["ours"], walls["released"], strict=True))
+    found = {name: middle_ratio(walls["ours"], walls[name]) for name in walls if name != "ours"}
+    return {**found, "half": shares["ours"].share(0.5)}
+
+
+def middle_ratio(own: Sequence[float], other: Sequence[float]) -> float:
+    """The median of ratios, round by round."""
+    return statistics.median(mine / its for mine, its in zip(own, other, strict=True))
 
 
 def deeper(item: Candidates, corpus: Sequence[Passage], depth: int) -> Candidates:
@@ -316,15 +337,20 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--root", default="", help="measured: folder of benchmarks")
     parser.add_argument("--seed", type=int, default=7, help="of the windows' seconds")
     given = parser.parse_args(argv)
-    value, where = virtual(given), "virtual"
+    found, where = virtual(given), "virtual"
     if given.measured:
-        value, where = measured(given), "measured"
+        found, where = measured(given), "measured"
+    goals = {
+        name: {"value": round(value, 4), "goal": round(GOALS[name], 4), "holds": value <= GOALS[name]}
+        for name, value in found.items()
+    }
     result = {
         "name": "schedule",
-        "value": round(value, 4),
+        "value": round(found["released"], 4),
         "unit": f"wall time over the released schedule's, {where}",
-        "goal": round(1 / 1.5, 4),
-        "holds": value <= 1 / 1.5,
+        "goal": round(GOALS["released"], 4),
+        "holds": all(goal["holds"] for goal in goals.values()),
+        "goals": goals,
         "n": given.repeats if given.measured else len(given.slots),
         "device": "see above" if given.measured else "none (simulated)",
     }
