@@ -109,9 +109,10 @@ class Answer(BaseHTTPRequestHandler):
 
 
 class Trial:
-    """The command with a run file and log of its own, given again and again. servers: whom it asks."""
+    """The command with a run file and log of its own, given again and again. servers: whom it asks. retries: of a
+    call; None: as the engine has it."""
 
-    def __init__(self, folder: Path, servers: list[Ranker], name: str) -> None:
+    def __init__(self, folder: Path, servers: list[Ranker], name: str, retries: int | None = None) -> None:
         self.servers, self.out = servers, folder / f"{name}.trec"
         self.log = Path(f"{self.out}.log.jsonl")
         self.lives, self.again = 0, 0
@@ -121,7 +122,8 @@ class Trial:
         ]
         sizes = ["--window", str(WINDOW), "--stride", str(STRIDE), "--concurrency", "8"]
         output = ["--output", str(self.out), "--quiet", "--engine", "openai", "--model", "m"]
-        self.command = [sys.executable, "-m", "rrlib", "rerank", *files, *output, *sizes, *ends]
+        more = [] if retries is None else ["--engine-option", f"max_retries={retries}"]
+        self.command = [sys.executable, "-m", "rrlib", "rerank", *files, *output, *sizes, *ends, *more]
 
     def life(
         self, end: Callable[[subprocess.Popen[str]], None] | None = None, limit: int | None = None
@@ -239,6 +241,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--ill", type=float, default=60.0, help="seconds")
     parser.add_argument("--step", type=float, default=0.02, help="seconds of an answer")
+    parser.add_argument("--retries", type=int, help="of a call, before it counts as failed; default: the engine's own")
     parser.add_argument("--only", nargs="+", choices=list(FAULTS), default=list(FAULTS))
     parser.add_argument("--seed", type=int, default=7)
     given = parser.parse_args(argv)
@@ -253,7 +256,7 @@ def main(argv: list[str] | None = None) -> None:
         windows = len(read_records(peace.log))
         for fault in given.only:
             count, happen = FAULTS[fault]
-            trial = Trial(folder, [Ranker(0, given.step) for _ in range(count)], fault.replace(" ", "-"))
+            trial = Trial(folder, [Ranker(0, given.step) for _ in range(count)], fault.replace(" ", "-"), given.retries)
             happened = happen(trial, given)
             for _ in range(5):
                 code, said = trial.life()

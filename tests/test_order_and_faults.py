@@ -57,6 +57,8 @@ def test_what_does_not_hold_is_said() -> None:
 
 @pytest.mark.parametrize("fault", ["killed", "dies", "ill", "one of three", "full"])
 def test_a_run_is_the_same_whatever_goes_wrong(fault: str) -> None:
-    sooner = ("--retries", "2") if fault == "dies" else ()  # else the command waits two minutes for a server that is gone
+    sooner = (
+        ("--retries", "2") if fault == "dies" else ()
+    )  # else the command waits two minutes for a server that is gone
     row, table = row_of("faults", "--queries", "12", "--kills", "3", "--ill", "2", "--only", fault, *sooner)
     assert row["name"] == "faults" and row["holds"] and row["n"] >= 1, table

@@ -787,3 +787,14 @@ def test_the_load_benchmark_runs() -> None:
     command = [sys.executable, str(script), "--clients", "8", "--seconds", "2"]
     row = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
     assert row["name"] == "serve_load" and row["value"] == 1.0 and row["holds"] and row["right"] > 0
+    assert (
+        0 < row["p95_seconds"] <= row["p95_limit_seconds"] and row["memory_growth_mb"] <= row["memory_growth_limit_mb"]
+    )
+
+
+@pytest.mark.parametrize("limit", ["--p95", "--growth"])
+def test_the_load_benchmark_fails_above_its_limits(limit: str) -> None:
+    script = Path(__file__).resolve().parents[1] / "benchmarks/serve_load.py"
+    command = [sys.executable, str(script), "--clients", "4", "--seconds", "1", limit, "-1"]
+    row = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+    assert row["value"] == 1.0 and not row["holds"], "every answer was right, and the limit does not hold"
