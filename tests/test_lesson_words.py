@@ -25,12 +25,12 @@ def test_what_an_update_moves_up_is_counted_by_label() -> None:
     assert clean.startswith(
         "Of 2 relevant passages 2 are moved up, of 2 others 0. Moved up most is [3], a relevant one"
     )
-    assert clean.endswith("So this group alone ranks every relevant passage before the others.")
+    assert clean.endswith("So this group alone favours every relevant passage over the others.")
     noisy = said(answer(2, 0, 3, 1), answer(1, 2, 3, 0))
-    assert noisy.startswith("Of 2 relevant passages 1 are moved up, of 2 others 1.") and noisy.endswith(
-        "does not sort all passages by their labels."
-    )
-    assert "One group of 2 answers is noisy" in noisy
+    assert noisy.startswith("Of 2 relevant passages 1 are moved up, of 2 others 1.")
+    assert noisy.endswith("One of the others is favoured over a relevant one: one group of 2 answers is noisy.")
+    none = groups.pull_words([answer(2, 3, 0, 1), answer(0, 1, 2, 3)], (0, 0, 0, 0), GOLD, REWARD)
+    assert "Of 0 relevant passages 0 are moved up" in none and "noisy" not in none
 
 
 @pytest.mark.parametrize("texts", [("nothing", "no list"), (answer(2, 3, 0, 1), answer(2, 3, 0, 1))])

@@ -119,9 +119,11 @@ def pull_words(
         f"Of {int(good.sum())} relevant passages {int(up[good].sum())} are moved up, of {int((~good).sum())} others "
         f"{int(up[~good].sum())}. Moved up most is [{most + 1}], {names[bool(good[most])]}."
     )
-    if good.any() and not good.all() and force[good].min() > force[~good].max():
-        return f"{said} So this group alone ranks every relevant passage before the others."
-    return f"{said} One group of {len(texts)} answers is noisy: its update does not sort all passages by their labels."
+    if not good.any() or good.all():
+        return said
+    if force[good].min() > force[~good].max():
+        return f"{said} So this group alone favours every relevant passage over the others."
+    return f"{said} One of the others is favoured over a relevant one: one group of {len(texts)} answers is noisy."
 
 
 def was_prompt(example: RankingExample, completions: pd.DataFrame, rows: Sequence[Row]) -> str:

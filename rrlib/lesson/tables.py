@@ -179,7 +179,7 @@ def length_verdicts(table: pd.DataFrame, close: float = 0.05) -> pd.DataFrame:
         p = float(found.pvalue)
         says = "cannot be told from none" if p > 0.05 else "longer, better" if found.statistic > 0 else "longer, worse"
         if high - low < close * max(middle, 1.0):
-            says += f", but lengths differ by less than {close:.0%} (middle nine tenths): this is not thinking longer"
+            says += f"; lengths differ by less than {close:.0%} (middle nine tenths): this is not thinking longer"
         shown = "< 0.0001" if p < 0.00005 else f"{p:.4f}"
         rows.append({**row, "rank correlation": f"{found.statistic:+.2f}", "p": shown, "says": says})
     return pd.DataFrame(rows).set_index("system")
