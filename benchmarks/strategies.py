@@ -106,15 +106,16 @@ def measured(given: argparse.Namespace) -> None:
     from measure import device
 
     from rrlib.chain.manifest import outputs_root
+    from rrlib.disk import write_json
     from rrlib.engines import Decoding
     from rrlib.evaluation import Experiment, Listwise, load_benchmark
 
     data = load_benchmark(given.benchmark, root=given.root or outputs_root() / "data").limited(given.queries)
     size, stride = data.spec.window, data.spec.stride
 
-    def listwise(strategy: str, window: int = size, stride: int = stride, passes: int = 1) -> Listwise:
+    def listwise(strategy: str, window: int = size, stride: int = stride, passes: int = 1, times: int = 1) -> Listwise:
         options = {"batch_size": 64, "max_batch_tokens": 60_000}
-        decoding = Decoding(given.tokens)
+        decoding = Decoding(given.tokens * times)
         return Listwise(
             given.model, strategy=strategy, window=window, stride=stride, passes=passes, decoding=decoding,
             engine_options=options,
@@ -130,6 +131,7 @@ def measured(given: argparse.Namespace) -> None:
         f"tournament {size}": listwise("tournament"),
         f"tournament {size}, 3 passes": listwise("tournament", passes=3),
         f"setwise {size}": listwise("setwise"),
+        "full_list": listwise("full_list", times=3),  # a list three times as long
     }
     output = given.output or outputs_root() / f"strategies-{given.queries}"
     result = Experiment(systems, data, METRIC, baseline=base, seed=given.seed, output=output, echo=print)
@@ -137,6 +139,9 @@ def measured(given: argparse.Namespace) -> None:
     frame, lengths = result.summary(), [len(item.passages) for item in data.candidates()]
     rounds = {name: f"{depth_of(system, lengths):.4g}" for name, system in systems.items() if system != "first-stage"}
     frame.insert(list(frame.columns).index("calls") + 1, "rounds", [rounds.get(name, "") for name in frame["system"]])
+    if given.rows:
+        told = {"queries": given.queries, "seed": given.seed, "model": given.model, "benchmark": data.name}
+        write_json(given.rows, {**told, "rows": frame.to_dict("records")})
     lines = [list(frame.columns), ["---"] * len(frame.columns), *frame.to_numpy().tolist()]
     print("\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines))
 
@@ -159,6 +164,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--root", default="", help="measured: folder of benchmarks")
     parser.add_argument("--tokens", type=int, default=160, help="measured: new tokens of an answer")
     parser.add_argument("--output", default="", help="measured: folder, from which a killed run goes on")
+    parser.add_argument("--rows", default="", help="measured: a JSON file for the table (docs/results/strategies.json)")
     parser.add_argument("--seed", type=int, default=7, help="of the simulation and the bootstrap")
     given = parser.parse_args(argv)
     value = simulated(given)

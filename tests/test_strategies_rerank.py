@@ -156,6 +156,12 @@ def test_the_page_holds_the_table_that_the_command_prints(capsys: pytest.Capture
         assert main(["strategies", *least]) == 0
 
 
+def test_tokens_are_those_of_the_passages_and_of_the_windows(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["strategies", "--json", "--passage-tokens", "100", "--frame-tokens", "7"]) == 0
+    for row in json.loads(capsys.readouterr().out):
+        assert row["tokens"] == row["shown"] * 100 + row["calls"] * 7
+
+
 def test_the_simulation_says_its_kind_and_is_perfect_without_noise(capsys: pytest.CaptureFixture[str]) -> None:
     """`benchmarks/strategies.py` at tiny size."""
     main = runpy.run_path(str(ROOT / "benchmarks" / "strategies.py"), run_name="bench")["main"]

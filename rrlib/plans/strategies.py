@@ -1,4 +1,5 @@
-"""What each strategy costs for a list, counted by running it: calls, rounds that wait for another, passages shown."""
+"""What each strategy costs for a list, counted by running it: calls, rounds that wait for another, passages shown, and
+the tokens that are read."""
 
 from __future__ import annotations
 
@@ -8,6 +9,9 @@ from dataclasses import asdict
 
 from rrlib.errors import InputError
 from rrlib.strategies import Answer, StrategySpec, Window, counted, plan
+
+PASSAGE_TOKENS, FRAME_TOKENS = 200, 400
+"""Assumed for the column of tokens: of a passage with its number, and of a window's fixed text with the query twice."""
 
 SHUFFLES = 20
 """Random orders over which the cost of a list that the first stage knows nothing of is averaged."""
@@ -31,10 +35,19 @@ def compared(size: int = 20, stride: int = 10) -> dict[str, StrategySpec]:
     }
 
 
-def cost_rows(n: int, size: int = 20, stride: int = 10) -> list[dict[str, object]]:
+def cost_rows(
+    n: int,
+    size: int = 20,
+    stride: int = 10,
+    *,
+    passage_tokens: int = PASSAGE_TOKENS,
+    frame_tokens: int = FRAME_TOKENS,
+) -> list[dict[str, object]]:
     """A row a strategy for a list of n candidates: widest window, how many of the best a perfect ranker gets right, and
     calls, rounds and passages shown: where the answers confirm the first stage, and for a perfect ranker on a list in
-    random order (means of SHUFFLES orders). Raises InputError for what is no window or no length."""
+    random order (means of SHUFFLES orders). tokens: read, with the first of these costs, where a passage has
+    passage_tokens and a window frame_tokens beside its passages; what is written depends on the model.
+    Raises InputError for what is no window or no length."""
     if n < 0:
         raise InputError(f"a list of {n} candidates", remedy="give 0 or more")
 
@@ -55,12 +68,13 @@ def cost_rows(n: int, size: int = 20, stride: int = 10) -> list[dict[str, object
         calls, rounds, shown = (sum(column) / SHUFFLES for column in shuffled)
         row = {"strategy": name, "window": spec.widest or n, "right": spec.promised(n)}
         planned = asdict(plan(spec.start, n))
-        row |= {"calls": planned["calls"], "rounds": planned["depth"], "shown": planned["shown"]}
+        tokens = planned["shown"] * passage_tokens + planned["calls"] * frame_tokens
+        row |= {"calls": planned["calls"], "rounds": planned["depth"], "shown": planned["shown"], "tokens": tokens}
         rows.append({**row, "calls_shuffled": calls, "rounds_shuffled": rounds, "shown_shuffled": shown})
     return rows
 
 
 def cells(rows: Sequence[dict[str, object]]) -> list[list[str]]:
     """The table as text, its head first: the cost as retrieved, then that of a list in random order."""
-    head = ["strategy", "window", "right", "calls", "rounds", "shown", "calls (random)", "rounds", "shown"]
+    head = ["strategy", "window", "right", "calls", "rounds", "shown", "tokens", "calls (random)", "rounds", "shown"]
     return [head] + [[f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows]
