@@ -42,6 +42,17 @@ def test_in_a_chain_behind_a_retriever() -> None:
     assert [best_of(documents) for documents in chain.batch(["q", "p"])] == [BEST[:3]] * 2
 
 
+def test_behind_the_retriever_of_their_documentation() -> None:
+    """ContextualCompressionRetriever, as LangChain's pages on rerankers use it."""
+    from langchain_classic.retrievers import ContextualCompressionRetriever
+
+    compressor = RerankCompressor(reranker=by_gain(), top_n=3)
+    retriever = ContextualCompressionRetriever(base_compressor=compressor, base_retriever=Fixed())
+    assert best_of(retriever.invoke("q")) == BEST[:3]
+    assert best_of(asyncio.run(retriever.ainvoke("q"))) == BEST[:3]
+    assert [best_of(documents) for documents in retriever.batch(["q", "p"])] == [BEST[:3]] * 2
+
+
 def test_awaited() -> None:
     compressor = RerankCompressor(reranker=by_gain())
     assert best_of(asyncio.run(compressor.acompress_documents(Fixed().invoke("q"), "q"))) == BEST

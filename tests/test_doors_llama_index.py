@@ -7,6 +7,7 @@ import inspect
 from typing import Any
 
 import pytest
+from llama_index.core import Document, MockEmbedding, VectorStoreIndex
 from llama_index.core.llms import MockLLM
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.query_engine import RetrieverQueryEngine
@@ -46,6 +47,15 @@ def test_in_a_query_engine() -> None:
     text = str(response)  # the mock says what it was asked
     assert text.index("gain 9") < text.index("gain 6") < text.index("gain 5") and "gain 4" not in text
     assert "retrieval_score" not in text
+
+
+def test_in_the_query_engine_of_an_index() -> None:
+    """`index.as_query_engine(node_postprocessors=[...])`, as LlamaIndex's pages use it, with its mocks for models."""
+    documents = [Document(text=text, id_=str(place)) for place, text in enumerate(TEXTS)]
+    index = VectorStoreIndex.from_documents(documents, embed_model=MockEmbedding(embed_dim=4))
+    door = RerankPostprocessor(by_gain(), top_n=3)
+    engine = index.as_query_engine(llm=MockLLM(), similarity_top_k=len(TEXTS), node_postprocessors=[door])
+    assert [node.node.ref_doc_id for node in engine.query("q").source_nodes] == [str(place) for place in BEST[:3]]
 
 
 @pytest.mark.parametrize("given", [{"query_str": "q"}, {"query_bundle": QueryBundle("q")}])

@@ -47,6 +47,22 @@ def test_in_a_pipeline_behind_a_cut_off(cut: int) -> None:
     assert all(frame["retrieval_score"] == 20.0 - frame["docno"].str[1:].astype(int))
 
 
+def test_texts_of_a_dataset_are_put_in_between() -> None:
+    """`retriever >> pt.text.get_text(dataset) >> reranker`, as PyTerrier's pages on reranking use it."""
+
+    class Dataset:
+        """What get_text asks of a dataset: a text loader of its documents."""
+
+        def text_loader(self, fields: Any = "*", *, verbose: bool = False) -> Any:
+            texts = dict(zip(RESULTS["docno"], RESULTS["text"], strict=True))
+            return pt.apply.generic(lambda frame: frame.assign(text=frame["docno"].map(texts)))
+
+    ids_alone = pt.Transformer.from_df(RESULTS.drop(columns=["text"]))
+    frame = (ids_alone >> pt.text.get_text(Dataset(), "text") >> rrlib.pt.Reranker(by_gain()))(TOPICS)
+    wanted = [f"d{place}" for place in BEST]
+    assert ranked(frame) == {"q1": wanted, "q2": wanted}
+
+
 def test_in_an_experiment() -> None:
     systems = [first_stage(), first_stage() % 8 >> rrlib.pt.Reranker(by_gain()) % 3]
     table = pt.Experiment(

@@ -28,6 +28,18 @@ def test_a_window_costs_less_when_its_passages_are_prepared() -> None:
     assert row["name"] == "overhead" and 0 < row["value"] < row["before"], table
 
 
+def test_the_first_request_is_early_at_the_length_of_the_profile_and_said_where_it_is_late() -> None:
+    row, table = row_of("overhead", "--queries", "24", "--repeats", "1", "--limit", "512", "--capacity", "4")
+    assert row["max_model_len"] == 32_768 and row["first_request_s"] <= 5, table
+    assert row["holds"] == (row["value"] <= 160 and row["first_request_s"] <= 5 and row["share"] < 0.03)
+
+
+def test_memory_ends_with_the_line_of_the_other_benchmarks() -> None:
+    row, _ = row_of("overhead", "--memory", "--queries", "12", "--limit", "64", "--capacity", "2")
+    assert row["name"] == "overhead" and row["n"] == 12 and row["holds"] == (row["value"] <= row["goal"])
+    assert {"unit", "device", "rank_120_mb", "rerank_mb", "log_mb"} <= row.keys()
+
+
 def test_ours_is_as_quick_as_all_open_and_done_earlier() -> None:
     row, table = row_of("schedule", "--suites", "trec-dl", "--slots", "8")
     assert row["name"] == "schedule" and row["value"] < 1
@@ -57,8 +69,6 @@ def test_what_does_not_hold_is_said() -> None:
 
 @pytest.mark.parametrize("fault", ["killed", "dies", "ill", "one of three", "full"])
 def test_a_run_is_the_same_whatever_goes_wrong(fault: str) -> None:
-    sooner = (
-        ("--retries", "2") if fault == "dies" else ()
-    )  # else the command waits two minutes for a server that is gone
+    sooner = ("--retries", "2") if fault == "dies" else ()  # else it waits two minutes for a server that is gone
     row, table = row_of("faults", "--queries", "12", "--kills", "3", "--ill", "2", "--only", fault, *sooner)
     assert row["name"] == "faults" and row["holds"] and row["n"] >= 1, table
