@@ -2,8 +2,9 @@
 
 Queries with 100 candidates each, in windows of 20 with stride 10: nine windows a query, as on BRIGHT (12,456 windows of
 1,384 queries). The texts are made here of words of 2 to 9 letters, with a curly quote or an accent in some lines, and a
-third of them is longer than the limit of a passage. Everything but the answers is real: the length check, fixing,
-cutting, tokenizing, the prompts, the schedule, the log. Processor seconds are counted, all threads of this process.
+third of them is longer than the limit of a passage; queries have 160 words on average, log-normal. Everything but the
+answers is real: the length check, fixing, cutting, tokenizing, the prompts, the schedule, the log. Processor seconds
+are counted, all threads of this process.
 
 - before: the prompts of rrlib.prompts alone, each window fixed and tokenized as a whole (as the released code does).
 - now: rrlib.pieces, each passage fixed and tokenized once.
@@ -15,10 +16,14 @@ windows a second: vLLM with a 7B on one H100 does about two, with 300 in flight.
 
     python benchmarks/overhead.py                        # a minute or two; the tokenizer of the embedded world
     python benchmarks/overhead.py --model Qwen/Qwen2.5-7B-Instruct
+    python benchmarks/overhead.py --max-model-len 23552  # where the limits do not settle that a window fits
     python benchmarks/overhead.py --memory --queries 240 --capacity 8    # resident memory instead (Linux)
+
+The engine takes prompts and answers of `--max-model-len` tokens together, as params/bright-7b.yaml has it.
 
 The value is processor seconds for BRIGHT's windows, by the measured seconds a query. It holds where that is at most
 160, the first request goes out within 5 s, and the share of the engine's time is under 3%, with `--capacity` in flight.
+With --memory it is the megabytes that a stream grows by a query, behind the first twelfth of them.
 """
 
 from __future__ import annotations
@@ -38,6 +43,8 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import yaml
+
 from rrlib.engines import Decoding, Reply, Request
 from rrlib.engines.hf import load_tokenizer
 from rrlib.evaluation.registry import BENCHMARKS, expand
@@ -50,6 +57,9 @@ from rrlib.types import Candidates, Passage, Query
 GOAL = 160.0
 FIRST, SHARE = 5.0, 0.03
 """Seconds until the first request, and the share of an engine's time: at most."""
+MEGABYTES = 0.05
+"""Of resident memory for each further query, at most: 1 was too much."""
+PROFILE = Path(__file__).resolve().parents[1] / "params" / "bright-7b.yaml"
 
 
 class Instant:
@@ -57,8 +67,8 @@ class Instant:
 
     name, model, asks_model = "instant", "instant", True
 
-    def __init__(self, tokenizer: Any, capacity: int) -> None:
-        self.tokenizer, self.capacity, self.max_model_len = tokenizer, capacity, 32_768
+    def __init__(self, tokenizer: Any, given: argparse.Namespace) -> None:
+        self.tokenizer, self.capacity, self.max_model_len = tokenizer, given.capacity, given.max_model_len
         self.waiting: list[int] = []
         self.first: float | None = None
         self.tokens = 0
@@ -111,7 +121,7 @@ Took = tuple[float, float, int]
 
 def run(queries: list[Candidates], tokenizer: Any, given: argparse.Namespace, log: Path, before: bool) -> Took:
     """What one run takes; over a log that is complete, a resume."""
-    engine = Instant(tokenizer, given.capacity)
+    engine = Instant(tokenizer, given)
     gc.collect()  # what other modules left behind is not this run's: with many of them it took a third of a second
     began, cpu = time.perf_counter(), time.process_time()
     options = {"max_passage_tokens": given.limit, "style": "reasonrank", "window": 20, "stride": 10}
@@ -130,15 +140,21 @@ def resident() -> float:
     return int(next(row for row in rows if row.startswith("VmRSS")).split()[1]) / 1024
 
 
-def memory(queries: list[Candidates], tokenizer: Any, given: argparse.Namespace) -> None:
-    """Print what is resident as the queries of one stream finish, and behind 120 calls of `rank`."""
+def memory(queries: list[Candidates], tokenizer: Any, given: argparse.Namespace) -> dict[str, Any]:
+    """Print what is resident as the queries of one stream finish, behind 120 calls of `rank`, and behind `rerank` with
+    a log."""
     options = {"max_passage_tokens": given.limit, "style": "reasonrank", "window": 20, "stride": 10}
     seen, step = [], max(1, len(queries) // 12)
     with tempfile.TemporaryDirectory() as folder:
-        reranker = Reranker(Instant(tokenizer, given.capacity), log=Path(folder) / "windows.jsonl", **options)
+        reranker = Reranker(Instant(tokenizer, given), log=Path(folder) / "windows.jsonl", **options)
         for number, _ in enumerate(reranker.stream(queries, windows=False), 1):
             seen += [resident()] if number % step == 0 else []
-    reranker = Reranker(Instant(tokenizer, given.capacity), **options)
+        reranker = Reranker(Instant(tokenizer, given), log=Path(folder) / "again.jsonl", **options)
+        before = resident()
+        result = reranker.rerank(queries)
+        whole, logged = resident() - before, (Path(folder) / "again.jsonl").stat().st_size / 2**20
+        del result
+    reranker = Reranker(Instant(tokenizer, given), **options)
     texts = [passage.text for passage in queries[0].passages[:20]]
     marks = []
     for number in range(121):
@@ -146,6 +162,31 @@ def memory(queries: list[Candidates], tokenizer: Any, given: argparse.Namespace)
         marks += [resident()] if number in (0, 120) else []
     print("stream, MB at each twelfth of the queries:", *(f"{value:.1f}" for value in seen))
     print(f"120 calls of rank: {marks[1] - marks[0]:+.3f} MB")
+    print(f"rerank of {len(queries)} queries: {whole:+.1f} MB beside {logged:.1f} MB of log")
+    each = (seen[-1] - seen[0]) / max(1, len(queries) - step)
+    return {
+        "name": "overhead",
+        "value": round(each, 4),
+        "unit": "megabytes of resident memory for each further query of a stream",
+        "goal": MEGABYTES,
+        "holds": each <= MEGABYTES,
+        "n": len(queries),
+        "device": f"cpu, {os.cpu_count()} cores",
+        "rank_120_mb": round(marks[1] - marks[0], 3),
+        "rerank_mb": round(whole, 1),
+        "log_mb": round(logged, 1),
+        "in_flight": given.capacity,
+        "model": given.model,
+    }
+
+
+def questions(count: int, seed: int) -> list[str]:
+    """Queries of 160 words on average, log-normal: a few are many times as long, as posts of a forum are."""
+    dice = random.Random(seed)
+    sizes = [min(2_000, max(3, int(dice.lognormvariate(4.6, 0.95)))) for _ in range(count)]
+    return [
+        f"why is number {q} so? " + " ".join(["because", "then"][i % 2] for i in range(n)) for q, n in enumerate(sizes)
+    ]
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -155,6 +196,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--queries", type=int, default=40)
     parser.add_argument("--limit", type=int, default=512, help="tokens of a passage, at most")
     parser.add_argument("--capacity", type=int, default=300, help="windows in flight")
+    length = yaml.safe_load(PROFILE.read_text(encoding="utf-8"))["04_evaluation"]["engine_options"]["max_model_len"]
+    parser.add_argument("--max-model-len", type=int, default=length, help="tokens of a prompt and its answer")
     parser.add_argument("--rate", type=float, default=2.0, help="windows a second of the engine that is thought of")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--seed", type=int, default=7)
@@ -162,15 +205,17 @@ def main(argv: list[str] | None = None) -> None:
     given = parser.parse_args(argv)
     tokenizer = load_tokenizer(given.model)
     bodies = texts(100 * given.queries, given.limit, given.seed)
+    asked = questions(given.queries, given.seed)
     queries = [
         Candidates(
-            Query(str(q), f"why is number {q} so?"),
+            Query(str(q), asked[q]),
             tuple(Passage(f"{q}-{i}", bodies[100 * q + i]) for i in range(100)),
         )
         for q in range(given.queries)
     ]
     if given.memory:
-        return memory(queries, tokenizer, given)
+        print(json.dumps(memory(queries, tokenizer, given)))
+        return
     cut = PromptBuilder(tokenizer, max_passage_tokens=given.limit)
     shown = [cut.tokens(passage) for item in queries[:4] for passage in item.passages]
     results: dict[str, list[Took]] = {"before": [], "now": [], "resume": []}
@@ -231,6 +276,7 @@ def main(argv: list[str] | None = None) -> None:
         "first_request_s": round(first["now"], 2),
         "share": round(shares["now"], 4),
         "in_flight": given.capacity,
+        "max_model_len": given.max_model_len,
         "model": given.model,
     }
     print(json.dumps(result))

@@ -1,13 +1,15 @@
-"""What the scheduler keeps of a query on its way, and of a request in flight."""
+"""The order of the queries, and what the scheduler keeps of one on its way and of a request in flight."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from rrlib.engines import Reply, Request
 from rrlib.errors import InputError
-from rrlib.records import Key, WindowRecord
+from rrlib.records import Key, Tally, WindowRecord
 from rrlib.strategies import Answer, Strategy, Window
 from rrlib.types import Candidates, Passage
 
@@ -38,7 +40,8 @@ class Job:
     """One query on its way: the strategy, how far it is, and the answers of the round it waits for.
 
     depth, calls: rounds and windows of its strategy, in all. place: the windows of all queries in front of it. keys: of
-    the windows it has asked. kept: its windows, or their places in the log.
+    the windows it has asked. kept: its windows, or their places in the log. doubtful: whether it fits the model is
+    looked at for each window as it is made.
     """
 
     candidates: Candidates
@@ -47,6 +50,7 @@ class Job:
     depth: int
     calls: int = 0
     place: int = 0
+    doubtful: bool = False
     rounds: int = 0
     windows: Sequence[Window] = ()
     answers: dict[int, Answer] = field(default_factory=dict)
@@ -83,3 +87,18 @@ class Sent:
     source_hash: str | None = None
     before: Reply | None = None
     begun_behind: str | None = None
+
+
+class Finished(NamedTuple):
+    """A query with its document ids, best first, and its windows in the order they finished, if they were asked for."""
+
+    candidates: Candidates
+    docids: list[str]
+    windows: list[WindowRecord]
+
+
+class Progress(NamedTuple):
+    """What is counted while a run goes on: by name, and what its windows were."""
+
+    counts: Counter[str]
+    tally: Tally

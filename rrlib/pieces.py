@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from rrlib.errors import InputError
-from rrlib.prompts import MOST_KEPT, PromptBuilder, fix_text, lines_of
+from rrlib.prompts import PromptBuilder, fix_text, lines_of
 from rrlib.types import Passage, Query
 
 Ids = Sequence[int]
@@ -132,7 +132,7 @@ class PreparedPrompts:
 
     def __init__(self, builder: PromptBuilder, like: PreparedPrompts | None = None) -> None:
         self.builder, self._like = builder, like
-        self._bodies: dict[Passage, Ids | None] = {}  # None: only the whole string tells
+        self._bodies: dict[Passage, Ids | None] = builder.bodies  # None: only the whole string tells
         self._frames: dict[tuple[str, int], Frame | None] = {}
         self._others: dict[str, PreparedPrompts] = {}
 
@@ -143,17 +143,18 @@ class PreparedPrompts:
 
     def prepare(self, passages: Iterable[Passage]) -> None:
         """Fix, cut and tokenize all passages that are new, at once. Nothing where ids cannot be put together."""
-        new = [passage for passage in dict.fromkeys(passages) if passage not in self._bodies]
+        new = [p for p in dict.fromkeys(passages) if not self.builder.has(p) or p not in self._bodies]
         if not new or not self.pieces.fits:
             return
-        if len(self._bodies) >= MOST_KEPT:
-            self._bodies.clear()  # those still needed are made again
         clean = {p: self.builder.clean(p) for p in new if not self.builder.has(p)}
         self._cut(clean)
         rest = [passage for passage in new if passage not in self._bodies]
         texts = [self.builder.passage(passage) for passage in rest]
         self._bodies.update(zip(rest, self.pieces.bodies(texts), strict=True))
         for passage in new:
+            if not self.builder.has(passage):  # dropped for those behind it
+                self._bodies.pop(passage, None)
+                continue
             lines = lines_of(f"[1] {self.builder.passage(passage)}\n")
             if clean.get(passage, "").startswith(self.builder.passage(passage)):
                 lines = [lines[0], lines[-1]]  # those between are as ftfy has left them
@@ -211,9 +212,6 @@ class PreparedPrompts:
 
     def forget(self, passages: Iterable[Passage]) -> None:
         """Drop what is kept of these passages: their query is finished."""
-        passages = list(passages)
-        for passage in passages:
-            self._bodies.pop(passage, None)
         self.builder.forget(passages)
 
     def in_style(self, style: str) -> PreparedPrompts:
@@ -221,8 +219,7 @@ class PreparedPrompts:
         if style == self.builder.style.name:
             return self
         if style not in self._others:
-            self._others[style] = other = PreparedPrompts(self.builder.in_style(style), self)
-            other._bodies = self._bodies
+            self._others[style] = PreparedPrompts(self.builder.in_style(style), self)
         return self._others[style]
 
     def bound(self, query: str, passages: Sequence[Passage], size: int | None) -> int:
@@ -235,12 +232,28 @@ class PreparedPrompts:
         return self.builder.bound(query, passages, size)
 
     def surely_fits(self, query: Query, passages: Sequence[Passage], size: int | None, room: int) -> bool:
-        """Whether every window of a query fits by the limits and lengths alone, so that no text need be tokenized.
+        """Whether every window of a query fits by the limits and lengths alone, so that no passage need be tokenized.
         size: passages of the widest window (None: all of them). room: tokens for a prompt."""
-        # Twice its limit is more than a cut passage takes, and a token is a byte or more.
-        most = min(len(passages), size or len(passages)) * (2 * self.builder.max_passage_tokens + 6)
-        most += 2 * len(query.text.encode("utf-8", "replace"))
-        return self._empty_bytes + most <= room or self._empty_frame + most <= room
+        shown = self._most(passages, size)
+        most = shown + 2 * len(query.text.encode("utf-8", "replace"))  # a token is a byte or more
+        if self._empty_bytes + most <= room or self._empty_frame + most <= room:
+            return True
+        return self._empty_frame + shown <= room and self.at_most(query, passages, size) <= room
+
+    def at_most(self, query: Query, passages: Sequence[Passage], size: int | None) -> int:
+        """An upper bound on the prompt tokens of any window as `bound` gives one, by the limit of a passage: more than
+        twice as high where passages are long, and only the query is tokenized."""
+        return self.builder.bound(query.text, (), None) + self._most(passages, size)
+
+    def _most(self, passages: Sequence[Passage], size: int | None) -> int:
+        """Twice its limit is more than a cut passage takes."""
+        return min(len(passages), size or len(passages)) * (2 * self.builder.max_passage_tokens + 6)
+
+    def characters(self, query: Query, passages: Sequence[Passage], size: int | None) -> int:
+        """What is looked at first where lengths are in doubt: the characters of a query's largest window, about."""
+        limit = 5 * self.builder.max_passage_tokens
+        longest = sorted((min(len(p.title) + len(p.text), limit) for p in passages), reverse=True)[:size]
+        return len(query.text) + sum(longest)
 
     @cached_property
     def _empty_bytes(self) -> int:

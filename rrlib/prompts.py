@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -126,7 +127,7 @@ _LOGGER = logging.getLogger("rrlib.prompts")
 BYTES_PER_TOKEN = 4
 """Where no tokenizer is at hand, passages are cut to so many bytes of UTF-8 for each token of the limit."""
 MOST_KEPT = 50_000
-"""Passages whose text a builder keeps as the window shows it: about 150 MB at 512 tokens each."""
+"""Passages whose text a builder keeps as the window shows it: about 150 MB at 512 tokens each, and their ids 100."""
 _CHARS_PER_TOKEN = 200  # no tokenizer we know has a token longer than this; a 1 MB word is cut before it is tokenized
 
 
@@ -200,17 +201,19 @@ class PromptBuilder:
             raise InputError(f"max_passage_tokens is {max_passage_tokens}", remedy="give a limit of 1 or more")
         self.tokenizer, self.style, self.max_passage_tokens = tokenizer, get_style(style), max_passage_tokens
         self.specials: tuple[str, ...] = tuple(tokenizer.all_special_tokens) if tokenizer is not None else ()
-        self._passages: dict[Passage, str] = {}
+        self._passages: OrderedDict[Passage, str] = OrderedDict()  # those shown last stand last
         self._tokens: dict[Passage, int] = {}
+        self.bodies: dict[Passage, Any] = {}
+        """What rrlib.pieces keeps of a passage; it goes with its text."""
         self._others: dict[str, PromptBuilder] = {}
         self.cut = 0
         """How many distinct passages were longer than the limit."""
 
     def passage(self, passage: Passage) -> str:
         """The text of a passage as the window shows it; cached (see MOST_KEPT, and `forget`)."""
-        text = self._passages.get(passage)
-        if text is None:
-            self.keep(passage, text := self.shown(self._cut(self.clean(passage))))
+        if self.has(passage):
+            return self._passages[passage]
+        self.keep(passage, text := self.shown(self._cut(self.clean(passage))))
         return text
 
     def clean(self, passage: Passage) -> str:
@@ -223,20 +226,29 @@ class PromptBuilder:
         return neutralise(rewrite_ids(text), self.specials)
 
     def has(self, passage: Passage) -> bool:
-        """Whether the text of a passage is kept."""
-        return passage in self._passages
+        """Whether the text of a passage is kept; it is now the last that is dropped."""
+        kept = passage in self._passages
+        if kept:
+            self._passages.move_to_end(passage)
+        return kept
 
     def keep(self, passage: Passage, shown: str) -> None:
-        """Keep the text of a passage as the window shows it."""
-        if len(self._passages) >= MOST_KEPT:
-            self._passages.clear()  # those still needed are made again
+        """Keep the text of a passage as the window shows it. Of too many, those that were shown longest ago are dropped
+        and made again where they are needed; how many tokens they have is kept."""
         self._passages[passage] = shown
+        self._passages.move_to_end(passage)
+        while len(self._passages) > MOST_KEPT:
+            self.bodies.pop(self._passages.popitem(last=False)[0], None)
+
+    def keeps(self, passages: int) -> bool:
+        """Whether so many passages are kept together."""
+        return passages <= MOST_KEPT
 
     def forget(self, passages: Iterable[Passage]) -> None:
         """Drop what is cached of these passages, in all styles: their query is finished."""
         for passage in passages:
-            self._passages.pop(passage, None)
-            self._tokens.pop(passage, None)
+            for kept in (self._passages, self._tokens, self.bodies):
+                kept.pop(passage, None)
 
     def in_style(self, style: str) -> PromptBuilder:
         """A builder of another style over the same tokenizer and limit, sharing the cut passages; cached."""
@@ -245,6 +257,7 @@ class PromptBuilder:
         if style not in self._others:
             other = PromptBuilder(self.tokenizer, style, self.max_passage_tokens)
             other._passages, other._tokens, other._others = self._passages, self._tokens, self._others
+            other.bodies = self.bodies
             self._others[style] = other
         return self._others[style]
 

@@ -19,13 +19,14 @@ from rrlib.engines.shared import alone
 from rrlib.engines.trained import counts_first_stage, settings_for
 from rrlib.errors import InputError
 from rrlib.formats.objects import candidates_from, check_top_k, question_from
+from rrlib.jobs import Finished, Progress
 from rrlib.pieces import PreparedPrompts
 from rrlib.prompts import PromptBuilder, get_style
 from rrlib.ranking import Ranking
 from rrlib.records import RerankResult, Tally, WindowRecord
 from rrlib.resources import weights_of
 from rrlib.sampling import SampledSpec, check_sampling, sampling_for, varies
-from rrlib.scheduler import Finished, Progress, Run
+from rrlib.scheduler import Run
 from rrlib.types import Candidates, Query
 
 

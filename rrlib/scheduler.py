@@ -22,16 +22,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from math import inf
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from rrlib.continuation import Continuation, joined, read_answer
 from rrlib.engines import Decoding, Engine, Reply, Request
 from rrlib.engines.replay import MISSING
 from rrlib.errors import EngineError, InputError
-from rrlib.jobs import Job, Sent, cohorts
+from rrlib.jobs import Finished, Job, Progress, Sent, cohorts
 from rrlib.pieces import PreparedPrompts
 from rrlib.prompts import PromptBuilder, PromptStyle
-from rrlib.records import Tally, WindowLog, WindowRecord
+from rrlib.records import WindowLog, WindowRecord
 from rrlib.sampling import SampledSpec, seed_of, with_first_stage
 from rrlib.strategies import Answer, Window, plan
 from rrlib.templates import whole_response
@@ -39,6 +39,8 @@ from rrlib.types import Candidates, Passage
 
 SENT_TOGETHER = 16
 """Requests the engine gets at once, so that it need not wait for the prompts of all that it could take."""
+LOOKED_AT_FIRST = 16
+"""Queries whose lengths are looked at before work starts, of those whose limits do not settle that they fit."""
 GIVE_UP_AFTER = 10  # if the first ten windows all fail, the fault is not theirs
 
 
@@ -67,21 +69,6 @@ class Settings(Protocol):
     def fuses(self, candidates: Candidates) -> bool:
         """Whether the final order is fused with that of the first stage."""
         ...
-
-
-class Finished(NamedTuple):
-    """A query with its document ids, best first, and its windows in the order they finished, if they were asked for."""
-
-    candidates: Candidates
-    docids: list[str]
-    windows: list[WindowRecord]
-
-
-class Progress(NamedTuple):
-    """What is counted while a run goes on: by name, and what its windows were."""
-
-    counts: Counter[str]
-    tally: Tally
 
 
 class Run:
@@ -113,6 +100,7 @@ class Run:
         self.flight: dict[int, Sent] = {}
         self.log: WindowLog | None = None
         self.bar: Any = None
+        self.room = 0, 0  # the model's positions, and what the answer takes of them
         self.last_id, self.again = last_id, 0  # windows asked again, whose call failed in an earlier run
         total, names = 0, set[tuple[str, str]]()
         for index, item in enumerate(candidates):
@@ -146,7 +134,9 @@ class Run:
             self.bar = tqdm(total=total, unit="window", desc="rerank", smoothing=0.1)
 
     def _check_lengths(self) -> None:
-        """Refuse before work starts what cannot fit the model: the longest window a query could ever show."""
+        """Refuse before work starts what cannot fit the model: the longest window a query could ever show. Where limits
+        do not settle it, the queries with the longest texts are looked at, and of the others each window as it is made:
+        so the first request does not wait for all texts to be tokenized."""
         limit = getattr(self.engine, "max_model_len", None)
         tokenizer = self.owner.prompts.tokenizer
         if limit is None or tokenizer is None:
@@ -154,8 +144,15 @@ class Run:
         style, answer = self.owner.style, self.owner.decoding.max_new_tokens
         if style.words and not style.think:  # such a judge writes one of the words and no more
             answer = max(len(tokenizer(word, add_special_tokens=False)["input_ids"]) for word in style.words)
+        self.room, widest, prepared = (limit, answer), self.owner.strategy.widest, self.prepared
         for job in self.jobs.values():
-            self.prepared.check_fits(job.candidates.query, job.head, self.owner.strategy.widest, limit, answer)
+            job.doubtful = not prepared.surely_fits(job.candidates.query, job.head, widest, limit - answer)
+        doubtful = [job for job in self.jobs.values() if job.doubtful]
+        if len(doubtful) > LOOKED_AT_FIRST:
+            doubtful.sort(key=lambda job: -prepared.characters(job.candidates.query, job.head, widest))
+        for job in doubtful[:LOOKED_AT_FIRST]:
+            prepared.check_fits(job.candidates.query, job.head, widest, limit, answer)
+            job.doubtful = False
 
     def go(self) -> Iterator[Finished]:
         """Rerank, and yield the queries as they are finished. Raises EngineError where no call succeeds."""
@@ -273,6 +270,8 @@ class Run:
             return Request(self.last_id, key=key), None
         passages = [job.head[i] for i in window.items]
         prompt, ids = self.prepared.window(query.text, passages) if prompts.tokenizer is not None else (None, None)
+        if job.doubtful and (ids is None or len(ids) > self.room[0] - self.room[1]):
+            self.prepared.check_fits(query, passages, None, *self.room)
         messages = prompts.messages(query.text, passages)
         shown = prompt if prompt is not None else "\n".join(message["content"] for message in messages)
         digest = hashlib.sha256(shown.encode("utf-8", "surrogatepass")).hexdigest()[:16]

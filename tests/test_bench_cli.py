@@ -46,7 +46,7 @@ def test_a_profile_is_planned_with_its_own_model(capsys: pytest.CaptureFixture[s
     profile.write_text(
         text.replace("ReasonRank-7B: liuwenhan/reasonrank-7B", "ReasonRank-32B: liuwenhan/reasonrank-32B")
         .replace("name: bright-7b", "name: bright-32b")
-        .replace("{max_model_len: 23552,", "{tensor_parallel_size: 2, max_model_len: 23552,")
+        .replace("{max_model_len: 32768,", "{tensor_parallel_size: 2, max_model_len: 32768,")
     )
     code, out, _ = say(capsys, "plan", profile)
     small, large = paper_plan(["bright"]), paper_plan(["bright"], model="qwen2.5-32b", gpus=2)
@@ -169,7 +169,7 @@ def test_its_whole_path_runs_with_the_miniatures_checkpoint(tmp_path: Path, monk
     changes = {
         "{ReasonRank-7B: liuwenhan/reasonrank-7B}": "{small: 'package:rrlib.miniature/reranker'}",
         "engine: vllm": "engine: transformers",
-        "{max_model_len: 23552, gpu_memory_utilization: 0.9, max_num_seqs: 128}": "{}",
+        "{max_model_len: 32768, gpu_memory_utilization: 0.9, max_num_seqs: 128}": "{}",
         "max_new_tokens: 3172": "max_new_tokens: 48",
         "name: bright-7b": "name: bright-small",
     }

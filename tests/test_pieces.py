@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers_for_tests import make_tokenizer
 
+from rrlib.errors import InputError
 from rrlib.pieces import Pieces, PreparedPrompts
 from rrlib.prompts import PromptBuilder, fix_text
-from rrlib.types import Passage
+from rrlib.types import Candidates, Passage, Query
 
 STYLES = ("reasonrank", "reasonrank-qwen3", "rankgpt", "nothink", "nothink_tags")
 
@@ -63,9 +64,12 @@ BITS = [
 text = st.lists(st.sampled_from(BITS), max_size=12).map("".join)
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "qwen", "llama3.1"])
+OF_A_FAMILY = ("llama3.1", "qwen3")
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "qwen", *OF_A_FAMILY])
 def test_hostile_texts_give_the_bytes_and_ids_of_the_whole(kind: str) -> None:
-    tokenizer = make_tokenizer(kind) if kind == "llama3.1" else with_pattern(kind)
+    tokenizer = make_tokenizer(kind) if kind in OF_A_FAMILY else with_pattern(kind)
     assert Pieces(tokenizer).fits
     put_together = 0
 
@@ -121,10 +125,10 @@ WORDS = [*("the ", "passages ", "rank ", "list ", "of ") * 12, *BITS]
 long_text = st.lists(st.sampled_from(WORDS), min_size=15, max_size=60).map("".join)
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "qwen", "llama3.1"])
+@pytest.mark.parametrize("kind", ["gpt2", "qwen", *OF_A_FAMILY])
 def test_long_texts_are_cut_by_ids_that_were_read_once(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the words at the ends are read again, and the cut text and its ids are those of the released way."""
-    tokenizer = make_tokenizer(kind) if kind == "llama3.1" else with_pattern(kind)
+    tokenizer = make_tokenizer(kind) if kind in OF_A_FAMILY else with_pattern(kind)
     by_ids = 0
 
     @settings(max_examples=120, deadline=None)
@@ -175,6 +179,111 @@ def test_each_passage_is_tokenized_once_in_all_its_windows(monkeypatch: pytest.M
     prepared.forget(passages)
     prepared.window("why?", passages[:2])
     assert sum("passage 0 of many" in text for text in seen) == 2, "and again when it was forgotten"
+
+
+def counted_engine(capacity: int, context: int) -> Any:
+    """An oracle with the packaged reranker's tokenizer, and so many positions."""
+    from test_rerank import Oracle
+
+    from rrlib.engines.hf import load_tokenizer
+
+    engine: Any = Oracle(capacity=capacity)
+    engine.tokenizer, engine.max_model_len = load_tokenizer("package:rrlib.miniature/reranker"), context
+    return engine
+
+
+def many_queries(count: int) -> list[Candidates]:
+    """Queries whose 40 passages are their own, each with a word that no other has."""
+    return [
+        Candidates(
+            Query(f"q{q}", "which?"), tuple(Passage(f"d{q}-{i}", f"gain {i}\nmark-{q}-{i}-end") for i in range(40))
+        )
+        for q in range(count)
+    ]
+
+
+@pytest.mark.parametrize("context", [32_768, 5_000], ids=["settled by the limits", "settled by the texts"])
+def test_each_passage_is_tokenized_once_where_few_are_kept(context: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """480 passages, of which 160 are kept: those of finished queries go, and those shown longest ago. A query whose
+    length was looked at before its time may be read again."""
+    from rrlib import prompts, scheduler
+    from rrlib.engines import Decoding
+    from rrlib.rerank import Reranker
+
+    monkeypatch.setattr(prompts, "MOST_KEPT", 160)
+    monkeypatch.setattr(scheduler, "LOOKED_AT_FIRST", 1)
+    seen: list[str] = []
+    encode = Pieces.encode
+    monkeypatch.setattr(Pieces, "encode", lambda self, texts: [seen.append(t) for t in texts] and encode(self, texts))
+    engine = counted_engine(2, context)
+    limit = 512 if context == 32_768 else 120
+    reranker = Reranker(engine, max_passage_tokens=limit, decoding=Decoding(100))
+    builder, most = reranker.prompts, 0
+    for _ in reranker.stream(many_queries(12)):
+        most = max(most, len(builder._passages))
+        assert builder.bodies.keys() <= builder._passages.keys()
+    marks = [word for text in seen for word in text.split() if word.startswith("mark-")]
+    assert len(set(marks)) == 480 and len(marks) <= 480 + (40 if context == 5_000 else 0)
+    assert 0 < most <= 160 and not builder._passages and not builder._tokens
+
+
+def test_a_plan_of_more_passages_than_are_kept_tokenizes_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    from test_experiment import world
+
+    from rrlib import prompts
+    from rrlib.engines import Decoding
+    from rrlib.evaluation import Listwise, plan_experiment, systems
+
+    data = world(queries=4, n=40, window=20, stride=10, max_passage_tokens=100)
+    system = Listwise("package:rrlib.miniature/reranker", context=32_768, decoding=Decoding(100))
+    systems._cached_prompts.cache_clear()
+    exact = plan_experiment({"m": system}, data)
+    systems._cached_prompts.cache_clear()
+    monkeypatch.setattr(prompts, "MOST_KEPT", 20)
+    monkeypatch.setattr(PreparedPrompts, "prepare", lambda *_: pytest.fail("a text is tokenized"))
+    bound = plan_experiment({"m": system}, data)
+    assert bound["calls"].item() == exact["calls"].item() == 12
+    assert bound["longest_prompt"].item() >= 20 * 200 > exact["longest_prompt"].item()
+    systems._cached_prompts.cache_clear()
+
+
+def test_the_first_request_does_not_wait_for_all_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where limits settle nothing, the longest queries are looked at first, and of the others each window; what does
+    not fit is refused with the same words at either time, before it is asked."""
+    from rrlib import scheduler
+    from rrlib.engines import Decoding
+    from rrlib.rerank import Reranker
+
+    monkeypatch.setattr(scheduler, "LOOKED_AT_FIRST", 2)
+    engine, queries = counted_engine(2, 5_000), many_queries(9)
+    reranker = Reranker(engine, max_passage_tokens=120, decoding=Decoding(100))
+    read: list[int] = []
+    submit = engine.submit
+    engine.submit = lambda *given: (read.append(len(reranker.prompts._passages)), submit(*given))[1]
+    assert len(reranker.rerank(queries).rankings) == 9 and read[0] <= 4 * 40
+    odd = Candidates(Query("odd", "which?"), tuple(Passage(f"o{i}", f"gain {i}\n{'zq9xw ' * 110}") for i in range(40)))
+    refusal = r"query odd: a window may hold \d+ prompt tokens, and the model takes 2500 less 100 for the answer"
+    monkeypatch.setattr(PreparedPrompts, "characters", lambda *_: 0)  # so that they are looked at as they are given
+    for others in (0, 5):
+        engine = counted_engine(2, 2_500)
+        with pytest.raises(InputError, match=refusal):
+            Reranker(engine, max_passage_tokens=120, decoding=Decoding(100)).rerank([*many_queries(others), odd])
+        assert bool(engine.asked) == (others > 2) and not any(qid == "odd" for qid, _ in engine.asked)
+
+
+def test_windows_of_any_texts_fit_the_released_profile() -> None:
+    """20 passages at their limit and a query as long as BRIGHT's longest are settled without a text being read."""
+    import yaml
+
+    profile = yaml.safe_load((Path(__file__).parents[1] / "params" / "bright-7b.yaml").read_text())["04_evaluation"]
+    prepared = PreparedPrompts(
+        PromptBuilder(make_tokenizer("qwen2.5"), max_passage_tokens=profile["max_passage_tokens"])
+    )
+    room = profile["engine_options"]["max_model_len"] - profile["max_new_tokens"]
+    passages = [Passage(str(i), "x") for i in range(100)]
+    for query in ("why?", "because of a long story " * 160):
+        assert prepared.surely_fits(Query("q", query), passages, profile["window"], room)
+    assert not prepared.builder._passages
 
 
 @pytest.mark.parametrize("context", [32_768, 6_000], ids=["settled by the limits", "settled by the texts"])

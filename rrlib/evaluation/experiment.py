@@ -125,8 +125,10 @@ def plan_experiment(
     **loading: Any,
 ) -> pd.DataFrame:
     """What an experiment would cost, after all of its checks: a row a system and benchmark with queries, calls
-    (exact), tokens in and out (upper bounds), the longest prompt, and the model's limit. What a system asks of others
-    on validation queries stands in its own row, or in that of the first that asks it. Loads no model."""
+    (exact), tokens in and out (upper bounds), the longest prompt, and the model's limit. With more than
+    rrlib.prompts.MOST_KEPT passages the bounds are those of a passage's limit, and no text that fits by it is
+    tokenized. What a system asks of others on validation queries stands in its own row, or in that of the first that
+    asks it. Loads no model."""
     import pandas as pd
 
     chosen, data, _ = _prepare(systems, benchmarks, (), None, SignificanceTest.RANDOMISATION, queries, loading)

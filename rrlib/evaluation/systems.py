@@ -157,10 +157,9 @@ class Listwise:
             return self.sizes(data)
         sizes, room = self.sizes(data), limit - self.decoding.max_new_tokens
         prompts, widest = self._prompts(sizes["max_passage_tokens"]), self._spec(sizes).widest
-        heads = ((c.query, c.passages[: sizes["depth"]]) for c in candidates)
-        if all(prompts.surely_fits(query, head, widest, room) for query, head in heads):
-            return sizes
-        return self._fitted(data, candidates, limit)[0]
+        depth = sizes["depth"]
+        doubtful = [c for c in candidates if not prompts.surely_fits(c.query, c.passages[:depth], widest, room)]
+        return self._fitted(data, doubtful, limit)[0] if doubtful else sizes
 
     def _spec(self, sizes: Mapping[str, int]) -> StrategySpec:
         return StrategySpec(self.strategy, sizes["window"], sizes["stride"], self.passes)
@@ -180,7 +179,9 @@ class Listwise:
         return Continuation(style, self.budget, self.decoding)
 
     def check(self, data: BenchmarkData, candidates: Sequence[Candidates]) -> Cost:
-        """Count calls, bound tokens, and hold the longest window against the model's positions (its config alone)."""
+        """Count calls, bound tokens, and hold the longest window against the model's positions (its config alone). Of
+        more passages than prompts keep, none is tokenized that fits by its limit: the bound is then that of the limit,
+        more than twice as high where passages are long."""
         again = self._answers().needed  # a second request reads the first and its answer
         sizes, limit, tokenizer = self.sizes(data), self._limit(), self._tokenizer()
         if tokenizer is None:
@@ -232,10 +233,17 @@ class Listwise:
         room = None if limit is None else limit - self.decoding.max_new_tokens
 
         prompts = self._prompts(sizes["max_passage_tokens"])
+        counted = prompts.builder.keeps(len({p for c in candidates for p in c.passages[: sizes["depth"]]}))
+
+        def bound(item: Candidates, widest: int | None) -> int:
+            head = item.passages[: sizes["depth"]]
+            if not counted and (room is None or prompts.surely_fits(item.query, head, widest, room)):
+                return prompts.at_most(item.query, head, widest)
+            return prompts.bound(item.query.text, head, widest)
 
         def bounds() -> list[int]:
             widest = self._spec(sizes).widest
-            return [prompts.bound(c.query.text, c.passages[: sizes["depth"]], widest) for c in candidates]
+            return [bound(item, widest) for item in candidates]
 
         longest = bounds()
         ratio = sizes["stride"] / sizes["window"]
