@@ -311,7 +311,7 @@ stage.figure("group", lesson_plots.group_update(group.texts, group.relevance, gr
 
 # %% [markdown]
 # What to see: where all answers earn the same, all advantages are zero, and there is nothing to learn from this prompt.
-# The panel on the right adds the group up: which passages would the update move up? The second line above the figure
+# The panel on the right adds the group up: which passages would the update move up? The line right above the figure
 # counts them. Nobody says which passage is good: over many groups the rewards of whole lists add up to it, and one
 # group is a noisy sample. Here are the two answers that are furthest apart; find the first word in which they differ.
 
