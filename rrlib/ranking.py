@@ -14,8 +14,9 @@ from rrlib.types import Candidates
 
 @dataclass(frozen=True, slots=True)
 class RankedPassage:
-    """A passage at its new place. score: n - rank + 1, strictly decreasing, so no evaluator can reshuffle it; it says
-    the rank and nothing more. How likely a passage is relevant: rrlib.evaluation.confidence."""
+    """A passage at its new place. score: n - rank + 1 with every strategy, strictly decreasing, so no evaluator can
+    reshuffle it; it says the rank and nothing more. How likely a passage is relevant: with `pointwise` its window's own
+    score, `judged_scores(ranking.docids, ranking.windows)`; else rrlib.evaluation.confidence."""
 
     rank: int
     score: float
