@@ -144,3 +144,16 @@ def finished(run_dir: Path, stage: str, parameters: dict[str, Any], inputs: tupl
     with open_stage(run_dir, stage, parameters, inputs) as opened:
         opened.data_kind = "synthetic"
         opened.path("mark.txt").write_text(str(parameters["seed"]))
+
+
+def test_a_fresh_run_removes_nothing_before_a_missing_package_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setenv("RRLIB_OUTPUTS", str(tmp_path / "outputs"))
+    run_dir, loaded = tmp_path / "outputs" / "tiny", load_profile(profile(tmp_path))
+    finished(run_dir, "01_synthesis", loaded.parameters("01_synthesis"))
+    monkeypatch.delitem(sys.modules, "rrlib.chain.papermill_engine", raising=False)
+    monkeypatch.setitem(sys.modules, "papermill", None)
+    assert main(["run", str(tmp_path / "tiny.yaml"), "--until", "01", "--fresh"]) == 1
+    assert "pip install 'rrlib[notebooks]'" in capsys.readouterr().err
+    assert (run_dir / "01_synthesis" / "mark.txt").is_file()
