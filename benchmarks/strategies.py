@@ -22,6 +22,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -140,8 +141,8 @@ def measured(given: argparse.Namespace) -> None:
     rounds = {name: f"{depth_of(system, lengths):.4g}" for name, system in systems.items() if system != "first-stage"}
     frame.insert(list(frame.columns).index("calls") + 1, "rounds", [rounds.get(name, "") for name in frame["system"]])
     if given.rows:
-        told = {"queries": given.queries, "seed": given.seed, "model": given.model, "benchmark": data.name}
-        write_json(given.rows, {**told, "rows": frame.to_dict("records")})
+        of = {"queries": given.queries, "seed": given.seed, "model": given.model, "benchmark": data.name}
+        write_json(Path(given.rows), {**of, "rows": frame.drop(columns=["gap closed", "s/query"]).to_dict("records")})
     lines = [list(frame.columns), ["---"] * len(frame.columns), *frame.to_numpy().tolist()]
     print("\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines))
 

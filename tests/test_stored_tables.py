@@ -29,3 +29,13 @@ def test_the_table_of_lengths_is_that_of_its_rows() -> None:
     body = [[cell for cell in cells if cell] for cells in made if cells[0] in ("20", "30")]
     shown = [[cell for cell in cells if cell] for cells in table("strategies", "candidates", "model, strategy")[1:]]
     assert shown == body
+
+
+def test_the_measured_table_of_strategies_is_that_of_its_rows() -> None:
+    stored = json.loads((RESULTS / "strategies.json").read_text(encoding="utf-8"))
+    head, *shown = table("strategies", "strategy", "nDCG@10", "less the window")
+    assert head[2:] == ["less the window", *list(stored["rows"][0])[3:]]
+    made = {re.sub(r"(\d)-(\d)", r"\1/\2", row["system"]): list(row.values())[1:] for row in stored["rows"]}
+    assert {row[0]: row[1:] for row in shown} == made
+    page = (ROOT / "docs" / "strategies.md").read_text(encoding="utf-8")
+    assert stored["command"] in page and stored["date"] in page and f"first {stored['queries']} test queries" in page
