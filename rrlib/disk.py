@@ -243,13 +243,7 @@ class JsonLines:
 
     def row(self, offset: int) -> Any:
         """The whole row at an offset that `seen` or `append` told. Raises ValueError where there is none."""
-        line = b""
-        while b"\n" not in line:
-            block = os.pread(self._file, 1 << 15, offset + len(line))
-            if not block:
-                raise ValueError("the row ends too early")
-            line += block
-        return json.loads(line[: line.index(b"\n")])
+        return row_at(self._file, offset)
 
     def append(self, row: Any) -> int:
         """Write one row, in one piece and unbuffered; returns its offset.
@@ -276,6 +270,17 @@ class JsonLines:
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
+
+
+def row_at(file: int, offset: int) -> Any:
+    """The whole row at an offset of an open file of JSON lines. Raises ValueError where there is none."""
+    line = b""
+    while b"\n" not in line:
+        block = os.pread(file, 1 << 15, offset + len(line))
+        if not block:
+            raise ValueError("the row ends too early")
+        line += block
+    return json.loads(line[: line.index(b"\n")])
 
 
 def append_jsonl(path: Path, row: Any, *, sort_keys: bool = False) -> None:

@@ -229,7 +229,8 @@ class RerankResult:
     """What a run gave.
 
     rankings: (collection, qid) -> document ids, best first: every candidate once. records: the window records in the
-    order they finished. counts: windows asked, reused, failed, missing, verdicts, in_flight at the last kill, ...
+    order they finished; with a log they are read from it whenever they are asked for (rrlib.logged). counts: windows
+    asked, reused, failed, missing, verdicts, in_flight at the last kill, ...
     """
 
     rankings: dict[tuple[str, str], list[str]]

@@ -20,6 +20,7 @@ from rrlib.engines.trained import counts_first_stage, settings_for
 from rrlib.errors import InputError
 from rrlib.formats.objects import candidates_from, check_top_k, question_from
 from rrlib.jobs import Finished, Progress
+from rrlib.logged import LoggedRecords
 from rrlib.pieces import PreparedPrompts
 from rrlib.prompts import PromptBuilder, get_style
 from rrlib.ranking import Ranking
@@ -164,14 +165,15 @@ class Reranker:
         return await asyncio.to_thread(self.rank, query, docs, doc_ids, top_k)
 
     def rerank(self, candidates: Iterable[Candidates]) -> RerankResult:
-        """Rerank many queries. Raises InputError for a query given twice or texts too long for the model.
+        """Rerank many queries. Raises InputError for a query given twice or texts too long for the model. With a log,
+        the windows stay in it, and are read from it when they are asked for.
 
         May be called from several threads: one reranking at a time, the others wait. After an error or an interrupt
         the reranker can be used again.
         """
         items = candidates_from(candidates)
         rankings: dict[tuple[str, str], list[str]] = {(item.collection, item.query.qid): [] for item in items}
-        records: list[WindowRecord] = []
+        records: Any = [] if self.log_path is None else LoggedRecords(self.log_path)
         progress = Progress(Counter(), Tally())
         for finished in self._run(items, progress, keep=False, records=records):
             rankings[finished.candidates.collection, finished.candidates.query.qid] = finished.docids
@@ -193,7 +195,7 @@ class Reranker:
         progress: Progress,
         *,
         keep: bool,
-        records: list[WindowRecord] | None = None,
+        records: list[WindowRecord] | LoggedRecords | None = None,
     ) -> Iterator[Finished]:
         with alone(self.engine) as turn:
             run = Run(self, items, turn.first, progress, keep=keep, records=records)

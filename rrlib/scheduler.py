@@ -29,6 +29,7 @@ from rrlib.engines import Decoding, Engine, Reply, Request
 from rrlib.engines.replay import MISSING
 from rrlib.errors import EngineError, InputError
 from rrlib.jobs import Finished, Job, Progress, Sent, cohorts
+from rrlib.logged import LoggedRecords
 from rrlib.pieces import PreparedPrompts
 from rrlib.prompts import PromptBuilder, PromptStyle
 from rrlib.records import WindowLog, WindowRecord
@@ -75,8 +76,8 @@ class Run:
     """One reranking of many queries; `go` yields each as it is finished.
 
     last_id: the number of the request before the first. keep: whether a query's windows are handed out with it.
-    records: a list to which every window is added as it finishes, or None. Raises InputError for a query given twice
-    or texts too long for the model.
+    records: to which every window is added as it finishes (LoggedRecords with a log alone), or None. Raises InputError
+    for a query given twice or texts too long for the model.
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class Run:
         progress: Progress,
         *,
         keep: bool,
-        records: list[WindowRecord] | None = None,
+        records: list[WindowRecord] | LoggedRecords | None = None,
     ) -> None:
         self.owner, self.engine, self.prepared = owner, owner.engine, owner.prepared
         self.jobs: dict[int, Job] = {}  # the queries that are not finished, by their place
@@ -343,7 +344,10 @@ class Run:
         """Count a finished window and let its query go on. place: in the log."""
         job = self.jobs[index]
         self.tally.take(record)
-        if self.records is not None:
+        if isinstance(self.records, LoggedRecords):
+            assert place is not None
+            self.records.take(record, place)
+        elif self.records is not None:
             self.records.append(record)
         if self.keep:
             job.kept.append(record if place is None else place)

@@ -22,7 +22,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("formats", "metrics", "templates", "prompts", "pieces", "reading", "responses", "strategies", "sampling"),
     ("reward", "records", "ranking", "outcome", "retrieval"),
     ("engines",),
-    ("continuation", "jobs", "scheduler", "rerank"),
+    ("continuation", "jobs", "logged", "scheduler", "rerank"),
     ("synthesis", "training", "evaluation", "miniature"),
     ("plans",),
     ("chain",),

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from rrlib.cli import main
 from rrlib.engines import Reply
 from rrlib.errors import EngineError, InputError
 from rrlib.formats import read_run
+from rrlib.logged import LoggedRecords
 from rrlib.records import WindowLog, WindowRecord
 from rrlib.rerank import Reranker
 from rrlib.types import Candidates, Passage, Query
@@ -111,6 +113,39 @@ def test_a_log_keeps_places_and_says_where_a_line_is_damaged(tmp_path: Path) -> 
     path.write_text("".join(lines))
     with pytest.raises(InputError, match=r"log\.jsonl:7.*'order'"):
         WindowLog(path, settings)
+
+
+def test_a_reranking_with_a_log_keeps_places_and_reads_its_records_when_asked(tmp_path: Path) -> None:
+    import gc
+
+    def alive() -> int:
+        gc.collect()
+        return sum(type(thing) is WindowRecord for thing in gc.get_objects())
+
+    candidates, log, before = [make(60, f"q{i}", "ab"[i % 2]) for i in range(8)], tmp_path / "log.jsonl", alive()
+    plain = rerank(candidates, Oracle(capacity=2))
+    result = Reranker(Oracle(capacity=2), log=log).rerank(candidates)
+    assert isinstance(result.records, LoggedRecords) and isinstance(plain.records, list)
+    own = {record.key: record for record in plain.records}
+    count = len(own)
+    assert len(result.records) == count == 40 and all(record.settings is None for record in result.records)
+    for record in result.records:  # but for what an engine without a log does not tell
+        assert replace(record, source_hash=None, seconds=0) == replace(own[record.key], source_hash=None, seconds=0)
+    assert result.records[-1] == list(result.records)[-1] and result.records[3:5] == list(result.records)[3:5]
+    assert {r.collection for r in result.records.at([i for i, r in enumerate(result.records) if i % 5 == 0])} <= {
+        "a",
+        "b",
+    }
+    del record, own, plain
+    assert alive() - before <= 2
+    again = Reranker(Oracle(), log=log).rerank(candidates)
+    assert all(record.settings for record in again.records) and again.counts["reused"] == 40
+    log.rename(tmp_path / "moved.jsonl")
+    assert len({record.key for record in result.records}) == 40, "it is open still"
+    (tmp_path / "moved.jsonl").rename(log)
+    Reranker(Oracle(seed=1), log=log, fresh=True).rerank(candidates[::-1])
+    with pytest.raises(InputError, match="begun anew"):
+        list(result.records)
 
 
 PIPED = ["rerank", "--engine", "replay", "--prompt", "rankgpt", "--quiet"]

@@ -80,7 +80,7 @@ class ExperimentResult:
 
     def records(self, system: str, benchmark: str | None = None) -> list[WindowRecord]:
         """The window records of a system."""
-        return self.outcomes[system, self._benchmark(benchmark)].records
+        return list(self.outcomes[system, self._benchmark(benchmark)].records)
 
     def chosen(self, system: str, benchmark: str | None = None) -> dict[str, Any]:
         """What a system chose or found on the way: a weight, a threshold, the window that fitted, ..."""

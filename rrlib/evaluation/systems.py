@@ -7,18 +7,20 @@ engine. Those without a model are in rrlib.evaluation.orders, those made of othe
 from __future__ import annotations
 
 import random
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from rrlib.continuation import Continuation, check_pair
 from rrlib.engines import Decoding
 from rrlib.errors import InputError
 from rrlib.evaluation.benchmarks import BenchmarkData
 from rrlib.formats import ranking_to_run
+from rrlib.logged import LoggedRecords
 from rrlib.pieces import PreparedPrompts
 from rrlib.prompts import PromptBuilder, get_style
 from rrlib.records import WindowRecord
@@ -297,8 +299,9 @@ class Listwise:
                 began = time.perf_counter()
                 result = reranker.rerank([c for i in members for c in candidates[i]])
                 seconds = time.perf_counter() - began
+                parts = _by_collection(result.records)
                 for i in members:
-                    outcomes[i] = self._outcome(data[i], result, seconds, sizes)
+                    outcomes[i] = self._outcome(data[i], result, parts, seconds, sizes)
         finally:
             engine.close()
         return [outcomes[i] for i in range(len(data))]
@@ -316,15 +319,15 @@ class Listwise:
 
         return make_engine(self.engine, self.model, **dict(self.engine_options))
 
-    def _outcome(self, data: BenchmarkData, result: Any, seconds: float, sizes: dict[str, int]) -> Outcome:
-        records = [r for r in result.records if r.collection == data.name]
-        waited = sum(r.seconds for r in result.records)
-        # Windows read back from the log (they carry its settings) took no time now: what is new stands for the whole.
-        fresh = sum(r.seconds for r in result.records if r.settings is None)
+    def _outcome(
+        self, data: BenchmarkData, result: Any, parts: Mapping[str, Part], seconds: float, sizes: dict[str, int]
+    ) -> Outcome:
+        records, own, _ = parts.get(data.name, Part([], 0.0, 0.0))
+        waited, fresh = sum(part.waited for part in parts.values()), sum(part.fresh for part in parts.values())
         info: dict[str, Any] = dict(sizes)
         if result.counts.get("reused"):
             info["windows_reused"] = int(result.counts["reused"])
-        spent = seconds * sum(r.seconds for r in records) / fresh if fresh else None if waited else seconds
+        spent = seconds * own / fresh if fresh else None if waited else seconds
         return Outcome(self._run(data, result.run(data.name), records), records, spent, info)
 
     def _run(self, data: BenchmarkData, rankings: Mapping[str, Sequence[str]], records: list[WindowRecord]) -> Run:
@@ -350,6 +353,28 @@ class Pointwise(Listwise):
 
     style: str = "pointwise"
     strategy: str = "pointwise"
+
+
+class Part(NamedTuple):
+    """The records of one benchmark, and the seconds that its windows waited: all of them, and those of this run.
+
+    Windows read back from the log (they carry its settings) took no time now: what is new stands for the whole.
+    """
+
+    records: list[WindowRecord]
+    waited: float
+    fresh: float
+
+
+def _by_collection(records: Sequence[WindowRecord]) -> dict[str, Part]:
+    indices: dict[str, list[int]] = {}
+    waited, fresh = defaultdict[str, float](float), defaultdict[str, float](float)
+    for i, record in enumerate(records):
+        indices.setdefault(record.collection, []).append(i)
+        waited[record.collection] += record.seconds
+        fresh[record.collection] += record.seconds if record.settings is None else 0
+    chosen: Any = records.at if isinstance(records, LoggedRecords) else lambda places: [records[i] for i in places]
+    return {name: Part(chosen(places), waited[name], fresh[name]) for name, places in indices.items()}
 
 
 @lru_cache(maxsize=4)
