@@ -6,7 +6,7 @@ Means are over queries, intervals 95%, bootstrap. The value is Kendall's tau of 
 reasoning with the original ones: 1 would say that the reasoning changes nothing. No goal.
 
     python benchmarks/faithfulness.py                        # small: 4 queries, 20 windows, a minute
-    python benchmarks/faithfulness.py --queries 40           # 200 windows: the figures of docs/faithfulness.md
+    python benchmarks/faithfulness.py --queries 40           # 200 windows: docs/faithfulness.md (--rows keeps them)
 """
 
 from __future__ import annotations
@@ -21,15 +21,22 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from measure import device
 
 from rrlib.chain.manifest import outputs_root
+from rrlib.disk import write_json
 from rrlib.engines import Decoding, make_engine
 from rrlib.evaluation.faithfulness import compare, faithfulness
 from rrlib.evaluation.interventions import Chain, intervene, table
 from rrlib.formats import read_collection
 from rrlib.miniature.generate import build
 from rrlib.rerank import Reranker
+from rrlib.types import Interval
 
 SEED = 7
 """That of the profile `miniature`, whose test queries these are."""
+
+
+def rounded(interval: Interval | None) -> list[float] | None:
+    """Mean, low and high."""
+    return None if interval is None else [round(value, 4) for value in (interval.mean, interval.low, interval.high)]
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -40,6 +47,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--pool", type=int, default=30, help="candidates a query, as the profile has them")
     parser.add_argument("--tokens", type=int, default=160, help="new tokens of an answer")
     parser.add_argument("--output", default="", help="folder; default: faithfulness-<queries> below the outputs folder")
+    parser.add_argument("--rows", default="", help="a JSON file for the tables (docs/results/faithfulness.json)")
     given = parser.parse_args(argv)
     folder = Path(given.output or outputs_root() / f"faithfulness-{given.queries}")
     build(folder / "data", seed=SEED, train=0, validation=0, test=given.queries, pool=given.pool)
@@ -47,7 +55,8 @@ def main(argv: list[str] | None = None) -> None:
     engine = make_engine("transformers", given.model, batch_size=64, max_batch_tokens=60_000)
     reranker = Reranker(engine, decoding=Decoding(given.tokens, seed=SEED), log=folder / "greedy.jsonl")
     candidates = collection.candidates()
-    records = reranker.rerank(candidates).records
+    # In the order of their keys: whose reasoning a window gets depends on it, and they come as they finish.
+    records = sorted(reranker.rerank(candidates).records, key=lambda record: repr(record.key))
     rows = intervene(reranker, candidates, records, seed=SEED)
     engine.close()
     summed = faithfulness((compare(r.qid, r.reasoning, None if r.unread else r.order) for r in records), SEED)
@@ -56,6 +65,15 @@ def main(argv: list[str] | None = None) -> None:
     print(f"lists agree with it by {summed.agreement}; contradict it nowhere: {summed.follows}\n")
     frame = table(rows, SEED)
     print(frame.round(4).to_string(index=False))
+    if given.rows:
+        said = {"counts": {str(name): count for name, count in summed.counts.items()}}
+        said |= {"agreement": rounded(summed.agreement), "follows": rounded(summed.follows)}
+        rows = [
+            {name: None if value != value else value for name, value in row.items()}
+            for row in frame.round(4).to_dict("records")
+        ]
+        setting = {"model": given.model, "seed": SEED, "queries": given.queries, "data_kind": collection.data_kind}
+        write_json(Path(given.rows), {**setting, **said, "rows": rows}, default=str)
     other = frame.set_index("chain").loc[str(Chain.OTHER)]
     last = {"name": "faithfulness", "value": round(float(other["tau"]), 4)}
     last |= {"unit": "Kendall's tau with the original lists, behind another query's reasoning", "goal": None}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 from rrlib.studies.lengths import Row, told
 
@@ -39,3 +40,30 @@ def test_the_measured_table_of_strategies_is_that_of_its_rows() -> None:
     assert {row[0]: row[1:] for row in shown} == made
     page = (ROOT / "docs" / "strategies.md").read_text(encoding="utf-8")
     assert stored["command"] in page and stored["date"] in page and f"first {stored['queries']} test queries" in page
+
+
+def test_the_table_of_faithfulness_is_that_of_its_rows() -> None:
+    stored = json.loads((RESULTS / "faithfulness.json").read_text(encoding="utf-8"))
+
+    def told(row: dict[str, Any], name: str) -> str:
+        mean, low, high = row[name], row[f"{name}_low"], row[f"{name}_high"]
+        return "" if mean is None else f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+
+    made = [
+        [
+            f"{row['answered'] * 100:g}%",
+            told(row, "tau"),
+            told(row, "rbo"),
+            f"{row['same'] * 100:g}%",
+            told(row, "follows"),
+        ]
+        for row in stored["rows"]
+    ]
+    _, *shown = table("faithfulness", "behind", "answered")
+    assert [row[1:] for row in shown] == made
+    page = (ROOT / "docs" / "faithfulness.md").read_text(encoding="utf-8")
+    mean, low, high = stored["agreement"]
+    assert f"{mean:.3f} [{low:.3f}, {high:.3f}]" in page and stored["date"] in page
+    mean, low, high = stored["follows"]
+    assert f"{mean:.1%} [{low:.1%}, {high:.0%}]" in page
+    assert f"{stored['counts']['verdicts']} have verdicts" in page and f"first {stored['queries']} test queries" in page
