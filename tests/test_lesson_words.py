@@ -22,15 +22,13 @@ def said(*texts: str) -> str:
 
 def test_what_an_update_moves_up_is_counted_by_label() -> None:
     clean = said(answer(2, 3, 0, 1), answer(0, 1, 2, 3))
-    assert clean.startswith(
-        "Of 2 relevant passages 2 are moved up, of 2 others 0. Moved up most is [3], a relevant one"
-    )
+    assert clean.startswith("Moved up: 2 of 2 relevant, 0 of 2 others. Moved up most is [3], a relevant one")
     assert clean.endswith("So this group alone favours every relevant passage over the others.")
     noisy = said(answer(2, 0, 3, 1), answer(1, 2, 3, 0))
-    assert noisy.startswith("Of 2 relevant passages 1 are moved up, of 2 others 1.")
+    assert noisy.startswith("Moved up: 1 of 2 relevant, 1 of 2 others.")
     assert noisy.endswith("One of the others is favoured over a relevant one: one group of 2 answers is noisy.")
     none = groups.pull_words([answer(2, 3, 0, 1), answer(0, 1, 2, 3)], (0, 0, 0, 0), GOLD, REWARD)
-    assert "Of 0 relevant passages 0 are moved up" in none and "noisy" not in none
+    assert "Moved up: 0 of 0 relevant" in none and "noisy" not in none
 
 
 @pytest.mark.parametrize("texts", [("nothing", "no list"), (answer(2, 3, 0, 1), answer(2, 3, 0, 1))])

@@ -116,8 +116,8 @@ def pull_words(
     up, names = force > _ALIKE, {True: "a relevant one", False: "one that is not relevant"}
     most = int(np.argmax(force))
     said = (
-        f"Of {int(good.sum())} relevant passages {int(up[good].sum())} are moved up, of {int((~good).sum())} others "
-        f"{int(up[~good].sum())}. Moved up most is [{most + 1}], {names[bool(good[most])]}."
+        f"Moved up: {int(up[good].sum())} of {int(good.sum())} relevant, {int(up[~good].sum())} of "
+        f"{int((~good).sum())} others. Moved up most is [{most + 1}], {names[bool(good[most])]}."
     )
     if not good.any() or good.all():
         return said
