@@ -205,7 +205,7 @@ def test_every_stored_run_is_still_what_it_was() -> None:
     for run in (run for run in runs if " model " in run.command):
         words = shlex.split(run.command.removeprefix("python -m rrlib.studies.real "))
         found = real._with_model(real.parser().parse_args(words))
-        assert (found.own, found.fused, found.changed) == (run.own, run.fused, {}), run.command
+        assert (found.own, found.fused, found.changed) == (run.own, run.fused, run.changed), run.command
     assert all(len(run.key) == 8 for run in runs)
 
 
