@@ -221,7 +221,7 @@ def written(page: str, text: str) -> float:
 
 @cache
 def planned(kind: str) -> float:
-    """GiB that `rrlib plan params/miniature.yaml` counts by its parts for a training, as in a clone where nothing ran: a
+    """GiB that `rrlib plan params/miniature.yaml` counts by its parts for a training, in a clone where nothing ran: a
     finished run's own examples would be counted by their lengths."""
     with tempfile.TemporaryDirectory() as empty, pytest.MonkeyPatch.context() as patch:
         patch.setenv("RRLIB_OUTPUTS", empty)
